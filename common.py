@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every script shares and no lesson is about: errors and exit codes, flags, files, progress, run folders.
+
+Nothing here is about language models. A reader of the course may skip this file.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import typing
+from pathlib import Path
+from typing import Any, Callable
+
+ROOT = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """A mistake of the user, or of the user's files. The message is the one line that the command prints before exit code 2.
+
+    Messages quote names and values from files, so what would break the line or the terminal is written as an escape, and the length has an end.
+    """
+
+    def __init__(self, message: str):
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message[:2000]))
+
+
+class CheckFailed(Exception):
+    """A check that the user asked for failed, or training met numbers that are not finite. One line, exit code 1."""
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Run a script's `main` and return its exit code: 0 success, 2 a user's mistake (one line on stderr), 1 a failed check, 130 Ctrl-C.
+
+    Errors of the operating system that name a file (no permission, no space, not a folder) are the user's to mend, so they are one line as well.
+    """
+    script = Path(sys.argv[0]).name
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"{script}: error: {error}", file=sys.stderr)
+        return 2
+    except CheckFailed as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output went away: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"{script}: error: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------------------------------------------------------- flags
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors, with "did you mean", and where --batch_size is --batch-size."""
+
+    def __init__(self, purpose: str | None = None, examples: str = "", **options: Any):
+        options.setdefault("description", purpose)
+        options.setdefault("epilog", f"examples:\n{examples}" if examples else None)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = list(sys.argv[1:] if args is None else args)
+        for i, arg in enumerate(args):
+            if arg == "--":
+                break
+            if arg.startswith("--"):
+                name, equals, value = arg.partition("=")
+                args[i] = name.replace("_", "-") + equals + value
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parsers = [self, *(sub for action in self._actions if isinstance(action.choices, dict) for sub in action.choices.values())]
+            flags = [option for parser in parsers for action in parser._actions for option in action.option_strings]
+            close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+            raise UserError(f"unknown argument {unknown[0]}; {hint}")
+        return known
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def flag(default: Any, help: str, **options: Any) -> Any:
+    """A dataclass field that `add_flags` turns into a command-line flag; `options` go to argparse (choices, type, nargs, const, metavar)."""
+    return dataclasses.field(default=default, metadata={"help": help, **options})
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add one flag for each field of the dataclass `cls` that was made by `flag`.
+
+    A flag that is not given is absent from the parsed namespace, so that a caller can tell a default from a choice.
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if "help" not in field.metadata:
+            continue
+        options = dict(field.metadata, default=argparse.SUPPRESS)
+        kinds = [kind for kind in typing.get_args(hints[field.name]) or (hints[field.name],) if kind is not type(None)]
+        if kinds[0] is bool:
+            options["action"] = "store_true"
+        else:
+            options.setdefault("type", count_of if kinds[0] is int else kinds[0])
+            options.setdefault("metavar", kinds[0].__name__.upper() if "choices" not in options else None)
+            if field.default is not None:
+                options["help"] += f" (default: {field.default})"
+        options["help"] = options["help"].replace("%", "%%")
+        parser.add_argument("--" + field.name.replace("_", "-"), dest=field.name, **options)
+
+
+def count_of(text: str) -> int:
+    """A whole number as people write it: `32425`, `1e9`, `2.5M`, `64k`, `8.5B`.
+
+    >>> count_of("2.5M"), count_of("1e3"), count_of("8_192")
+    (2500000, 1000, 8192)
+    """
+    match = re.fullmatch(r"([+-]?[\d_]*\.?\d*(?:[eE]\+?\d{1,2})?)([kKmMbB]?)", text.strip())
+    scale = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+    try:
+        value = float(match[1]) * scale[match[2].lower()]
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 500, 1e9 or 2.5M") from None
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def duration(text: str) -> float:
+    """Seconds from `8h45m`, `90m`, `30s` or a bare number of seconds.
+
+    >>> duration("8h45m"), duration("90")
+    (31500.0, 90.0)
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 8h45m, 90m or 30s")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable where the system can (a folder cannot be opened on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: a temporary neighbour, fsync, then one rename over the old file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def folder_problem(folder: Path) -> str | None:
+    """What is wrong with a folder written by `replace_folder` (missing, cut or changed file), or None if it is whole."""
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file() or sums.stat().st_size > 1 << 20:
+        return f"{sums} is missing"
+    for line in sums.read_text(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        file = folder / Path(name).name
+        if not file.is_file():
+            return f"{file} is missing"
+        if sha256_file(file) != digest:
+            return f"{file} is damaged (its checksum differs)"
+    return None
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary)` fill a folder, then put it in the place of `folder`; the one before stays as `folder`.old.
+
+    At every moment one of `folder`, `folder`.new and `folder`.old is whole. Raises UserError if the disk refuses; `folder` is then as before.
+    """
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        write(new)
+        files = sorted(file for file in new.iterdir() if file.is_file())
+        (new / "SHA256SUMS").write_text("".join(f"{sha256_file(file)}  {file.name}\n" for file in files))
+        for file in new.iterdir():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+        fsync_folder(new)
+    except Exception as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise UserError(f"could not write {folder}: {error}; what was there before is untouched") from None
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    fsync_folder(folder.parent)
+
+
+def lock_folder(folder: Path) -> Any:
+    """Hold `folder` for this process; the system lets go when the process ends, however it ends. Raises UserError if another holds it."""
+    handle = open(folder / ".lock", "a+")
+    try:
+        if os.name == "posix":
+            import fcntl
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+            handle.seek(0)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        handle.close()
+        raise UserError(f"{folder}: another process is writing into this folder; wait for it or choose another one") from None
+    return handle
+
+
+class StopSignals:
+    """Within this block Ctrl-C and SIGTERM ask the loop to finish its step; a second Ctrl-C ends the process at once."""
+
+    def __enter__(self) -> StopSignals:
+        self.received = 0
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def receive(self, number: int, frame: Any) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = number
+        print("\nfinishing this step and saving; Ctrl-C again exits at once", file=sys.stderr)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
+    """The JSON object in a file of at most `limit` bytes. Raises UserError that names the file and what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > limit:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, more than the {limit} such a file may have")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- terminal
+
+def progress(iterable: Any = None, **options: Any) -> Any:
+    """A tqdm progress bar on stderr; nothing is drawn where stderr is no terminal (logs, tests)."""
+    from tqdm import tqdm
+    return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "file": sys.stderr, **options})
+
+
+def colour(text: str, code: str) -> str:
+    """`text` in an ANSI colour (`code` such as "32" or "38;5;208"), plain where stdout is no terminal or NO_COLOR is set."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    if os.name == "nt":
+        os.system("")  # switches the Windows console to ANSI sequences
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+# ----------------------------------------------------------------------------------------------------------- run folders
+
+def newest_run(runs: str | Path = "runs") -> Path:
+    """The run folder under `runs` whose state was written last. Raises UserError with the command that makes one."""
+    folders = [folder for folder in Path(runs).glob("*") if (folder / "run.json").is_file()]
+    if not folders:
+        raise UserError(f"no run found under {runs}/; make one with: python train.py --size tiny")
+    return max(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
+
+
+def find_run(run: str | Path | None = None) -> Path:
+    """The model folder that RUN names: itself if it holds a config.json, else its `best/`, else the valid one of its `last` folders.
+
+    Without `run` the newest under `runs/`. Raises UserError if there is none.
+    """
+    folder = Path(run) if run else newest_run()
+    for name in ("", "best", "last", "last.new", "last.old"):
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run or model folder")
+    raise UserError(f"{folder}: no model here yet (expected config.json, best/ or last/); train one with: python train.py --size tiny")

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several models, several benchmarks, one table: what `evaluate.py` runs once it has read its flags.
+
+Finished parts are kept in `evaluation_blocks.json` of each run, so an interrupted evaluation goes on where it stopped, and a model that was
+judged before is not judged again. The table is the cards': chance, one column for each model, the mean over chance, best and second best marked.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import data
+from common import ROOT, UserError, atomic_write, read_json, sha256_file
+from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
+from model import Llama
+from precision import open_device
+from tokenizer import Tokenizer, load
+
+# The cards' benchmarks: the task of a file, its column's title, and which score stands there (the cards take acc_norm where lm-eval has it).
+BENCHMARKS = {
+    "openbookqa": ("OpenBookQA", "acc_norm"), "truthfulqa_mc2": ("TruthfulQA", "acc"), "winogrande": ("Winogrande", "acc"),
+    "commonsenseqa": ("CommonsenseQA", "acc"), "hellaswag": ("HellaSwag", "acc_norm"), "piqa": ("PIQA", "acc_norm"),
+    "arc_easy": ("ARC-Easy", "acc_norm"), "arc_challenge": ("ARC-Challenge", "acc_norm"), "mmlu": ("MMLU", "acc"),
+}
+
+
+def mean_over_chance(scores: dict[str, dict[str, float]], chance: dict[str, float]) -> dict[str, float]:
+    """Model -> mean of score - baseline over the benchmarks that all models have, as the Stentor3 card defines it.
+
+    `scores` is model -> benchmark -> fraction, `chance` benchmark -> fraction. The baseline of TruthfulQA is the lowest score in the
+    table, that of GSM8K is 0, any other is chance. BLiMP is not part of the mean.
+    """
+    common = [name for name in chance if name != "BLiMP" and all(name in row for row in scores.values())]
+    baseline = dict(chance)
+    for name in common:
+        if name.startswith("TruthfulQA"):
+            baseline[name] = min(row[name] for row in scores.values())
+        if name.startswith("GSM8K"):
+            baseline[name] = 0.0
+    return {model: sum(row[name] - baseline[name] for name in common) / len(common) for model, row in scores.items() if common}
+
+
+def card_peers() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """(scores, chance) of the Stentor3 card's comparison table. Its authors ran lm-eval on whole test sets: compare like with like."""
+    table = read_json(ROOT / "cards" / "cards.json")["models"]["Stentor3-20M"]["benchmarks"]["peer_table"][0]
+    titles = [re.sub(r"GSM8K_(\d)shot_flexible", r"GSM8K (\1-shot)", name) for name in table["columns"][1:-1]]
+    rows = {row[0]: {title: value for title, value in zip(titles, row[1:]) if value is not None} for row in table["rows"]}
+    chance = rows.pop("Random / Baseline")
+    return rows, {title: chance.get(title, 0.0) for title in titles}
+
+
+def markdown(scores: dict[str, dict[str, float]], errors: dict[str, dict[str, float]], chance: dict[str, float]) -> str:
+    """The table: a line for each benchmark, a column for each model; the best score bold, the second best in italics.
+
+    A line whose name ends in "(less is better)" is ranked the other way.
+    """
+    models = list(scores)
+    lines = ["| benchmark | chance | " + " | ".join(models) + " |", "| --- | --- |" + " ---: |" * len(models)]
+    means = mean_over_chance(scores, chance)
+    table = {name: {model: scores[model].get(name) for model in models} for name in dict.fromkeys(name for row in scores.values() for name in row)}
+    if means:
+        table["mean over chance"] = means
+    for name, row in table.items():
+        sign = -1 if name.endswith("(less is better)") else 1
+        ranks = sorted({round(sign * value, 4) for value in row.values() if value is not None}, reverse=True)
+        cells = []
+        for model, value in row.items():
+            cell = "" if value is None else f"{value:.4f}"
+            if cell and len(models) > 1 and round(sign * value, 4) in ranks[:2]:
+                mark = "**" if round(sign * value, 4) == ranks[0] else "_"
+                cell = mark + cell + mark
+            if name in errors.get(model, {}):
+                cell += f" ± {errors[model][name]:.4f}"
+            cells.append(cell)
+        lines.append(f"| {name} | {format(chance[name], '.4f') if name in chance else ''} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def blimp_report(name: str, result: dict[str, Any]) -> str:
+    """BLiMP in full, as Markdown: categories and phenomena, then every paradigm from strong to weak, each with its 95% interval."""
+    low, high = result["intervals"]["overall"]
+    strong, moderate, weak = (list(result["bands"].values()).count(name) for name in ("strong", "moderate", "weak"))
+    lines = [f"\n## {name}: BLiMP {result['overall']:.2%} (95% interval {low:.2%} to {high:.2%})\n",
+             f"{strong} paradigms strong (>= 85%), {moderate} moderate, {weak} weak (<= 55%). {result['ties']} ties of {result['pairs']} pairs "
+             f"score 0.5; lm-eval counts a tie as right, which gives {result['overall_lm_eval']:.2%}.\n"]
+    for kind in ("categories", "phenomena", "paradigms"):
+        lines += [f"| {kind} | accuracy | 95% interval | band |", "| --- | ---: | ---: | --- |"]
+        for title, share in sorted(result[kind].items(), key=lambda entry: -entry[1]):
+            low, high = result["intervals"][kind][title]
+            lines.append(f"| {title} | {share:.1%} | {low:.1%} to {high:.1%} | {band(share)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+class Blocks(dict):
+    """Finished parts of an evaluation, written to `path` after each, so that an interrupted evaluation goes on where it stopped."""
+
+    def __init__(self, path: Path, model: str):
+        super().__init__()
+        self.path, self.model = path, model
+        if path.is_file():
+            stored = read_json(path, limit=256 << 20)
+            if stored.get("model") == model and isinstance(stored.get("blocks"), dict):
+                self.update(stored["blocks"])
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
+
+
+def run_home(folder: Path) -> Path:
+    """The run folder of a model folder: the one above best/ or last/, else itself."""
+    return folder.parent if folder.name.split(".")[0] in ("best", "last") else folder
+
+
+def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
+    """Everything that the flags ask for on one model: title -> result."""
+    device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    model = Llama.from_pretrained(folder).to(device).eval()
+    tokenizer = load(folder)
+    home = run_home(folder)
+    stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
+    context = args.context or stored.get("settings", {}).get("seq_len")
+    weights = [sha256_file(file) for file in sorted(folder.glob("model*.safetensors"))]
+    finished = Blocks(home / "evaluation_blocks.json", " ".join([*weights, tokenizer.fingerprint]))
+    texts = args.text
+    if not asked(args):
+        if "data" not in stored:
+            raise UserError(f"{folder}: nothing to judge it on; give --text, --blimp, --choices or --gsm8k")
+        texts = [stored["data"]]
+    results = {}
+    for path in map(Path, texts):
+        results[f"{path.name}: bits per byte (less is better)"] = judge_text(model, tokenizer, path, context, args.limit, finished)
+    if args.blimp:
+        results["BLiMP"] = {**blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished), "chance": 0.5}
+    for path in args.choices:
+        result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
+        print(f"{path}: the encoder crosses the boundary of context and choice in {result['crossed']} of {result['items']} items")
+        results[BENCHMARKS.get(result["task"], (result["task"], ""))[0]] = result
+    for path in args.gsm8k:
+        for shots in args.shots:
+            result = gsm8k(model, tokenizer, path, shots, args.examples, args.limit, finished)
+            results[f"GSM8K ({shots}-shot)"] = {**result, "chance": 0.0}
+    return results
+
+
+def asked(args: argparse.Namespace) -> bool:
+    """Whether the flags name anything to judge a model on."""
+    return bool(args.text or args.blimp or args.choices or args.gsm8k)
+
+
+def judge_text(model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None, finished: Blocks) -> dict[str, Any]:
+    """`perplexity` on a file or prepared folder, and a line that says all of it: the table has room for the bits only."""
+    digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
+    key = f"text {digest[:16]} context {context} limit {limit}"
+    if key not in finished:
+        finished[key] = perplexity(model, tokenizer, text_documents(path, limit), context)
+    found = finished[key]
+    print(f"{path}: loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, perplexity {found['ppl']:.2f}, {found['bits_per_byte']:.4f} bits"
+          f" per byte, {found['bits_per_char']:.4f} per character, {found['tokens']:,} tokens")
+    return found
+
+
+def headline(result: dict) -> tuple[float, float]:
+    """The score of a result that stands in the table, and its standard error."""
+    if "bits_per_byte" in result:
+        return result["bits_per_byte"], result["stderr"] / result["loss"] * result["bits_per_byte"]
+    if "overall" in result:
+        low, high = result["intervals"]["overall"]
+        return result["overall"], (high - low) / (2 * 1.96)
+    if "exact_match" in result:
+        return result["exact_match"], result["stderr"]
+    normed = BENCHMARKS.get(result["task"], ("", "acc_norm"))[1] == "acc_norm" and result["acc_norm"] is not None
+    return (result["acc_norm"], result["stderr_norm"]) if normed else (result["acc"], result["stderr"])
+
+
+def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
+    """The validation documents of a folder made by data.py prepare, at most `limit` of each source, all if None.
+
+    They come as text (NFC, as they went in), so that a model of any vocabulary can be judged on them. Every token counts once; the
+    losses of training are means over blocks in the mixture's shares, so they differ a little.
+    """
+    corpus = data.Corpus(folder, seq_len=2, batch_size=1, split="validation")
+    coder = load(corpus.vocab_path)
+    documents = []
+    for source, starts in enumerate(corpus.starts):
+        ids = numpy.empty(starts[-1], dtype=numpy.int64)
+        corpus.read(source, 0, ids)
+        for document in numpy.split(ids, numpy.flatnonzero(ids == corpus.eos_id) + 1)[:limit]:
+            documents.append(unicodedata.normalize("NFC", coder.decode(document.tolist(), skip_special=True)))
+    return [document for document in documents if document]
+
+
+def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
+    """The documents of a prepared folder, of a .jsonl(.gz) file (the field `text` of each line), or one: the whole text of any other file."""
+    path = Path(path)
+    if path.is_dir():
+        return corpus_documents(path, limit)
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return [item["text"] for item in read_items(path, {"text": str})[:limit]]
+    try:
+        return [path.read_bytes().decode("utf-8")]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
+    """Judge the models of these folders, print the table and write it as Markdown and JSON; plot their curves first if asked for."""
+    if args.blimp == "":
+        from extras.fetch_blimp import fetch_blimp
+        args.blimp = fetch_blimp()
+    homes = [run_home(folder) for folder in folders]
+    if args.curve:
+        from extras.curve import overlay
+        for home in homes:
+            print(overlay(home))
+        if not asked(args):
+            return
+    alike = [home.name for home in homes]
+    names = [home.name if alike.count(home.name) == 1 else str(folder) for home, folder in zip(homes, folders)]
+    results = {name: judge_run(folder, args) for name, folder in zip(names, folders)}
+    heads = {name: {title: headline(result) for title, result in row.items()} for name, row in results.items()}
+    scores = {name: {title: score for title, (score, _) in row.items()} for name, row in heads.items()}
+    for name, row in results.items():
+        scores[name] |= {f"{title}, {group}": share for title, result in row.items() for group, share in result.get("groups", {}).items()}
+    errors = {name: {title: error for title, (_, error) in row.items()} for name, row in heads.items()}
+    chance = {title: result["chance"] for row in results.values() for title, result in row.items() if "chance" in result}
+    if args.peers:
+        peers, card_chance = card_peers()
+        scores |= {f"{name} (card)": row for name, row in peers.items()}
+        chance = {**card_chance, **chance}
+    table = markdown(scores, errors, chance)
+    print(table, end="")
+    report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
+    out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
+    means = mean_over_chance(scores, chance)
+    atomic_write(out.with_name(out.name + ".md"), table + report)
+    everything = {"models": results, "scores": scores, "chance": chance, "mean_over_chance": means}
+    atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
+    print(f"written: {out}.md and {out}.json")

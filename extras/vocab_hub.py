@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetch one of the published TokenMonster vocabularies of the cards by its name.
+
+They lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where the tokenmonster package keeps
+them, or in $STENTOR_VOCABS. Only files whose checksum is known here are fetched; any other vocabulary can be given as a
+path.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import urllib.request
+from pathlib import Path
+
+from common import UserError, atomic_write
+
+CHECKSUMS = {
+    "english-4096-strict-nocapcode-v1": "8b4270afaa2280d960efd52b0cbcb3986b7757f09cfbc6bc616ef35fc21597b6",
+    "english-8000-strict-nocapcode-v1": "cd0f9d205c5f090374c8f556ec04958f4225868b80a20b2060e4d4dc5bbf4744",
+}
+LARGEST = 4 << 20  # bytes that are read of an answer
+
+
+def address(name: str) -> str:
+    """Where a vocabulary lies; $HF_ENDPOINT names another host, as it does for the hub's own library."""
+    host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return f"{host.rstrip('/')}/alasdairforsythe/tokenmonster/resolve/main/vocabs/{name}.vocab"
+
+
+def download(name: str, folders: list[Path], network: bool = True) -> Path:
+    """Fetch the vocabulary `name`, which is in none of `folders`, check it, and write it whole. Returns its path.
+
+    Raises UserError for an unknown name, without a network (`network` False, or $HF_HUB_OFFLINE set), and for a wrong
+    checksum.
+    """
+    here = sorted({file.stem for folder in folders for file in folder.glob("*.vocab")})
+    if name not in CHECKSUMS:
+        close = difflib.get_close_matches(name, [*here, *CHECKSUMS], n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted({*here, *CHECKSUMS}))}"
+        raise UserError(f"{name}: no such file, model folder or vocabulary; {hint}")
+    manual = f"put {name}.vocab into {folders[0]}, or name its folder in STENTOR_VOCABS"
+    if not network or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise UserError(f"{name} is not on this machine, and the network is not to be used; {manual}")
+    try:
+        with urllib.request.urlopen(address(name), timeout=30) as answer:
+            content = answer.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} is not on this machine and cannot be fetched from {address(name)} ({error}); {manual}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != CHECKSUMS[name]:
+        found = f"{len(content)} bytes with sha256 {digest[:16]}..., expected {CHECKSUMS[name][:16]}..."
+        raise UserError(f"{address(name)}: {found}; nothing was kept")
+    folder = Path(os.environ.get("STENTOR_VOCABS") or folders[-1])
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / f"{name}.vocab", content)
+    return folder / f"{name}.vocab"

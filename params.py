@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count everything that follows from a shape: parameters, memory, FLOPs. This is how a reader checks a model card.
+
+Every function takes a ModelConfig and returns plain numbers or a `Table`; nothing is trained or downloaded. The letters of the
+formulas are those of model.py (B batch, T positions, D hidden_size, H query heads, K key/value heads, F width of one head, M
+width of the MLP, V vocabulary) and L layers, N parameters. What needs figures of devices stands in extras/cost.py, the audit in
+extras/audit.py.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import Parser, UserError, count_of, find_run, run
+from model import SIZES, ModelConfig
+
+# The seven models of the cards, and the tokens that the cards say each was trained on.
+FAMILY = {"12m-v1": 200e6, "30m-v1": 600e6, "12m": 480e6, "30m": 800e6, "20m": 8.5e9, "50m": 8.3e9, "150m": 6e9}
+BYTES = {"FP32": 4.0, "FP16/BF16": 2.0, "INT8": 1.0, "INT4": 0.5}        # per value
+
+
+@dataclass
+class Table:
+    """What a section prints: named columns with a format each, rows of raw values, notes below. `--json` gives the raw values."""
+
+    title: str
+    columns: dict[str, str]                                   # name -> format of its values: ",d", ".1f", "" for text
+    rows: list[tuple] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Aligned for a terminal: numbers to the right, text to the left."""
+        forms = list(self.columns.values())
+        cells = [["-" if value is None else format(value, form) for value, form in zip(row, forms)] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells)]
+        sides = ["<" if form == "" else ">" for form in forms]
+        lines = [self.title]
+        for line in [list(self.columns), ["─" * width for width in widths], *cells]:
+            aligned = [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths)]
+            lines.append("  ".join(aligned).rstrip())
+        return "\n".join(lines + self.notes) + "\n"
+
+    def plain(self) -> dict[str, Any]:
+        """The table as JSON has it."""
+        return {"title": self.title, "rows": [dict(zip(self.columns, row)) for row in self.rows], "notes": self.notes}
+
+
+# ------------------------------------------------------------------------------------------------------------ parameters
+
+def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
+    """The cards' line-by-line arithmetic: name -> (formula with this model's numbers, value), each line using those before it."""
+    c = config
+    q_width = c.num_attention_heads * c.head_dim
+    kv_width = c.num_key_value_heads * c.head_dim
+    attention = 2 * c.hidden_size * q_width + 2 * c.hidden_size * kv_width
+    mlp = 3 * c.hidden_size * c.intermediate_size
+    per_layer = attention + mlp + 2 * c.hidden_size
+    matrix = c.vocab_size * c.hidden_size
+    head, head_formula = matrix, f"{c.vocab_size} * {c.hidden_size} (untied)"
+    if c.tie_word_embeddings:
+        head, head_formula = 0, "0, the embedding again (tied)"
+    total = matrix + head + c.num_hidden_layers * per_layer + c.hidden_size
+    return {
+        "kv_dim": (f"{c.num_key_value_heads} key/value heads * {c.head_dim} head_dim", kv_width),
+        "q_proj": (f"{c.hidden_size} * {q_width}", c.hidden_size * q_width),
+        "k_proj": (f"{c.hidden_size} * {kv_width}", c.hidden_size * kv_width),
+        "v_proj": (f"{c.hidden_size} * {kv_width}", c.hidden_size * kv_width),
+        "o_proj": (f"{q_width} * {c.hidden_size}", c.hidden_size * q_width),
+        "attention": ("q_proj + k_proj + v_proj + o_proj", attention),
+        "mlp": (f"3 * {c.hidden_size} * {c.intermediate_size} (gate, up, down)", mlp),
+        "norms": (f"2 * {c.hidden_size}", 2 * c.hidden_size),
+        "per_layer": ("attention + mlp + norms", per_layer),
+        "layers": (f"{c.num_hidden_layers} * per_layer", c.num_hidden_layers * per_layer),
+        "embedding": (f"{c.vocab_size} * {c.hidden_size}", matrix),
+        "lm_head": (head_formula, head),
+        "final_norm": (f"{c.hidden_size}", c.hidden_size),
+        "total": ("embedding + lm_head + layers + final_norm", total),
+    }
+
+
+def count(config: ModelConfig) -> dict[str, int]:
+    """Parameters by component; the components do not overlap and add up to "total". Raises UserError for an impossible shape.
+
+    >>> count(SIZES["20m"])["total"], count(SIZES["150m"])["lm_head"]
+    (20324160, 0)
+    """
+    line = {name: value for name, (_, value) in arithmetic(config.check()).items()}
+    parts = {name: line[name] for name in ("embedding", "lm_head")}
+    parts |= {name: config.num_hidden_layers * line[name] for name in ("attention", "mlp", "norms")}
+    return parts | {name: line[name] for name in ("final_norm", "total")}
+
+
+def embedding_share(config: ModelConfig) -> float:
+    """Percent of the parameters that the vocabulary costs: embedding and, untied, output head."""
+    parts = count(config)
+    return 100 * (parts["embedding"] + parts["lm_head"]) / parts["total"]
+
+
+def breakdown(name: str, config: ModelConfig) -> list[Table]:
+    """The cards' two displays of a model: components with percent, and the arithmetic of one layer line by line."""
+    parts = count(config)
+    labels = {
+        "embedding": "embedding table (tied)" if config.tie_word_embeddings else "embedding table",
+        "lm_head": "lm head (untied)",
+        "layers": f"transformer layers x{config.num_hidden_layers}",
+        "attention": "  attention (all layers)",
+        "mlp": "  ffn (all layers)",
+        "norms": "  layer norms (all layers)",
+        "final_norm": "final rms norm",
+        "total": "total",
+    }
+    values = {"layers": parts["attention"] + parts["mlp"] + parts["norms"], **parts}
+    components = Table(f"{name}: parameters", {"component": "", "parameters": ",d", "percent": ".3f"})
+    for part, label in labels.items():
+        if values[part]:
+            components.rows.append((label, values[part], 100 * values[part] / parts["total"]))
+    others = parts["total"] - parts["embedding"] - parts["lm_head"]
+    components.notes = [f"embedding share {embedding_share(config):.1f}%; without embedding and head {others:,}"]
+    lines = Table(f"{name}: arithmetic", {"name": "", "value": ",d", "formula": ""})
+    lines.rows = [(label, value, "= " + formula) for label, (formula, value) in arithmetic(config).items()]
+    return [components, lines]
+
+
+def family(models: dict[str, ModelConfig]) -> Table:
+    """One row per model: shape, total, embedding share."""
+    columns = ("vocab", "hidden", "mlp", "layers", "heads", "kv", "head_dim", "context", "total")
+    table = Table("family", {"model": "", **dict.fromkeys(columns, ",d"), "embedding %": ".1f", "head": ""})
+    for name, config in models.items():
+        shape = dataclasses.astuple(config)[:8]
+        head = "tied" if config.tie_word_embeddings else "untied"
+        table.rows.append((name, *shape, count(config)["total"], embedding_share(config), head))
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------- memory
+
+def kv_cache_bytes(config: ModelConfig, length: int, batch: int = 1, bytes_each: float = 2.0) -> float:
+    """Bytes of the KV cache: 2 (keys and values) * L * K * F * T * B * bytes of a value. MHA has K = H; K < H is GQA's saving."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * batch * bytes_each
+
+
+def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool = False, recompute: bool = False,
+                    accumulate: bool = False) -> dict[str, float]:
+    """Bytes that one training step of this project's model holds, by part, and the "peak" of the step.
+
+    Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the products. For each
+    token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of two norms; row sums of softmax and norms)
+    and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v, gate and
+    up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input
+    of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
+    log-probabilities, and a gradient of each. `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
+    written out would add B*H*T*T a layer.
+
+    The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those of earlier
+    micro-batches are there from the start.
+    """
+    c = config
+    parts = count(c)
+    tokens = batch * length
+    each = 2 if autocast else 4
+    heads = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
+    products = (5 if autocast else 2) * c.hidden_size + heads + 4 * c.intermediate_size
+    layer = tokens * (4 * (4 * c.hidden_size + c.num_attention_heads + 2) + each * products)
+    final = tokens * (8 + each) * c.hidden_size
+    stored = (4 * tokens * c.hidden_size if recompute else layer) * c.num_hidden_layers + final
+    matrices = parts["attention"] + parts["mlp"] + c.vocab_size * c.hidden_size
+    memory = {
+        "weights": 4.0 * parts["total"],
+        "gradients": 4.0 * parts["total"],
+        "moments": 8.0 * parts["total"],
+        "16-bit copies": 2.0 * matrices if autocast else 0.0,
+        "activations": float(stored),
+        "one layer rebuilt": float(layer) if recompute else 0.0,
+        "logits": 16.0 * tokens * c.vocab_size,
+    }
+    at_loss = stored + max(memory["logits"], memory["one layer rebuilt"])
+    if accumulate:
+        at_loss += memory["gradients"]
+    always = memory["weights"] + memory["moments"] + memory["16-bit copies"]
+    return memory | {"peak": always + max(at_loss, memory["gradients"] + layer)}
+
+
+def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> list[Table]:
+    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are 10^6 bytes, MiB 2^20.
+    """
+    total = count(config)["total"]
+    kept, heads = config.num_key_value_heads, config.num_attention_heads
+    columns = ("weights MB", "weights MiB", "KV MB", "KV MiB", "sum MB", "sum MiB", "KV with MHA MB")
+    heading = f"{name}: weights and KV cache, {batch} x {length:,} tokens"
+    serving = Table(heading, {"precision": "", **dict.fromkeys(columns, ",.1f")})
+    for precision, each in BYTES.items():
+        weights = total * each
+        cache = kv_cache_bytes(config, length, batch, each)
+        both = [size / unit for size in (weights, cache, weights + cache) for unit in (1e6, 2**20)]
+        serving.rows.append((precision, *both, cache * heads / kept / 1e6))
+    serving.notes = [
+        f"MB: 10^6 bytes, MiB: 2^20. {kept} of {heads} heads have keys and values: {100 - 100 * kept / heads:.0f}% less cache than MHA.",
+        "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4, and quantize neither embedding nor norms.",
+    ]
+    training = Table(f"{name}: one training step of {batch} x {length:,} tokens, in MB (10^6 bytes)", {"part": ""})
+    settings = {}
+    for products in ("FP32", "16-bit autocast"):
+        for recompute in (False, True):
+            label = products + ", recompute" * recompute
+            settings[label] = training_memory(config, batch, length, products != "FP32", recompute)
+            training.columns[label] = ",.1f"
+    for part in settings["FP32"]:
+        training.rows.append((part, *(memory[part] / 1e6 for memory in settings.values())))
+    training.rows.append(("peak in MiB", *(memory["peak"] / 2**20 for memory in settings.values())))
+    training.notes = [
+        "The peak is at the loss or at the end of backward, whichever holds more: never all rows at once.",
+        "With gradient accumulation the gradients are there at the loss too.",
+    ]
+    return [serving, training]
+
+
+# --------------------------------------------------------------------------------------------------------------- compute
+
+def flops(config: ModelConfig, length: int) -> dict[str, float]:
+    """FLOPs per token at context T = `length`, one multiply-add counted as two (Chowdhery et al. 2022, appendix B).
+
+    Forward 2N + 4LHFT, training three times that, 6N + 12LHFT, with N all parameters. The term in T is attention's two products,
+    in full: a kernel that skips the masked half does 2LHFT and 6LHFT. "training matmul" leaves out an untied input embedding, a
+    lookup.
+    """
+    parts = count(config)
+    attention = 4.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
+    lookup = 0 if config.tie_word_embeddings else parts["embedding"]
+    forward = 2.0 * parts["total"] + attention
+    return {
+        "forward": forward,
+        "training": 3 * forward,
+        "attention share": attention / forward,
+        "training causal": 3 * (forward - attention / 2),
+        "training matmul": 3 * (forward - 2 * lookup),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+def audit() -> list:
+    """Findings on every number of the three cards; see extras/audit.py."""
+    from extras import audit as cards
+    return cards.audit()
+
+
+EXAMPLES = """  python params.py --size 20m                      the breakdown of the Stentor3-20M card
+  python params.py --all                           the seven models of the cards
+  python params.py --size 150m --memory --context 4096 --batch 8
+  python params.py --size 20m --flops --throughput 304k
+  python params.py --hidden-size 512 --num-hidden-layers 15 --num-attention-heads 8 --intermediate-size 1536
+  python params.py runs/20m --flops --measure      a run, a model folder or a config.json
+  python params.py --audit                         the cards' numbers against arithmetic and against each other
+  python params.py --audit runs/20m                a folder's own card against its config, weights and logs"""
+
+
+def positive(text: str) -> int:
+    """A whole number of at least one, written as `count_of` reads it."""
+    value = count_of(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+    return value
+
+
+def parser() -> Parser:
+    p = Parser("Count parameters, memory, FLOPs and cost of a Llama, and audit the model cards.", EXAMPLES)
+    p.add_argument("folder", nargs="?", metavar="CONFIG_OR_FOLDER", help="a Llama config.json, a model folder or a run folder")
+    p.add_argument("--size", choices=list(SIZES), help="one of the built-in shapes (default: 20m)")
+    p.add_argument("--all", action="store_true", help="the seven models of the cards")
+    p.add_argument("--memory", action="store_true", help="weights, KV cache and training memory")
+    p.add_argument("--flops", action="store_true", help="FLOPs, time, energy, tokens per parameter, other vocabularies")
+    p.add_argument("--audit", nargs="?", const="cards", metavar="FOLDER", help="check the three cards, or a folder of our own")
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+    p.add_argument("--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go")
+    p.add_argument("--batch", type=positive, default=1, metavar="B", help="sequences at once, for --memory (default: 1)")
+    p.add_argument("--context", type=positive, metavar="T", help="positions (default: the model's max_position_embeddings)")
+    p.add_argument("--tokens", type=positive, metavar="N", help="length of the run (default: the card's, else 20 per parameter)")
+    p.add_argument("--step-tokens", type=positive, metavar="N", help="per step (default: 262,144; up to context 1,024: 8,192)")
+    p.add_argument("--throughput", type=positive, metavar="RATE", help="tokens per second of the run, instead of --utilization")
+    p.add_argument("--utilization", type=float, default=0.4, metavar="SHARE", help="share of a device's peak (default: 0.4)")
+    p.add_argument("--measure", action="store_true", help="with --flops: also train here for some seconds and count")
+    shape = p.add_argument_group("architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads")
+    for item in dataclasses.fields(ModelConfig):
+        kind = {"int": count_of, "float": float}.get(item.type)
+        options = {"type": kind, "metavar": "N"} if kind else {"action": argparse.BooleanOptionalAction}
+        shape.add_argument("--" + item.name.replace("_", "-"), default=argparse.SUPPRESS, **options)
+    return p
+
+
+def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
+    """Name -> configuration that the command line asks about. Raises UserError that lists all problems of an impossible one."""
+    fields = [item.name for item in dataclasses.fields(ModelConfig)]
+    changed = {name: getattr(args, name) for name in fields if hasattr(args, name)}
+    if sum([bool(args.folder), bool(args.size), args.all]) > 1 or (args.all and changed):
+        raise UserError("give one of CONFIG_OR_FOLDER, --size and --all; architecture flags go with the first two")
+    if args.all:
+        return {name: SIZES[name] for name in FAMILY}
+    name = args.folder or args.size or "20m"
+    if args.folder:
+        config = ModelConfig.from_json(name if Path(name).is_file() else find_run(name) / "config.json")
+    else:
+        config = SIZES[name]
+    found = []
+    if changed:
+        name = f"{name} with " + ", ".join(f"{key} {value}" for key, value in changed.items())
+        config = dataclasses.replace(config, **changed)
+        if {"hidden_size", "num_attention_heads"} & set(changed) and "head_dim" not in changed and config.num_attention_heads > 0:
+            config = dataclasses.replace(config, head_dim=config.hidden_size // config.num_attention_heads)
+            if config.hidden_size % config.num_attention_heads:
+                found.append(f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: give --head-dim")
+    found += config.problems()
+    if found:
+        raise UserError("impossible configuration: " + "; ".join(found))
+    return {name: config}
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if not 0 < args.utilization <= 1:
+        raise UserError(f"--utilization {args.utilization} must be above 0 and at most 1")
+    if args.audit:
+        from extras import audit as cards
+        from extras import audit_folder
+        return cards.main(args.json) if args.audit == "cards" else audit_folder.main(args.audit, args.json)
+    models = chosen(args)
+    tables = [family(models)] if args.all and not (args.memory or args.flops) else []
+    for name, config in models.items():
+        length = args.context or config.max_position_embeddings
+        if args.memory:
+            tables += memory_tables(name, config, length, args.batch)
+        if args.flops:
+            from extras import cost
+            tokens = args.tokens or FAMILY.get(name, cost.CHINCHILLA * count(config)["total"])
+            step_tokens = args.step_tokens or (8192 if config.max_position_embeddings <= 1024 else 262144)
+            work = flops(config, length)["training"]
+            reached = cost.measure(config) if args.measure else None
+            tables.append(cost.compute_table(name, config, length, tokens, step_tokens))
+            tables.append(cost.time_table(name, work, tokens, args.throughput, args.utilization, reached))
+            tables.append(cost.what_if(name, config, length, tokens))
+        if not (args.all or args.memory or args.flops):
+            tables += breakdown(name, config)
+    if args.plot:
+        from extras import plot_params
+        plot_params.plot({name: count(config) for name, config in models.items()}, args.plot)
+    if args.json:
+        shapes = {name: {"config": dataclasses.asdict(c), "parameters": count(c)} for name, c in models.items()}
+        print(json.dumps({"models": shapes, "tables": [table.plain() for table in tables]}, indent=1))
+    else:
+        print("\n".join(table.text() for table in tables), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which arithmetic runs in which dtype, and what differs between CPU, CUDA, MPS and XLA devices.
+
+A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out of it and compute in FP32,
+and whether the loss is scaled. The weights themselves are always FP32 masters, and a recipe changes no parameter's name, so a saved file
+does not show which recipe trained it. The two recipes of the cards are data here (`RECIPES`).
+
+What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do we: its inputs, weights, sums
+and outputs are FP32. On a TPU the multiplications of an FP32 product still run in bfloat16 unless torch_xla is told otherwise
+(`torch_xla.backends.set_mat_mul_precision("highest")`, a switch for the whole program, which the cards do not name and we leave alone);
+elsewhere they are FP32 too. The cards' printed code switches off the autocast named "cuda"; under an XLA autocast that has no effect
+(tests/test_xla.py shows it), so we do what their text says: switch off the autocast of the device at hand.
+"""
+from __future__ import annotations
+
+import functools
+import os
+import types
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Callable
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from common import UserError
+from model import Block, Llama, RMSNorm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to mix dtypes. `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or "first two"."""
+
+    autocast: torch.dtype | None
+    fp32_norms: bool = False
+    fp32_layers: str = "none"
+    loss_scaling: bool = False
+
+
+# fp32_softmax is 0 in every card: attention's kernel keeps its softmax in FP32 inside and wants low-precision inputs.
+RECIPES = {
+    "tpu-bf16": Recipe(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),                   # Stentor3, Portimbria
+    "t4-fp16": Recipe(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),   # Stentor2; scaling is ours
+    "fp32": Recipe(None),
+    "bf16": Recipe(torch.bfloat16),
+}
+
+
+def critical_layers(recipe: Recipe, num_layers: int) -> list[int]:
+    """Indices of the blocks that compute wholly in FP32."""
+    chosen = {"none": set(), "first+last": {0, num_layers - 1}, "first two": {0, min(1, num_layers - 1)}}
+    return sorted(chosen[recipe.fp32_layers])
+
+
+def forward_in_fp32(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
+    """The module's own forward on an FP32 input with autocast off; the result goes back to the dtype that came in."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = type(module).forward(module, x.float().contiguous(), *others)
+    return y.to(x.dtype)
+
+
+def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
+    """The model's own forward with matrix products in the recipe's low dtype. Returns logits in that dtype."""
+    with torch.autocast(input_ids.device.type, dtype=model.recipe.autocast):
+        return type(model).forward(model, input_ids, *others, **named)
+
+
+def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str) -> Llama:
+    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of RECIPES or a Recipe). Returns the model.
+
+    Replaces any recipe applied before. Raises UserError for an unknown key.
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(RECIPES)}")
+        recipe = RECIPES[recipe]
+    for module in model.modules():
+        module.__dict__.pop("forward", None)                      # what an earlier recipe bound here
+    model.to(device=device, dtype=torch.float32)
+    model.recipe = recipe
+    if recipe.autocast is not None:
+        model.forward = types.MethodType(forward_in_autocast, model)
+    for index in critical_layers(recipe, len(model.model.layers)):
+        layer = model.model.layers[index]
+        layer.forward = types.MethodType(forward_in_fp32, layer)
+    for module in model.modules():
+        if recipe.fp32_norms and isinstance(module, RMSNorm):
+            module.forward = types.MethodType(forward_in_fp32, module)
+    return model
+
+
+def report(model: Llama) -> dict[str, int]:
+    """How many norms, layers and softmaxes were lifted to FP32: the counts that the cards publish."""
+    lifted = [module for module in model.modules() if getattr(module.__dict__.get("forward"), "__func__", None) is forward_in_fp32]
+    return {
+        "fp32_norms": sum(isinstance(module, RMSNorm) for module in lifted),
+        "fp32_layers": sum(isinstance(module, Block) for module in lifted),
+        "fp32_softmax": 0,
+    }
+
+
+FIRST_SCALE = 2.0**16
+GROWTH_INTERVAL = 2000
+
+
+def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]:
+    """Dynamic loss scaling for FP16, whose smallest normal number is 6e-5 (Micikevicius et al. 2018, section 3.2).
+
+    The loss is multiplied by `scale` before backward and the gradients divided by it. A gradient that is not finite halves the scale (its
+    step is skipped); GROWTH_INTERVAL good steps in a row double it. Returns the next (scale, good_steps).
+    """
+    if not finite:
+        return max(scale / 2, 1.0), 0
+    if good_steps + 1 == GROWTH_INTERVAL:
+        return scale * 2, 0
+    return scale, good_steps + 1
+
+
+def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
+    """(key of RECIPES, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in fp16.
+
+    The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for instance on a T4.
+    """
+    if kind == "xla":
+        return "tpu-bf16", "a TPU multiplies in bfloat16"
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        if major < 8:
+            return "t4-fp16", f"compute capability {major}.{minor} has no bfloat16 units"
+        if fp16_card:
+            return "t4-fp16", "the recipe of this size's card"
+        return "tpu-bf16", f"compute capability {major}.{minor} has bfloat16 units"
+    if kind == "cpu" and cpu_multiplies_bf16():
+        return "bf16", "this processor has bfloat16 matrix instructions"
+    return "fp32", f"{'this processor' if kind == 'cpu' else kind} has no fast bfloat16 product"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has AMX tiles or AVX-512 BF16; without them a bf16 product is emulated and slower than FP32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check() for check in checks if check)
+
+
+# --------------------------------------------------------------------------------------------------------------- devices
+
+@dataclass
+class Device:
+    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA)."""
+
+    kind: str
+    device: torch.device
+    reason: str
+    rank: int = 0
+    world: int = 1
+    shards: int = 1
+    mesh: Any = None
+
+    def put(self, ids: numpy.ndarray) -> Tensor:
+        """Token ids (B, T) on the device; on XLA the rows are dealt out over the chips."""
+        tensor = torch.from_numpy(ids).to(self.device)
+        if self.kind == "xla":
+            from torch_xla.distributed import spmd
+            spmd.mark_sharding(tensor, self.mesh, ("data", None))
+        return tensor
+
+    def replicate(self, tensors: list[Tensor]) -> None:
+        """XLA: declare that every chip holds these whole, so that the first step compiles the same graph as all later ones."""
+        if self.kind == "xla":
+            from torch_xla.distributed import spmd
+            for tensor in tensors:
+                spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
+            self.sync()
+
+    def sync(self) -> None:
+        """XLA: run what has been recorded since the last sync as one compiled graph. Other devices run eagerly."""
+        if self.kind == "xla":
+            import torch_xla
+            torch_xla.sync()
+
+    def checkpoint(self) -> Callable[..., Tensor]:
+        """checkpoint(function, *inputs): forward now, and again in the backward pass instead of keeping what lies between."""
+        if self.kind == "xla":
+            from torch_xla.utils.checkpoint import checkpoint
+            return functools.partial(checkpoint, use_reentrant=True)
+        from torch.utils.checkpoint import checkpoint
+        return functools.partial(checkpoint, use_reentrant=False)
+
+    def compiled_graphs(self) -> int:
+        """How many graphs XLA has compiled so far in this process; 0 elsewhere."""
+        if self.kind != "xla":
+            return 0
+        from torch_xla.debug import metrics
+        data = metrics.metric_data("CompileTime")
+        return data[0] if data else 0
+
+
+def open_device(name: str = "auto") -> Device:
+    """The device called `name` (auto, cpu, cuda, mps, xla), ready to use. Under `torchrun` it also joins the process group.
+
+    auto: XLA where PJRT_DEVICE is set or a TPU is attached and torch_xla is installed, else CUDA, else MPS, else CPU. torch_xla is imported
+    only if the answer is XLA. Raises UserError for a device that is not here.
+    """
+    tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
+    here = {
+        "xla": tpu and find_spec("torch_xla") is not None,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    reason = f"--device {name}"
+    if name == "auto":
+        name = next(kind for kind in here if here[kind])
+        reason = "PJRT_DEVICE or an attached TPU" if name == "xla" else f"no {', no '.join(list(here)[:list(here).index(name)])} here"
+    if name not in here:
+        raise UserError(f"unknown device {name!r}; choose from auto, {', '.join(here)}")
+    if name == "xla" and find_spec("torch_xla") is None:
+        raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
+    if name != "xla" and not here[name]:
+        raise UserError(f"device {name} is not available here; use --device auto")
+    if name == "xla":
+        return open_xla(reason)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Device(name, torch.device(name), reason)
+    local = int(os.environ["LOCAL_RANK"])
+    if name == "cuda":
+        torch.cuda.set_device(local)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
+    device = torch.device(name, local) if name == "cuda" else torch.device(name)
+    return Device(name, device, reason, rank=torch.distributed.get_rank(), world=world)
+
+
+def open_xla(reason: str) -> Device:
+    """One process that drives all chips: an SPMD mesh over the batch (`shards` chips, axis "data")."""
+    import torch_xla
+    import torch_xla.runtime
+    from torch_xla.distributed import spmd
+    torch_xla.runtime.use_spmd()
+    chips = torch_xla.runtime.global_runtime_device_count()
+    mesh = spmd.Mesh(numpy.arange(chips), (chips,), ("data",))
+    return Device("xla", torch_xla.device(), reason, shards=chips, mesh=mesh)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KAGGLE.md: its commands are understood, its notebooks hold them, and preparing runs with local files in place of the hub."""
+import json
+import shlex
+import subprocess
+import sys
+
+import data
+from common import ROOT
+from extras.builtin_corpus import builtin_documents
+from extras.kaggle_notebook import commands, write_notebooks
+
+COMMANDS = commands((ROOT / "KAGGLE.md").read_text(encoding="utf-8"))
+
+
+def test_notebooks_hold_every_command(tmp_path):
+    notebooks = write_notebooks(tmp_path)
+    assert len(notebooks) == 3
+    cells = [cell for path in notebooks for cell in json.loads(path.read_text())["cells"]]
+    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    assert all(command in code for command in COMMANDS) and code.count("%%bash") == 4
+
+
+def test_data_commands_are_understood():
+    data_commands = [shlex.split(command)[2:] for command in COMMANDS if command.startswith("python data.py")]
+    assert [data.parser().parse_args(arguments).action for arguments in data_commands] == ["prepare", "info"]
+
+
+def test_preparing_as_on_the_page_with_local_files(tmp_path):
+    texts = [text for _, text in builtin_documents("math")][:120]
+    for kind in ("web", "code", "math"):
+        rows = "".join(json.dumps({"text": f"{kind} {text}"}) + "\n" for text in texts)
+        (tmp_path / f"{kind}.jsonl").write_text(rows)
+    local = [part for kind in ("web", "code", "math") for part in ("--source", f"{kind}={tmp_path / kind}.jsonl")]
+    for command in [command for command in COMMANDS if command.startswith("python data.py")]:
+        arguments = shlex.split(command.replace("/kaggle/working", str(tmp_path)).replace("1e9", "20k").replace("4096 --batch", "64 --batch"))[1:]
+        if "--source" in arguments:
+            at, vocab = arguments.index("--source"), arguments.index("--vocab")
+            arguments = arguments[:at] + local + arguments[at + 2:vocab] + arguments[vocab + 2:]
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert set(data.read_manifest(tmp_path / "corpus")["sources"]) == {"web", "code", "math"}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command of README.md runs, shortened by flags where it is long, from an empty folder; the frozen list of train.py's flags."""
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from params import count
+from model import SIZES
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["--steps", "3", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "2", "--max-eval-samples", "2", "--device", "cpu"]
+NOT_RUN = ("pip install", "pytest")                               # the set-up and the test command themselves
+
+
+def commands() -> list[str]:
+    """Lines of sh blocks and the first column of tables, as far as they are commands; each once."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
+    found = [line for line in blocks.splitlines() if line.strip()] + re.findall(r"^\| `(python [^`]+)`", README, flags=re.MULTILINE)
+    found += re.findall(r"(?<!\| )`(python (?:train|sample|params|tokenizer|data|evaluate)\.py [^`]+)`", README)
+    return [command for command in dict.fromkeys(found) if not any(word in command for word in NOT_RUN)]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with the user's files that the README speaks of, the built-in corpus, and one short run to sample from."""
+    folder = tmp_path_factory.mktemp("readme")
+    prose = "\n\n".join(f"The {word} of number {i} went home, and it was not the last to do so." for i in range(300) for word in ("cat", "dog", "crow"))
+    (folder / "my.txt").write_text(prose)
+    (folder / "my_texts").mkdir()
+    (folder / "my_texts" / "one.txt").write_text(prose)
+    (folder / "my_programs").mkdir()
+    shutil.copy(ROOT / "common.py", folder / "my_programs")
+    shutil.copy(ROOT / "train.py", folder / "my_programs")
+    run(folder, "python train.py --size tiny --out runs/20m")
+    return folder
+
+
+def run(folder: Path, command: str) -> str:
+    words = shlex.split(command)
+    script = words[1]
+    if script == "train.py" and "--dry-run" not in words and "--resume" not in words:
+        words += SHORT
+    if script == "tokenizer.py" and "train" in words:
+        words[words.index("4096")] = "400"
+    if script == "sample.py":
+        words += ["--max-new-tokens", "5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(ROOT / script), *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+    return done.stdout
+
+
+def test_readme_has_commands():
+    assert len(commands()) >= 10 and len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_of_the_readme_runs(workplace, command):
+    assert run(workplace, command).strip()
+
+
+def test_size_table_is_true():
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) / (\d+) \| ([\d,]+) \| (\w+) \|$", README, re.MULTILINE)
+    assert {row[0] for row in rows} == set(SIZES)
+    for name, _, total, *numbers, head in rows:
+        config = SIZES[name]
+        stated = [int(number.replace(",", "")) for number in numbers]
+        assert int(total.replace(",", "")) == count(config)["total"]
+        assert stated == [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads,
+                          config.num_key_value_heads, config.max_position_embeddings]
+        assert (head == "tied") == config.tie_word_embeddings
+
+
+def test_flags_of_train_are_frozen():
+    """A flag is a liability: adding one means adding it here."""
+    flags = [field.name for field in dataclasses.fields(train.TrainConfig) if "help" in field.metadata]
+    assert flags == ["size", "data", "out", "resume", "init", "recipe", "precision", "device", "steps", "tokens", "epochs", "stop_after", "deadline",
+                     "seq_len", "batch_size", "micro_batch", "learning_rate", "warmup_steps", "schedule", "stable_steps", "weight_decay",
+                     "max_grad_norm", "seed", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps", "recompute", "fused",
+                     "compile", "skip_nonfinite", "document_mask", "dry_run"]

@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sample.py: the choice of a token, the decoding loop, seeds, and the command line."""
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sample
+import tokenizer
+from common import ROOT, UserError
+from extras import history
+from extras.fast_step import FastStep
+from model import SIZES, KVCache, Llama
+from sample import Row, Settings, decode, filtered, generate
+
+PLAIN = Settings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=16)
+
+
+def model_of(size: str, layers: int = 2, seed: int = 0, **changes) -> Llama:
+    """A model of a size with fewer layers, and weights large enough that its choices are not near-ties."""
+    torch.manual_seed(seed)
+    model = Llama(dataclasses.replace(SIZES[size], num_hidden_layers=layers, **changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(3)
+    return model
+
+
+def ids_of(model: Llama, length: int, seed: int = 1) -> list[int]:
+    return random.Random(seed).choices(range(model.config.vocab_size), k=length)
+
+
+# ------------------------------------------------------------------------------------------------- the choice of a token
+
+def oracle(logits: torch.Tensor, seen_ids: list[int], settings: Settings) -> torch.Tensor:
+    """What transformers' own processors make of the same logits."""
+    process = pytest.importorskip("transformers.generation.logits_process", reason="transformers is the oracle of this test")
+    chain = process.LogitsProcessorList()
+    if settings.repetition_penalty != 1:
+        chain.append(process.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    chain.append(process.TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        chain.append(process.TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1:
+        chain.append(process.TopPLogitsWarper(settings.top_p))
+    if settings.min_p:
+        chain.append(process.MinPLogitsWarper(settings.min_p))
+    return chain(torch.tensor([seen_ids]), logits[None].clone())[0]
+
+
+@pytest.mark.parametrize("vocab", [50, 4096, 32768])
+def test_distribution_is_that_of_transformers(vocab):
+    draw = torch.Generator().manual_seed(vocab)
+    grid = itertools.product([0.3, 1.0, 1.7], [0, 1, 40], [1.0, 0.9, 0.3], [0.0, 0.05], [1.0, 1.3])
+    for i, (temperature, top_k, top_p, min_p, penalty) in enumerate(grid):
+        settings = Settings(temperature, top_p, top_k, min_p, penalty)
+        logits = torch.randn(vocab, generator=draw) * (1 + i % 4)
+        seen_ids = torch.randint(vocab, (30,), generator=draw).tolist()
+        seen = torch.zeros(vocab, dtype=torch.bool)
+        seen[seen_ids] = True
+        expected = oracle(logits, seen_ids, settings)
+        got = filtered(logits, seen, settings)
+        assert torch.equal(torch.isinf(got), torch.isinf(expected)), settings
+        torch.testing.assert_close(torch.softmax(got, 0), torch.softmax(expected, 0), rtol=1e-5, atol=1e-7)
+
+
+def test_top_p_of_a_flat_distribution_reads_past_the_first_candidates():
+    logits = torch.zeros(5000) + torch.arange(5000) * 1e-6
+    kept = filtered(logits, torch.zeros(5000, dtype=torch.bool), dataclasses.replace(PLAIN, top_p=0.9))
+    assert 4490 <= int(torch.isfinite(kept).sum()) <= 4510
+
+
+def test_choose_draws_from_the_distribution():
+    model = model_of("tiny", vocab_size=6, layers=1)
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, -30.0])
+    row = Row(model, [0], dataclasses.replace(PLAIN, max_new_tokens=10**6), seed=7)
+    draws = 20_000
+    counts = torch.bincount(torch.tensor([row.choose(logits) for _ in range(draws)]), minlength=6)
+    expected = torch.softmax(logits, 0) * draws
+    chi_square = float(((counts - expected) ** 2 / expected)[:5].sum())
+    assert chi_square < 18.5                       # 4 degrees of freedom, one chance in a thousand
+    assert counts[5] == 0
+
+
+def test_settings_name_every_impossible_value():
+    with pytest.raises(UserError) as error:
+        Settings(temperature=-1, top_p=0, top_k=-2, min_p=2, repetition_penalty=0, max_new_tokens=-1).check()
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens"):
+        assert name in str(error.value)
+    with pytest.raises(UserError, match="temperature"):
+        Settings(temperature=math.nan).check()
+
+
+# -------------------------------------------------------------------------------------------------------------- decoding
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_cached_logits_equal_uncached_and_fast_equals_plain(size):
+    """Prefill of 1 to 65 tokens in one pass, then steps, for one row and for three, against one uncached forward."""
+    model = model_of(size, max_position_embeddings=80)
+    fast = FastStep(model)
+    for batch, length in [(1, 1), (3, 5), (1, 63), (3, 64), (1, 65), (1, 76)]:
+        ids = torch.randint(model.config.vocab_size, (batch, length + 4), generator=torch.Generator().manual_seed(length))
+        with torch.inference_mode():
+            whole = model(ids)
+            plain_cache, fast_cache = (KVCache(model.config, batch, length + 4) for _ in range(2))
+            torch.testing.assert_close(model(ids[:, :length], plain_cache), whole[:, :length], rtol=0, atol=1e-4)
+            model(ids[:, :length], fast_cache)
+            for position in range(length, length + 4):
+                newest = ids[:, position:position + 1]
+                torch.testing.assert_close(model(newest, plain_cache)[:, -1], whole[:, position], rtol=0, atol=1e-4)
+                torch.testing.assert_close(fast(newest, fast_cache), whole[:, position], rtol=0, atol=1e-4)
+            torch.testing.assert_close(fast_cache.keys, plain_cache.keys, rtol=0, atol=1e-4)
+            torch.testing.assert_close(fast_cache.values, plain_cache.values, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["30m", "20m", "150m"])
+def test_cached_logits_up_to_the_context_limit(size):
+    model = model_of(size, layers=1)
+    limit = model.config.max_position_embeddings
+    ids = torch.randint(model.config.vocab_size, (1, limit), generator=torch.Generator().manual_seed(3))
+    fast, cache = FastStep(model), KVCache(model.config, 1, limit)
+    with torch.inference_mode():
+        whole = model.project(model.model(ids)[:, -3:])
+        model.model(ids[:, :limit - 3], cache)
+        for i in range(3):
+            torch.testing.assert_close(fast(ids[:, limit - 3 + i:limit - 2 + i], cache), whole[:, i], rtol=0, atol=1e-3)
+        with pytest.raises(UserError, match="positions"):
+            model(ids[:, :1], cache)
+
+
+@pytest.mark.parametrize("size, penalty", [("20m", 1.0), ("30m", 1.3)])
+def test_greedy_tokens_equal_transformers(size, penalty, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
+    model = model_of(size)
+    model.save_pretrained(tmp_path, eos_token_id=2)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = ids_of(model, 20)
+    with torch.inference_mode():
+        expected = theirs.generate(torch.tensor([ids]), max_new_tokens=256, do_sample=False, repetition_penalty=penalty,
+                                   eos_token_id=None, pad_token_id=0)[0, 20:].tolist()
+    assert len(expected) == 256
+    assert generate(model, ids, 256, temperature=0, repetition_penalty=penalty) == expected
+    assert generate(model, ids, 256, temperature=0, repetition_penalty=penalty, step=FastStep(model)) == expected
+
+
+def test_same_seed_same_tokens_and_row_i_is_the_same_alone():
+    model = model_of("tiny")
+    ids = ids_of(model, 7)
+    settings = Settings(max_new_tokens=40)
+    together = [Row(model, ids, settings, seed=100 + i) for i in range(5)]
+    steps = [tokens for tokens, _ in decode(model, ids, together, FastStep(model))]
+    rows = [[tokens[i] for tokens in steps] for i in range(5)]
+    arguments = dict(dataclasses.asdict(settings), step=FastStep(model))
+    assert rows == [generate(model, ids, seed=100 + i, **arguments) for i in range(5)]
+    assert rows == [generate(model, ids, seed=100 + i, **dataclasses.asdict(settings)) for i in range(5)]
+    assert len({tuple(row) for row in rows}) == 5
+    assert generate(model, ids, 40) != generate(model, ids, 40)          # no seed: a new one each time
+
+
+def test_rows_of_different_length_and_settings():
+    model = model_of("tiny")
+    ids = ids_of(model, 3)
+    rows = [Row(model, ids, dataclasses.replace(PLAIN, max_new_tokens=n, temperature=t), 5) for n, t in ((2, 0.0), (0, 1.0), (6, 1.0))]
+    steps = [tokens for tokens, _ in decode(model, ids, rows)]
+    assert [[t is not None for t in tokens] for tokens in steps] == [[True, False, True]] * 2 + [[False, False, True]] * 4
+    assert [tokens[0] for tokens in steps[:2]] == generate(model, ids, 2, temperature=0)
+    assert [tokens[2] for tokens in steps] == generate(model, ids, 6, seed=5)
+
+
+def test_stop_limit_and_mistakes():
+    model = model_of("tiny", max_position_embeddings=32)
+    ids = ids_of(model, 10)
+    free = generate(model, ids, 100, temperature=0)
+    assert len(free) == 22                                               # 32 positions
+    stop = free[5]
+    assert generate(model, ids, 100, temperature=0, stop_id=stop) == free[:free.index(stop)]
+    assert generate(model, ids, 0) == []
+    assert generate(model, ids * 3 + ids[:2], 5) == []                   # a prompt that fills the context
+    with pytest.raises(UserError, match="33 tokens.*at most 32"):
+        generate(model, ids_of(model, 33), 5)
+    with pytest.raises(UserError, match="0 tokens"):
+        generate(model, [], 5)
+    with pytest.raises(UserError, match="belong together"):
+        generate(model, [model.config.vocab_size], 5)
+    with pytest.raises(UserError, match="top_p"):
+        generate(model, ids, 5, top_p=2)
+
+
+def test_cache_is_allocated_once():
+    """No tensor as large as the cache is made while tokens are: the storage stays where it was."""
+    model = model_of("tiny")
+    places = set()
+
+    def step(newest, cache):
+        places.add((cache.keys.data_ptr(), cache.values.data_ptr(), cache.capacity))
+        return model(newest, cache)[:, -1]
+
+    generate(model, ids_of(model, 5), 20, step=step)
+    assert len(places) == 1 and places.pop()[2] == 25
+
+
+# ------------------------------------------------------------------------------------------------------- recommendations
+
+CARD_OF = {"20m": "Stentor3-20M", "30m": "Stentor2-30M", "150m": "Portimbria-150M"}
+
+
+@pytest.mark.parametrize("size", list(CARD_OF))
+def test_recommended_settings_are_the_card_examples_within_its_ranges(size, shared):
+    cards = json.loads((shared / "cards" / "cards.json").read_text())
+    rows = cards["models"][CARD_OF[size]]["generation"]
+
+    def value(key):
+        row = rows[key]
+        row = row[0] if isinstance(row, list) else row
+        return row["value"] if isinstance(row, dict) else row
+
+    got, example = sample.recommended(SIZES[size]), value("example")
+    for name in ("temperature", "top_p", "repetition_penalty", "max_new_tokens"):
+        low, high = value(name)
+        assert getattr(got, name) == min(max(example[name], low), high), name
+
+
+def test_every_size_has_settings_and_presets_differ():
+    for size, config in SIZES.items():
+        assert sample.recommended(config) == sample.RECOMMENDED.get(size, sample.STENTOR3)
+    focused, balanced, creative = (dataclasses.replace(sample.STENTOR3, **sample.PRESETS[name]) for name in ("focused", "balanced", "creative"))
+    assert balanced == sample.STENTOR3
+    for name in ("temperature", "top_p", "max_new_tokens"):
+        assert getattr(focused, name) < getattr(balanced, name) < getattr(creative, name)
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run as train.py leaves it, with random weights."""
+    folder = tmp_path_factory.mktemp("work") / "runs" / "tiny"
+    vocabulary = tokenizer.load("builtin-4096")
+    model = model_of("tiny")
+    model.save_pretrained(folder / "best", eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id)
+    (folder / "best" / "tokenmonster.vocab").write_bytes(vocabulary.vocab.to_bytes())
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture()
+def command(run_folder, monkeypatch, capsys):
+    """Run `python sample.py ...` in this process, in the folder that holds runs/; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(run_folder.parent.parent)
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sample, "text_waits", lambda: bool(stdin))
+        code = sample.run(sample.main)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_command_continues_a_prompt(command):
+    code, first, log = command("Hello there", "--temperature", "0", "--max-new-tokens", "12")
+    assert code == 0 and first.startswith("Hello there") and "12 tokens" in log and "tokens/s" in log
+    assert command("Hello there", "--temperature", "0", "--max-new-tokens", "12")[1] == first
+    assert command("runs/tiny", "Hello there", "--temperature=0", "--max_new_tokens=12")[1] == first
+    assert command("runs/tiny/best", "-", "--temperature=0", "--max-new-tokens=12", stdin="Hello there\n")[1] == first
+    assert command("--temperature=0", "--max-new-tokens=12", stdin="Hello there")[1] == first
+    assert command("--max-new-tokens", "2")[1].startswith(sample.PROMPT)
+
+
+def test_prompt_file_and_json(command, tmp_path):
+    (tmp_path / "prompt.txt").write_text("Hello there\n")
+    code, out, _ = command("--prompt-file", str(tmp_path / "prompt.txt"), "--json", "--n", "3", "--seed", "5", "--max-new-tokens", "6")
+    record = json.loads(out)
+    assert code == 0 and record["prompt"] == "Hello there" and record["model"] == "tiny"
+    assert [answer["seed"] for answer in record["answers"]] == [5, 6, 7]
+    alone = json.loads(command("Hello there", "--json", "--seed", "7", "--max-new-tokens", "6")[1])
+    assert alone["answers"][0] == record["answers"][2]
+
+
+def test_presets_and_flags(command):
+    answer = json.loads(command("x", "--preset", "focused", "--json", "--top-p", "0.7")[1])["answers"][0]
+    assert (answer["temperature"], answer["top_p"], answer["max_new_tokens"]) == (0.5, 0.7, 60)
+    assert answer["repetition_penalty"] == 1.15
+
+
+def test_history_is_kept_beside_the_run_and_bounded(command, run_folder, monkeypatch):
+    file = run_folder.parent / "tiny.history.jsonl"
+    file.unlink(missing_ok=True)
+    assert command("--history")[0] == 2
+    command("One", "--max-new-tokens", "2", "--seed", "1")
+    command("Two", "--max-new-tokens", "2", "--n", "2")
+    code, out, _ = command("--history")
+    assert code == 0 and "One" in out and out.count("Two") == 2 and "seed 1 " in out
+    assert [json.loads(line)["prompt"] for line in command("--history", "--json")[1].splitlines()] == ["One", "Two"]
+    monkeypatch.setattr(history, "LIMIT", 10)
+    command("Three", "--max-new-tokens", "2")
+    assert [record["prompt"] for record in history.records(run_folder / "best")] == ["Three"]
+    assert file.with_suffix(".old").is_file()
+
+
+def test_history_that_cannot_be_written_is_no_failure(command, run_folder, monkeypatch):
+    monkeypatch.setattr(history, "history_file", lambda folder: run_folder / "no" / "such" / "place")
+    code, out, log = command("One", "--max-new-tokens", "2")
+    assert code == 0 and out.startswith("One") and "was not written" in log
+
+
+def test_sweep_shows_columns_and_where_they_part(command):
+    code, out, _ = command("Hello there", "--sweep", "0,0.5,1.5", "--max-new-tokens", "8", "--seed", "3")
+    assert code == 0 and all(f"temperature {value}" in out for value in ("0", "0.5", "1.5"))
+    assert "first differ after" in out
+    assert command("x", "--sweep", "0.1,hot")[0] == 2
+
+
+def test_chat_keeps_turns_and_forgets_the_oldest(command, monkeypatch):
+    code, out, _ = command("--chat", "--max-new-tokens", "5", stdin="Hi\nAnd then?\n\n")
+    assert code == 0 and "no assistant" in out and out.count("you> ") == 3
+    prompts = []
+    real = sample.say
+
+    def spy(source, prompt, *others, **named):
+        prompts.append(prompt)
+        return real(source, prompt, *others, **named)
+
+    monkeypatch.setattr(sample, "say", spy)
+    command("--chat", "--max-new-tokens", "900", "--temperature", "0", stdin="first question\n" + "second " * 60 + "\n\n")
+    assert prompts[0] == "<|user|>first question<|assistant|>"
+    assert prompts[1].startswith("<|user|>second")
+
+
+def test_chat_prompt_is_the_template_that_the_folder_carries():
+    jinja2 = pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    from extras.hf_folder import CHAT_TEMPLATE
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Why?")]
+    rendered = jinja2.Template(CHAT_TEMPLATE).render(messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True)
+    assert sample.chat_prompt(turns) == rendered
+
+
+def test_streamed_text_has_no_broken_characters(run_folder):
+    source = sample.open_source(run_folder)
+    vocabulary = source.tokenizer
+    text = "na\u00efve caf\u00e9 \u2014 \u201cquoted\u201d end"
+    assert "\ufffd" not in vocabulary.decode(vocabulary.encode(text))
+    ids = iter(vocabulary.encode(text) + [vocabulary.eos_id])
+    scripted = dataclasses.replace(source, step=lambda newest, cache: one_hot(next(ids)))
+    first = next(ids)
+
+    def one_hot(token):
+        return torch.nn.functional.one_hot(torch.tensor([token]), source.model.config.vocab_size).float() * 100
+
+    scripted.model.project = lambda hidden: one_hot(first)
+    seen = [answers[0].text for answers in sample.respond(scripted, "Say:", [(dataclasses.replace(PLAIN, temperature=0, max_new_tokens=99), 0)])]
+    assert all("\ufffd" not in piece for piece in seen)
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
+    assert seen[-1] == vocabulary.decode(vocabulary.encode(text))
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--temprature", "1"], "did you mean --temperature"),
+    (["runs/none", "x"], "no such run or model folder"),
+    (["runs/none"], "no such run or model folder"),
+    (["x", "--top-p", "7"], "top_p must be between"),
+    (["x", "--prompt-file", "none.txt"], "none.txt"),
+    (["word " * 3000], "at most 1024"),
+    (["x", "--preset", "wild"], "--preset"),
+])
+def test_mistakes_are_one_line(command, arguments, words):
+    code, out, log = command(*arguments)
+    assert code == 2 and words in log and log.startswith("sample.py: error: ") and log.count("\n") == 1 and "Traceback" not in log
+
+
+def test_without_a_run_the_line_says_how_to_make_one(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, log = command()
+    assert code == 2 and "python train.py --size tiny" in log
+
+
+def test_damaged_folders(command, run_folder, tmp_path):
+    import shutil
+    for name, damage in [("tokenmonster.vocab", b"\0" * 10), ("model.safetensors", b"\xff" * 100), ("config.json", b"{")]:
+        copy = tmp_path / name
+        shutil.copytree(run_folder / "best", copy)
+        (copy / name).write_bytes(damage)
+        code, _, log = command(str(copy), "x")
+        assert code == 2 and name in log and log.count("\n") == 1
+
+
+def test_script_runs_as_a_program(run_folder):
+    done = subprocess.run([sys.executable, str(ROOT / "sample.py"), "runs/tiny", "Hello", "--max-new-tokens", "3"], cwd=run_folder.parent.parent,
+                          capture_output=True, text=True, input="", env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0 and done.stdout.startswith("Hello") and "3 tokens" in done.stderr, done.stderr

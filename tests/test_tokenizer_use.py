@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How people meet the tokenizer: finding a vocabulary, the second engine, the command line, BPE."""
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+import tokenizer as module
+from common import ROOT, UserError
+from extras import token_view, vocab_hub
+from tokenizer import find, load
+
+NAME = "english-4096-strict-nocapcode-v1"
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch) -> Path:
+    """A home without vocabularies, and no network."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.delenv("STENTOR_VOCABS", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return find("builtin-4096").read_bytes()
+
+
+# -------------------------------------------------------------------------------------------------- finding a vocabulary
+
+def test_by_path_by_name_and_by_default(bare, tmp_path, monkeypatch, content):
+    mine = tmp_path / "mine.vocab"
+    mine.write_bytes(content)
+    assert find(mine) == find(str(mine)) == mine
+    assert find() == find("builtin-4096") == ROOT / "vocabs" / "builtin-4096.vocab"
+    monkeypatch.setenv("STENTOR_VOCABS", str(tmp_path))
+    assert find("mine") == mine
+    (bare / "_tokenmonster").mkdir()
+    (bare / "_tokenmonster" / "theirs.vocab").write_bytes(content)
+    assert find("theirs") == bare / "_tokenmonster" / "theirs.vocab"
+    assert load("theirs").fingerprint == load(mine).fingerprint
+
+
+def test_what_is_not_there_is_named(bare, tmp_path):
+    for name, message in (("nothing/here.vocab", "no such file"), ("gone.vocab", "no such file"), ("buildin-4096", "did you mean builtin-4096?"),
+                          ("qqqq", "known: builtin-4096"), (NAME, "the network is not to be used"), (tmp_path, "no tokenizer in this folder")):
+        with pytest.raises(UserError, match=message) as caught:
+            find(name)
+        assert "\n" not in str(caught.value) and str(name) in str(caught.value)
+    with pytest.raises(UserError, match="not to be used"):
+        find(NAME, network=False)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine: the folder it serves."""
+    root = tmp_path / "hub"
+    folder = root / "alasdairforsythe" / "tokenmonster" / "resolve" / "main" / "vocabs"
+    folder.mkdir(parents=True)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(root))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_from_the_hub_with_its_checksum(bare, hub, monkeypatch, tmp_path, content):
+    monkeypatch.setitem(vocab_hub.CHECKSUMS, NAME, hashlib.sha256(content).hexdigest())
+    (hub / f"{NAME}.vocab").write_bytes(content)
+    path = find(NAME)
+    assert path == bare / "_tokenmonster" / f"{NAME}.vocab" and path.read_bytes() == content
+    assert load(NAME).vocab_size == 4096
+    (hub / f"{NAME}.vocab").unlink()
+    assert find(NAME) == path  # now it is here
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be fetched from http://127.0.0.1.*404"):
+        find(NAME)
+    (hub / f"{NAME}.vocab").write_bytes(content)
+    monkeypatch.setenv("STENTOR_VOCABS", str(tmp_path / "kept"))
+    assert find(NAME) == tmp_path / "kept" / f"{NAME}.vocab"
+
+
+def test_a_wrong_file_from_the_hub_is_not_kept(bare, hub, content):
+    for wrong in (content, b"<html>not found</html>", bytes(5 << 20)):
+        (hub / f"{NAME}.vocab").write_bytes(wrong)
+        with pytest.raises(UserError, match="sha256 .* expected 8b4270afaa2280d9"):
+            find(NAME)
+    assert not (bare / "_tokenmonster").exists()
+
+
+def test_checksums_are_those_of_the_real_files(shared):
+    found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in (shared / "vocabs").glob("*.vocab")}
+    assert found == vocab_hub.CHECKSUMS
+
+
+def test_without_a_network_the_line_says_what_to_do(bare, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(UserError, match=f"cannot be fetched.*put {NAME}.vocab into .*STENTOR_VOCABS"):
+        find(NAME)
+
+
+# ----------------------------------------------------------------------------------------------------- the second engine
+
+class Answers:
+    """Stands for a vocabulary of the tokenmonster package: answers with our own tokenizer, or wrongly."""
+
+    def __init__(self, path: str, wrong: bool = False):
+        self.ours, self.wrong, self.asked = load(path), wrong, 0
+
+    def tokenize(self, data: bytes):
+        import numpy as np
+        self.asked += 1
+        ids = self.ours.encode_plain(data)
+        if self.wrong:
+            ids[3] += 1
+        return np.array(ids, dtype=np.uint16) if ids else None
+
+    def decode(self, ids):
+        return self.ours.decode(ids)
+
+
+def install(home: Path, monkeypatch, load_function) -> None:
+    program = home / "_tokenmonster" / ("tokenmonsterserver.exe" if os.name == "nt" else "tokenmonsterserver")
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("stands for the program")
+    package = types.ModuleType("tokenmonster")
+    package.load_multiprocess_safe = load_function
+    monkeypatch.setitem(sys.modules, "tokenmonster", package)
+
+
+def test_second_engine_encodes_after_the_check(bare, monkeypatch):
+    install(bare, monkeypatch, Answers)
+    tokenizer = load("builtin-4096", engine="tokenmonster")
+    asked = tokenizer.reference.asked
+    text = "Because the cat's 19\r\nhats \ud800"
+    assert tokenizer.encode(text) == load("builtin-4096").encode(text)
+    assert tokenizer.encode(text, document=True) == load("builtin-4096").encode(text, document=True)
+    assert tokenizer.encode("") == [] and tokenizer.reference.asked == asked + 2
+    assert tokenizer.fingerprint == load("builtin-4096").fingerprint
+
+
+def test_second_engine_that_differs_or_fails_is_an_error(bare, monkeypatch):
+    install(bare, monkeypatch, lambda path: Answers(path, wrong=True))
+    with pytest.raises(UserError, match=r"differ on the probe text \(token 3:"):
+        load("builtin-4096", engine="tokenmonster")
+
+    def breaks(path):
+        raise BrokenPipeError("the program went away")
+    install(bare, monkeypatch, breaks)
+    with pytest.raises(UserError, match="does not work .*went away"):
+        load("builtin-4096", engine="tokenmonster")
+
+
+def test_second_engine_that_is_not_there(bare, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenmonster", types.ModuleType("tokenmonster"))
+    with pytest.raises(UserError, match="needs .*tokenmonsterserver"):
+        load("builtin-4096", engine="tokenmonster")
+    monkeypatch.setitem(sys.modules, "tokenmonster", None)
+    with pytest.raises(UserError, match=r'pip install "\.\[tokenmonster\]"'):
+        load("builtin-4096", engine="tokenmonster")
+
+
+@pytest.mark.ci
+def test_the_real_reference_agrees(shared):
+    """With the package and its program on this machine (in ~/_tokenmonster): golden cases and a long text."""
+    pytest.importorskip("tokenmonster", reason="the tokenmonster package is not installed")
+    if not (Path.home() / "_tokenmonster" / "tokenmonsterserver").is_file():
+        pytest.skip("the program ~/_tokenmonster/tokenmonsterserver is not on this machine")
+    for path in (shared / "vocabs").glob("*.vocab"):
+        reference, ours = load(path, engine="tokenmonster"), load(path)
+        cases = [case["text"] for case in json.loads((shared / "golden" / "tokenmonster.json").read_text()) if case["vocab"] == path.stem]
+        for text in [*cases, "\n".join(cases)]:
+            assert reference.encode(text) == ours.encode(text)
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+def command(*args: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "tokenizer.py"), *args], input=stdin, capture_output=True, env={**os.environ, **env}, cwd=ROOT,
+                          timeout=120, check=False)
+
+
+def test_encode_and_decode_through_pipes():
+    text = "Because the caf\u00e9 isn't far.\r\n\tx".encode() + b"\xff"
+    encoded = command("encode", "--json", stdin=text)
+    found = json.loads(encoded.stdout)
+    assert found["ids"] == load().encode(text) and len(found["tokens"]) == len(found["ids"])
+    decoded = command("decode", stdin=encoded.stdout)
+    assert decoded.stdout.decode() == load().decode(found["ids"]) and decoded.returncode == 0
+    assert json.loads(command("decode", "--json", *map(str, found["ids"])).stdout) == {"text": load().decode(found["ids"])}
+
+
+def test_info_and_mistakes():
+    info = json.loads(command("info", "--json").stdout)
+    assert info["tokens"] == 4096 and info["longest_token_bytes"] <= 40 and info["training_mode"] == "strict" and 2 < info["characters_per_token"] < 6
+    for args, message in ((("encode", "x", "--vocab", "nope.vocab"), "nope.vocab: no such file"), (("decode", "1", "two"), "these are no token ids"),
+                          (("encod", "x"), "invalid choice"), (("encode", "x", "--expain"), "did you mean --explain?")):
+        failed = command(*args)
+        assert failed.returncode == 2 and message in failed.stderr.decode() and b"Traceback" not in failed.stderr
+
+
+def test_explain_shows_every_branch(capsys):
+    tokenizer = load()
+    text = "Because Zygotes\n1999 caf\u00e9"
+    assert token_view.main(["encode", "--explain", text]) is None
+    shown = capsys.readouterr().out
+    steps = list(tokenizer.steps(module.normalize(text)))
+    assert shown.count("<- best") == sum(step.winner is not None for step in steps) > 3
+    assert sum(line.startswith("        ") for line in shown.splitlines()) == sum(len(step.branches) for step in steps)
+    object_ = token_view.explain_json(tokenizer, text)
+    assert [id for step in object_["steps"] for id in step["ids"]] == tokenizer.encode(text)
+    assert [step["winner"] for step in object_["steps"]] == [step.winner and step.winner.name for step in steps]
+
+
+def test_tokens_in_lines_of_the_terminals_width(monkeypatch):
+    tokenizer = load()
+    ids = tokenizer.encode("Because the harbour was quiet before the ferry came.")
+    lines = token_view.token_lines(tokenizer, ids, 40)
+    assert all(len(line) <= 40 for line in lines) and len(lines) % 2 == 0
+    assert [int(word) for line in lines[1::2] for word in line.split()] == ids
+    assert "".join(cell.strip() for line in lines[::2] for cell in line.split("|")) == "".join(token_view.names_of(tokenizer, ids))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in token_view.token_lines(tokenizer, ids, 40)[0]
+    assert token_view.visible(b"\x7f a\n\xff") == "\u232b\u00b7a\u23ce\\xff"
+
+
+# ------------------------------------------------------------------------------------------------------------------- BPE
+
+SENTENCES = ["the cat sat on the mat", "a cat is not a dog", "the dog and the cat", "caf\u00e9 na\u00efve \u4e16\u754c", "1999 2024 hats"] * 20
+
+
+def json_bpe(folder: Path, byte_level: bool) -> Path:
+    library = pytest.importorskip("tokenizers", reason="the tokenizers library (extra bpe) is not installed")
+    inner = library.Tokenizer(library.models.BPE(unk_token="<unk>", byte_fallback=not byte_level))
+    special = ["<unk>", "<s>", "</s>"]
+    if byte_level:
+        inner.pre_tokenizer, inner.decoder = library.pre_tokenizers.ByteLevel(add_prefix_space=False), library.decoders.ByteLevel()
+        alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    else:
+        inner.normalizer = library.normalizers.Sequence([library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")])
+        steps = [library.decoders.Replace("\u2581", " "), library.decoders.ByteFallback(), library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0)]
+        inner.decoder = library.decoders.Sequence(steps)
+        alphabet, special = [], special + [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = library.trainers.BpeTrainer(vocab_size=len(special) + 300, special_tokens=special[:3], initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(SENTENCES, trainer)
+    data = json.loads(inner.to_str())
+    for piece in special[3:]:
+        data["model"]["vocab"].setdefault(piece, len(data["model"]["vocab"]))
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def model_bpe(folder: Path) -> Path:
+    library = pytest.importorskip("sentencepiece", reason="the sentencepiece library (extra bpe) is not installed")
+    folder.mkdir(exist_ok=True)
+    library.SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES), model_prefix=str(folder / "tokenizer"), vocab_size=330, model_type="bpe",
+                                       byte_fallback=True, minloglevel=2, hard_vocab_limit=False)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["byte level", "fallback", "sentencepiece"])
+def bpe(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bpe") / "model"
+    return load(model_bpe(folder) if request.param == "sentencepiece" else json_bpe(folder, request.param == "byte level"))
+
+
+def test_bpe_has_the_same_interface(bpe, tmp_path):
+    for text in ("the cat sat", "caf\u00e9 \u4e16\u754c 1999", "dog </s> <s> <unk>", "\U0001f600!"):
+        ids = bpe.encode(text)
+        assert bpe.decode(ids) == text and all(0 <= id < bpe.vocab_size for id in ids)
+        assert not {bpe.eos_id, bpe.bos_id} & set(ids)  # the name of a special token in a text is text
+        assert bpe.token_bytes(ids).decode().strip() == text
+        assert bpe.encode(text.encode()) == ids
+    ids = bpe.encode("the cat")
+    assert bpe.decode([bpe.bos_id, *ids, bpe.eos_id], skip_special=True) == "the cat"
+    assert bpe.decode([10**7, -1]) == "" and bpe.decode([]) == "" and bpe.encode("") == []
+    assert bpe.encode("a\r\nb", document=True) == bpe.encode("a\nb")
+    assert bpe.pad_id == bpe.eos_id and len(bpe.fingerprint) == 64
+    bpe.save_pretrained(tmp_path / "copy")
+    back = load(tmp_path / "copy")
+    assert back.fingerprint == bpe.fingerprint and back.encode("the cat \u4e16") == bpe.encode("the cat \u4e16")
+    assert not (tmp_path / "copy" / "tokenmonster_hf.py").exists()
+
+
+def test_bpe_streams_whole_characters(bpe):
+    text = "the caf\u00e9 \u4e16\u754c \U0001f600 dog"
+    stream = bpe.stream()
+    parts = [stream.feed([id]) for id in bpe.encode(text)]
+    assert "\ufffd" not in "".join(parts) and "".join(parts) + stream.finish() == text
+    cut = bpe.encode("\U0001f600")[:-1]
+    stream = bpe.stream()
+    assert "".join(stream.feed([id]) for id in cut) + stream.finish() == bpe.decode(cut)
+
+
+def test_bpe_special_ids_from_the_folder(tmp_path):
+    folder = json_bpe(tmp_path / "model", True)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 32768, "eos_token_id": 5, "bos_token_id": 1, "pad_token_id": 6}))
+    tokenizer = load(folder)
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (32768, 5, 1, 6)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 10}))
+    with pytest.raises(UserError, match="do not go with"):
+        load(folder)
+    (folder / "config.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<unk>"}}))
+    assert load(folder).eos_id == 0
+
+
+def test_bpe_files_that_are_none(tmp_path):
+    for name in ("tokenizer.json", "tokenizer.model"):
+        pytest.importorskip("tokenizers" if name.endswith("json") else "sentencepiece", reason="the libraries of the extra bpe are not installed")
+        folder = tmp_path / name
+        folder.mkdir()
+        for wrong in (b"", b"{}", b"\x80\x04junk" * 20, b'{"model": {"type": "BPE"}}'):
+            (folder / name).write_bytes(wrong)
+            with pytest.raises(UserError, match=name):
+                load(folder)
+
+
+def test_bpe_without_its_library(tmp_path, monkeypatch):
+    for name, library in (("tokenizer.json", "tokenizers"), ("tokenizer.model", "sentencepiece")):
+        (tmp_path / name).write_text("{}")
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(UserError, match=rf'{library} library: pip install "\.\[bpe\]"'):
+            load(tmp_path / name)
+
+
+def test_a_download_leaves_one_file(bare, hub, monkeypatch, content):
+    monkeypatch.setitem(vocab_hub.CHECKSUMS, NAME, hashlib.sha256(content).hexdigest())
+    (hub / f"{NAME}.vocab").write_bytes(content)
+    find(NAME)
+    assert [file.name for file in (bare / "_tokenmonster").iterdir()] == [f"{NAME}.vocab"]  # no temporary file is left

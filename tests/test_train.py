@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""train.py: optimizer, schedule, one step, the golden trace, overfitting, exact resume, signals, settings and misuse."""
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import data
+import extras.card
+import train
+from common import CheckFailed, UserError, replace_folder
+from extras import settings as presets
+from model import SIZES, Llama, ModelConfig, next_token_loss
+from params import count
+from train import AdamW, TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Generated mathematics with the built-in vocabulary: the same on every Python version."""
+    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "math", kinds=("math",))
+
+
+@pytest.fixture(autouse=True)
+def no_gallery(monkeypatch):
+    """The model card's samples take seconds a run; test_ecosystem_card.py tests them."""
+    monkeypatch.setattr(extras.card, "write_card", lambda run: None)
+
+
+def settings(corpus: Path, out: Path, **changes) -> TrainConfig:
+    """A run of a few seconds."""
+    values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=12, seq_len=32, batch_size=4,
+                  eval_steps=4, logging_steps=2, max_eval_samples=4, learning_rate=1e-3)
+    return TrainConfig(**{**values, **changes})
+
+
+def rows_without_times(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+def same_files(one: Path, two: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+EXACT = ("last/model.safetensors", "last/optimizer.safetensors", "last/trainer_state.json", "best/model.safetensors", "training_curves.csv")
+
+
+# ------------------------------------------------------------------------------------------------- optimizer and schedule
+
+def copy_of(model: Llama) -> Llama:
+    twin = Llama(model.config)
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, tie_word_embeddings=False)])
+def test_adamw_is_bit_equal_to_torch_and_decays_linear_weights_only(config):
+    torch.manual_seed(0)
+    ours, theirs = Llama(config), Llama(config)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = AdamW(ours, weight_decay=0.01)
+    assert len(optimizer.params) == len(list(ours.parameters()))
+    decayed = {name for name, decay in zip(optimizer.names, optimizer.decays) if decay}
+    assert ("lm_head.weight" in decayed) == (not config.tie_word_embeddings)
+    assert not any("norm" in name or "embed" in name for name in decayed)
+    assert sum("proj" in name for name in decayed) == 7 * config.num_hidden_layers
+    groups = [{"params": [p for n, p in theirs.named_parameters() if n in decayed], "weight_decay": 0.01},
+              {"params": [p for n, p in theirs.named_parameters() if n not in decayed], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, foreach=False, fused=False)
+    ids = torch.randint(0, 4096, (2, 16))
+    for t in range(1, 8):
+        lr = 0.0 if t == 1 else 1e-3 / t
+        for group in reference.param_groups:
+            group["lr"] = lr
+        for model in (ours, theirs):
+            model.zero_grad(set_to_none=True)
+            next_token_loss(model(ids), ids).backward()
+        optimizer.step(t, lr)
+        reference.step()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):
+        assert torch.equal(p, q), name
+
+
+def test_fused_update_equals_the_written_out_one():
+    torch.manual_seed(0)
+    model = Llama(SMALL)
+    twin = copy_of(model)
+    plain, fused = AdamW(model, 0.01), AdamW(twin, 0.01, fused=True)
+    for t in range(1, 5):
+        for p, q in zip(plain.params, fused.params):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        plain.step(t, 1e-3)
+        fused.step(t, 1e-3)
+    for p, q in zip(plain.params, fused.params):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+
+
+def test_schedules():
+    config = TrainConfig(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule="cosine")
+    rates = [train.learning_rate(config, step) for step in range(1001)]
+    assert rates[0] == 0 and rates[25] == pytest.approx(4e-4) and rates[50] == pytest.approx(8e-4)
+    assert rates[525] == pytest.approx(4e-4) and rates[1000] == pytest.approx(0, abs=1e-12)
+    assert max(rates) == rates[50] and all(a >= b for a, b in zip(rates[50:], rates[51:]))
+    wsd = dataclasses.replace(config, schedule="wsd")
+    rates = [train.learning_rate(wsd, step) for step in range(1001)]
+    assert rates[50] == rates[850] == 8e-4 and rates[925] == pytest.approx(4e-4) and rates[1000] == 0
+
+
+def test_clipping_scales_to_the_limit_and_reports_the_norm_before():
+    p = torch.nn.Parameter(torch.zeros(4))
+    q = torch.nn.Parameter(torch.zeros(2))
+    p.grad, q.grad = torch.full((4,), 3.0), torch.full((2,), 4.0)
+    norm = train.clip_gradients([p, q], 1.0)
+    assert norm.item() == pytest.approx(math.sqrt(4 * 9 + 2 * 16))
+    assert math.sqrt(float((p.grad**2).sum() + (q.grad**2).sum())) == pytest.approx(1.0, abs=1e-5)
+    p.grad, q.grad = torch.full((4,), 0.1), torch.full((2,), 0.1)
+    train.clip_gradients([p, q], 1.0)
+    assert torch.equal(p.grad, torch.full((4,), 0.1))
+
+
+# --------------------------------------------------------------------------------------------------------- one step and a run
+
+def test_accumulation_equals_one_large_batch(corpus, tmp_path):
+    whole = train.train(settings(corpus, tmp_path / "whole", steps=4))
+    pieces = train.train(settings(corpus, tmp_path / "pieces", steps=4, micro_batch=1))
+    assert whole.losses == pytest.approx(pieces.losses, abs=2e-6)
+
+
+def test_initial_loss_is_ln_v(corpus):
+    for size in ("tiny", "20m"):
+        torch.manual_seed(42)
+        model = Llama(SIZES[size])
+        ids = torch.from_numpy(data.Corpus(corpus, 64, 4, 10).batch(0))
+        with torch.no_grad():
+            assert next_token_loss(model(ids), ids).item() == pytest.approx(math.log(4096), abs=0.1)
+
+
+def test_overfits_one_batch(corpus):
+    torch.manual_seed(0)
+    model = Llama(SIZES["tiny"])
+    ids = torch.from_numpy(data.Corpus(corpus, 64, 4, 10).batch(0))
+    optimizer = AdamW(model, 0.0)
+    for t in range(1, 101):
+        loss = next_token_loss(model(ids), ids)
+        loss.backward()
+        train.clip_gradients(optimizer.params, 1.0)
+        optimizer.step(t, 3e-3)
+        model.zero_grad(set_to_none=True)
+    assert loss.item() < 0.1
+
+
+GOLDEN = ROOT / "tests" / "golden_tiny_math.json"
+
+
+def golden_run(corpus: Path, out: Path) -> list[float]:
+    return train.train(settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)).losses
+
+
+def test_golden_trace(corpus, tmp_path):
+    """The first 20 losses of tiny on generated mathematics. CPUs add in different orders: 2e-3 is allowed, 20 times what two of them differed."""
+    losses = golden_run(corpus, tmp_path / "one")
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], abs=2e-3)
+    assert golden_run(corpus, tmp_path / "two") == losses
+
+
+# -------------------------------------------------------------------------------------------------------------------- resume
+
+@pytest.mark.parametrize("cuts", [(5,), (4, 9), (1, 11)])
+def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path, cuts):
+    train.train(settings(corpus, tmp_path / "whole", micro_batch=2))
+    run = tmp_path / "cut"
+    train.train(settings(corpus, run, micro_batch=2, stop_after=cuts[0]))
+    for cut in (*cuts[1:], None):
+        train.train(TrainConfig(resume=str(run), stop_after=cut))
+    same_files(tmp_path / "whole", run, EXACT)
+    assert rows_without_times(tmp_path / "whole") == rows_without_times(run)
+
+
+def test_resume_refuses_other_settings_and_lists_them(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=4))
+    with pytest.raises(UserError, match=r"size tiny -> 20m.*batch_size 4 -> 8.*seed 42 -> 7"):
+        train.train(TrainConfig(resume=str(run), size="20m", seed=7, batch_size=8))
+    with pytest.raises(UserError, match="exists already"):
+        train.train(settings(corpus, run))
+
+
+def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    train.train(settings(corpus, tmp_path / "whole"))
+    train.train(settings(corpus, source, stop_after=6))
+    before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    train.train(TrainConfig(resume=str(source), out=str(out)))
+    assert before == {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    same_files(tmp_path / "whole", out, EXACT)
+
+
+def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run))
+    weights, rows = (run / "last/model.safetensors").read_bytes(), rows_without_times(run)
+    history = train.train(TrainConfig(resume=str(run)))
+    assert history.losses == []
+    assert (run / "last/model.safetensors").read_bytes() == weights and rows_without_times(run) == rows
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(corpus, tmp_path, capsys):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run))
+    with open(run / "last/optimizer.safetensors", "r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff")
+    train.train(TrainConfig(resume=str(run), stop_after=10))
+    text = capsys.readouterr()
+    assert "optimizer.safetensors is damaged" in text.err and "continuing" in text.out and "step 8 from last.old" in text.out
+    for folder in run.glob("last*"):
+        (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="no whole checkpoint is left"):
+        train.train(TrainConfig(resume=str(run)))
+
+
+def test_full_disk_during_save_keeps_the_checkpoint_before(corpus, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=4))
+    before = (run / "last/SHA256SUMS").read_bytes()
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(train, "save_file", no_space)
+    with pytest.raises(UserError, match="No space left on device.*untouched"):
+        train.train(TrainConfig(resume=str(run)))
+    monkeypatch.undo()
+    assert (run / "last/SHA256SUMS").read_bytes() == before and not (run / "last.new").exists()
+    train.train(TrainConfig(resume=str(run)))
+
+
+def test_two_processes_cannot_train_into_one_folder(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=4))
+    with train.lock_folder(run), pytest.raises(UserError, match="another process is writing"):
+        train.train(TrainConfig(resume=str(run)))
+
+
+def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "last"
+    replace_folder(folder, lambda new: (new / "a").write_text("one"))
+
+    def broken(new: Path) -> None:
+        (new / "a").write_text("half")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(UserError):
+        replace_folder(folder, broken)
+    assert (folder / "a").read_text() == "one" and sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+
+
+# --------------------------------------------------------------------------------------------------------- the command itself
+
+def command(corpus: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--out", str(out), "--device", "cpu",
+            "--precision", "fp32", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "5", "--max-eval-samples", "2", *more]
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> None:
+    for line in process.stdout:
+        if line.startswith("step ") and int(line.split()[1].split("/")[0].rstrip(":")) >= step:
+            return
+    raise AssertionError(f"ended before step {step}")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_finish_the_step_and_save(corpus, tmp_path, number, code):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(corpus, run, "--steps", "100000", "--logging-steps", "1"), stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for_step(process, 6)
+    begun = time.monotonic()
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait() == code and time.monotonic() - begun < 30
+    assert f"--resume {run}" in rest
+    state = json.loads((run / "last/trainer_state.json").read_text())
+    assert state["step"] >= 6
+    assert train.train(TrainConfig(resume=str(run), stop_after=state["step"] + 1)).losses
+
+
+def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--bach-size", "4"], ["unknown argument --bach-size", "did you mean --batch-size"]),
+    (["--size", "21m"], ["invalid choice", "20m"]),
+    (["--steps", "many"], ["'many' is not a number"]),
+    (["--deadline", "soon"], ["'soon' is not a time"]),
+    (["--resume", "runs/none"], ["runs/none/run.json", "no such file"]),
+    (["--resume"], ["no run found", "python train.py --size tiny"]),
+    (["--data", "nothing.txt"], ["nothing.txt"]),
+])
+def test_misuse_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+    done = run_script(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_all_impossible_settings_at_once(corpus, tmp_path):
+    wrong = settings(corpus, tmp_path / "run", seq_len=1000, batch_size=3, micro_batch=2, warmup_steps=99)
+    with pytest.raises(UserError, match=r"--batch-size 3 is not a multiple of 2.*--seq-len 1000 is more.*--warmup-steps 99"):
+        train.train(wrong)
+    with pytest.raises(UserError, match=r"num_attention_heads 3 is not a multiple.*head_dim 5 is odd"):
+        train.train(settings(corpus, tmp_path / "run", model=dataclasses.replace(SMALL, num_attention_heads=3, num_key_value_heads=2, head_dim=5)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_nonfinite_loss_stops_with_a_diagnosis_and_an_intact_checkpoint(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=4))
+    before = (run / "last/model.safetensors").read_bytes()
+    real = train.clip_gradients
+
+    def poisoned(params, limit):
+        params[0].grad[0, 0] = math.nan
+        return real(params, limit)
+    train.clip_gradients = poisoned
+    try:
+        with pytest.raises(CheckFailed, match="step 5: .*not finite.*last good checkpoint"):
+            train.train(TrainConfig(resume=str(run)))
+    finally:
+        train.clip_gradients = real
+    assert (run / "last/model.safetensors").read_bytes() == before
+
+
+def test_skip_nonfinite_leaves_the_step_out_and_counts_it(corpus, tmp_path, monkeypatch):
+    real, calls = train.clip_gradients, []
+
+    def sometimes(params, limit):
+        calls.append(0)
+        if len(calls) == 3:
+            params[0].grad[0, 0] = math.inf
+        return real(params, limit)
+    monkeypatch.setattr(train, "clip_gradients", sometimes)
+    train.train(settings(corpus, tmp_path / "run", skip_nonfinite=True))
+    rows = rows_without_times(tmp_path / "run")
+    assert [row["step"] for row in rows if row.get("skipped")] == [3]
+    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["skipped"] == 1
+
+
+def test_deadline_stops_in_time_and_resumes(corpus, tmp_path):
+    run = tmp_path / "run"
+    begun = time.monotonic()
+    history = train.train(settings(corpus, run, steps=100_000, eval_steps=100_000, deadline=4.0))
+    assert time.monotonic() - begun < 6 and not history.interrupted and 0 < len(history.losses) < 100_000
+    assert (run / "best/model.safetensors").is_file()
+    assert train.train(TrainConfig(resume=str(run), stop_after=len(history.losses) + 2)).losses
+
+
+def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, capsys):
+    real = train.training_step
+
+    def small_machine(network, ids, micro_batch, job, scale):
+        if micro_batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(network, ids, micro_batch, job, scale)
+    plain = train.train(settings(corpus, tmp_path / "plain", steps=3)).losses
+    monkeypatch.setattr(train, "training_step", small_machine)
+    assert train.train(settings(corpus, tmp_path / "small", steps=3)).losses == pytest.approx(plain, abs=2e-6)
+    assert "--micro-batch 1" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------- the cards' own settings
+
+def test_presets_are_the_cards(shared):
+    models = json.loads((shared / "cards/cards.json").read_text())["models"]
+    for size, name in (("20m", "Stentor3-20M"), ("30m", "Stentor2-30M"), ("150m", "Portimbria-150M")):
+        groups = {key: value[0]["value"] for group in ("training", "batch", "evaluation_checkpointing")
+                  for key, value in models[name][group].items() if "value" in value[0]}
+        preset = presets.CARDS[size]
+        for ours, theirs in (("steps", "max_train_steps"), ("warmup_steps",) * 2, ("stable_steps",) * 2, ("learning_rate",) * 2,
+                             ("batch_size", "total_batch_size"), ("seq_len", "block_size"), ("eval_steps",) * 2,
+                             ("best_eval_start_step",) * 2, ("max_eval_samples",) * 2):
+            assert preset[ours] == groups[theirs], (size, ours)
+        assert preset.get("logging_steps") == groups.get("logging_steps", preset["logging_steps"])
+        for ours, theirs in (("weight_decay",) * 2, ("max_grad_norm",) * 2, ("seed",) * 2):
+            assert presets.DEFAULTS[ours] == groups[theirs]
+        assert [train.BETA1, train.BETA2] == groups["betas"] and train.EPS == groups["eps"]
+        assert preset["batch_size"] * preset["seq_len"] == groups["tokens_per_optimizer_step"]
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_path, monkeypatch, capsys, size):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "measured_speed", lambda model, job: 1000.0)
+    train.train(TrainConfig(size=size, recipe="card", data=str(corpus), dry_run=True, seq_len=64 if size in ("20m", "50m", "150m") else None))
+    text = capsys.readouterr().out
+    assert f"{count(SIZES[size])['total']:,} parameters" in text and "ln(" in text
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TokenMonster from scratch: the `.vocab` file, normalization, the ungreedy encoder, the decoder, special tokens.
+
+A text becomes tokens in two steps. First it is brought into a form in which every word begins with a space: NFD (Unicode's
+canonical decomposition), and where a word has no space before it, the marker DEL SPACE is put there, "a space that is to be
+deleted". Then the bytes of that form, called D here, are cut into tokens. A greedy tokenizer takes the longest token at each
+place. TokenMonster is ungreedy, it looks one token further: it tries the longest token and its two best shorter alternatives,
+each with the longest token that could follow, scores the up to six pairs, and keeps the first token of the best pair.
+
+    text --normalize--> D --encode--> ids --decode--> the text in NFD
+
+`TokenMonster.steps` is that loop in its readable form; `extras/fast_encoder.py` computes the same for all positions at once.
+What stands between the two `core` lines needs the standard library and numpy only: a model folder carries a copy of it in
+`tokenmonster_hf.py`, so that a published model needs nothing of this project.
+"""
+from __future__ import annotations
+
+# --- core: begin
+import codecs
+import functools
+import io
+import math
+import re
+import struct
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class VocabError(ValueError):
+    """A `.vocab` file that cannot be read. The message names the field and its offset in the file."""
+
+
+# ------------------------------------------------------------------------------------------------------- the .vocab file
+
+NONE = 0xFFFFFF  # "absent" in a three-byte field
+DEL = 0x7F  # the marker: the decoder drops this byte and the one after it
+LONGEST_TOKEN = 40  # bytes
+
+# Flag bits of a record: what the scores need to know of a token's ends. UNIFORM: letters only, numbers only or others only.
+ENDS_LETTER, STARTS_LETTER, STARTS_SPACE, ENDS_DEL, STARTS_DEL, WHOLE_WORD, SPECIAL, UNIFORM = (1 << bit for bit in range(8))
+_VISIBLE_ENDS = STARTS_SPACE | STARTS_DEL | ENDS_DEL  # a reader can check these three without Unicode
+
+# Values of the begin-byte table: what the tokens that begin with this byte mostly are; 0 where that is undecided.
+BEGINS_LETTER, BEGINS_OTHER, BEGINS_SPACE = 1, 10, 12
+
+
+class Record(NamedTuple):
+    """One token. Records are numbered from 0 by their place in the file, which is not their id."""
+
+    token: bytes  # in the form in which it is matched, after normalization
+    flag: int  # the bits above
+    words: int  # nWords: how often a space is directly followed by a letter, mark or digit
+    alt1: int | None  # number of the record of the best shorter alternative, a prefix of this token
+    alt2: int | None  # number of the record of the second best
+    id: int
+    score: float  # share of the training text that the token covered; -1 marks a duplicate
+
+
+_HEADER = struct.Struct("<5B3s3s3s3s3s3sB")
+_RECORD = struct.Struct("<BB3s3s3sf")  # what follows the length and the bytes of a token
+_DELETED = struct.Struct("<3sf")
+
+
+def _u24(number: int | None) -> bytes:
+    return (NONE if number is None else number).to_bytes(3, "little")
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """The content of a `.vocab` file of capcode level 1 ("nocapcode"), charset UTF-8, normalization NFD.
+
+    The file has no magic number and no checksum. All integers are little-endian:
+
+        offset 0   one byte each: capcode level, charset, normalization bits, training mode, reserved bytes, three times zero
+               8   three bytes each: UNK id, number of ids, highest id + 1, number of records, id of the token DEL
+               23  one byte: length of the longest record
+               24  the records: length (1), bytes, flag (1), nWords (1), alt1 (3), alt2 (3), id (3), score (4, a float)
+                   the begin-byte table (256), the number of deleted records (3), the deleted records: length, bytes, id, score
+
+    Records are sorted by (length, bytes), so that an alternative, being a prefix, always stands before the token. A word has
+    two records: "cat", and its duplicate DEL " cat" with the same id, so that a word with the marker in front can be one token.
+    """
+
+    records: list[Record]
+    begin: bytes  # the begin-byte table
+    delete: int | None  # id of the token DEL
+    unk: int | None = None  # id for a byte without a token; without it such bytes vanish
+    mode: int = 4  # of training; 4 is "strict". Informative, as is the next
+    reserve: int = 0  # bits: which single bytes training kept
+    deleted: list[tuple[bytes, int, float]] = field(default_factory=list)  # tokens taken out; no part in tokenizing
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of different ids, UNK included."""
+        return len({record.id for record in self.records} | ({self.unk} - {None}))
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Highest id + 1, the length of the table id -> bytes."""
+        return max([record.id for record in self.records] + [-1 if self.unk is None else self.unk]) + 1
+
+    def to_bytes(self) -> bytes:
+        """The file, byte for byte as the reference writes it."""
+        longest = max(len(record.token) for record in self.records)
+        counts = (self.unk, self.size, self.rows, len(self.records), self.delete)
+        parts = [_HEADER.pack(1, 1, 1, self.mode, self.reserve, bytes(3), *map(_u24, counts), longest)]
+        for token, flag, words, alt1, alt2, id, score in self.records:
+            parts += [bytes([len(token)]), token, _RECORD.pack(flag, words, _u24(alt1), _u24(alt2), _u24(id), score)]
+        parts += [self.begin, _u24(len(self.deleted))]
+        for token, id, score in self.deleted:
+            parts += [bytes([len(token)]), token, _DELETED.pack(_u24(id), score)]
+        return b"".join(parts)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Vocab:
+        """Read a file. Raises VocabError; needs no more memory than a few times the size of the file, whatever it says."""
+        return _Reader(data).vocab()
+
+
+class _Reader:
+    """Reads the fields of a file in order. Nothing in it is believed before it was checked."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def check(self, good: bool, offset: int, what: str) -> None:
+        if not good:
+            raise VocabError(f"offset {offset}: {what}")
+
+    def bytes(self, count: int, name: str) -> bytes:
+        piece = self.data[self.at:self.at + count]
+        self.check(len(piece) == count, self.at, f"the file ends within the {name}: it is cut off, or no .vocab file")
+        self.at += count
+        return piece
+
+    def fields(self, layout: struct.Struct, name: str) -> list:
+        values = layout.unpack(self.bytes(layout.size, name))
+        return [int.from_bytes(value, "little") if isinstance(value, bytes) else value for value in values]
+
+    def token(self, name: str) -> bytes:
+        length = self.bytes(1, name)[0]
+        self.check(1 <= length <= LONGEST_TOKEN, self.at - 1, f"length {length} in the {name}; it must be 1..{LONGEST_TOKEN}")
+        return self.bytes(length, name)
+
+    def vocab(self) -> Vocab:
+        check = self.check
+        capcode, charset, normal, mode, reserve, zero, unk, size, rows, count, delete, longest = self.fields(_HEADER, "header")
+        for offset, name, value, known in ((0, "capcode level", capcode, ("no capcode", "nocapcode", "full capcode")),
+                                           (1, "charset", charset, ("raw bytes", "UTF-8", "UTF-16"))):
+            check(value < 3, offset, f"{name} {value}; it must be 0, 1 or 2: this is no .vocab file")
+            check(value == 1, offset, f"{name} {value} ({known[value]}) is not implemented, only 1 ({known[1]})")
+        check(normal == 1, 2, f"normalization bits {normal} are not implemented, only 1 (NFD)")
+        check(mode <= 5, 3, f"training mode {mode}; it must be 0..5")
+        check(reserve < 64, 4, f"reserved bytes {reserve}; it must be below 64")
+        check(zero == 0, 5, f"{zero:#x} where three zero bytes must be")
+        room = (len(self.data) - self.at) // (2 + _RECORD.size)
+        check(1 <= count <= room, 17, f"number of records {count}; a file of {len(self.data)} bytes has room for 1..{room}")
+        check(rows <= 1 << 20, 14, f"highest id + 1 is {rows}; at most {1 << 20} are read")
+        records = self.records(count, rows)
+        begin = self.bytes(256, "begin-byte table")
+        for byte, value in enumerate(begin, self.at - 256):
+            check(value in (0, 1, 10, 12), byte, f"{value} in the begin-byte table; it must be 0, 1, 10 or 12")
+        deleted = []
+        for number in range(self.fields(struct.Struct("3s"), "number of deleted records")[0]):
+            name = f"deleted record {number}"
+            deleted.append((self.token(name), *self.fields(_DELETED, name)))
+        check(self.at == len(self.data), self.at, f"{len(self.data) - self.at} bytes after the end of the vocabulary")
+        vocab = Vocab(records, begin, None if delete == NONE else delete, None if unk == NONE else unk, mode, reserve, deleted)
+        marker = next((record.id for record in records if record.token == b"\x7f"), None)
+        last = len(records[-1].token)
+        for offset, name, value, true in ((11, "number of ids", size, vocab.size), (14, "highest id + 1", rows, vocab.rows),
+                                          (20, "delete token", vocab.delete, marker), (23, "longest record", longest, last)):
+            check(value == true, offset, f"{name} {value}; the records say {true}")
+        return vocab
+
+    def records(self, count: int, rows: int) -> list[Record]:
+        records: list[Record] = []
+        owners: set[int] = set()
+        last = (0, b"")
+        for number in range(count):
+            start, name = self.at, f"record {number}"
+            token = self.token(name)
+            flag, words, alt1, alt2, id, score = self.fields(_RECORD, name)
+            ends = STARTS_SPACE * (token[0] == 0x20) + STARTS_DEL * (token[0] == DEL) + ENDS_DEL * (token[-1] == DEL)
+            there = start + 1 + len(token)
+            checks = (
+                ((len(token), token) > last, start, "out of order: records are sorted by (length, bytes), none twice"),
+                (flag == SPECIAL or not flag & SPECIAL, there, "flag: a special token has the bit 64 alone"),
+                (flag == SPECIAL or flag & _VISIBLE_ENDS == ends, there, "flag: the bytes contradict it"),
+                (words <= len(token) // 2, there + 1, "nWords: more than the token has room for"),
+                (alt1 == NONE or alt1 < number and token.startswith(records[alt1].token), there + 2, "alt1: no earlier prefix"),
+                (alt2 == NONE or alt2 < number and token.startswith(records[alt2].token), there + 5, "alt2: no earlier prefix"),
+                (alt2 == NONE or alt1 != NONE, there + 5, "alt2: given without alt1"),
+                (id < rows, there + 8, "id: above the highest"),
+                (score == -1 or id not in owners, there + 8, "id: an earlier record has it, and this is no duplicate"),
+                (math.isfinite(score), there + 11, "score: not a number"),
+            )
+            for good, offset, what in checks:
+                if not good:
+                    raise VocabError(f"offset {offset}: {name}, {token!r}: {what}")
+            if score != -1:
+                owners.add(id)
+            records.append(Record(token, flag, words, None if alt1 == NONE else alt1, None if alt2 == NONE else alt2, id, score))
+            last = (len(token), token)
+        return records
+
+
+# --------------------------------------------------------------------------------------------------- from text to bytes D
+
+OTHER, LETTER, NUMBER, MARK, SPACE, APOSTROPHE = range(6)  # kinds of characters
+ATTACHES = 8  # added to the kind of a character that attaches to the one before it
+
+
+def kind_of(character: str) -> int:
+    """What the marker rule wants to know of a character: its general category (L*, N*, M*), U+0020, an apostrophe, or other."""
+    special = {" ": SPACE, "'": APOSTROPHE, "\u2019": APOSTROPHE}
+    return special.get(character) or {"L": LETTER, "N": NUMBER, "M": MARK}.get(unicodedata.category(character)[0], OTHER)
+
+
+def needs_marker(kind: int, previous: int, previous2: int) -> bool:
+    """Whether DEL SPACE goes before a character, by its kind and the kinds of the two before it.
+
+    A letter gets no marker after a space, letter or mark, nor after an apostrophe that follows a letter (don't); a number
+    none after a space or number ("a1" becomes DEL " a" DEL " 1"). Nothing else gets one. Only U+0020 counts as a space.
+    """
+    if kind == LETTER:
+        return not (previous in (SPACE, LETTER, MARK) or previous == APOSTROPHE and previous2 == LETTER)
+    return kind == NUMBER and previous not in (SPACE, NUMBER)
+
+
+_NEEDS_MARKER = np.array([[[needs_marker(kind, one, two) for two in range(6)] for one in range(6)] for kind in range(6)])
+_KINDS = np.full(0x110000, 255, dtype=np.uint8)  # code point -> kind; filled as code points are met
+
+# Starters that can attach to a character before them; the stream-safe rule counts them with the combining marks.
+_ATTACHING = """9BE 9D7 B3E B56-B57 BBE BD7 CC2 CD5-CD6 D3E D57 DCF DDF 102E 1161-1175 11A8-11C2 1B35 3133 3135-3136 313A-313F
+314F-3163 FF9E-FF9F FFA3 FFA5-FFA6 FFAA-FFAF FFC2-FFC7 FFCA-FFCF FFD2-FFD7 FFDA-FFDC 11127 1133E 11357 114B0 114BA 114BD 115AF 11930"""
+_ATTACHING = [[int(code, 16) for code in part.split("-")] for part in _ATTACHING.split()]
+_ATTACHING = {code for bounds in _ATTACHING for code in range(bounds[0], bounds[-1] + 1)}
+
+
+def attached(character: str) -> int:
+    """How many code points that attach to what is before them a character begins with, decomposed; 0 for a starter."""
+    if character in "\u0344\u0f73\u0f75\u0f81":
+        return 2
+    return int(unicodedata.combining(character) > 0 or ord(character) in _ATTACHING)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def _kinds(codes: np.ndarray) -> np.ndarray:
+    new = np.unique(codes[_KINDS[codes] == 255])
+    _KINDS[new] = [kind_of(chr(code)) + ATTACHES * (attached(chr(code)) > 0) for code in new]
+    return _KINDS[codes]
+
+
+def stream_safe(text: str) -> str:
+    """Put U+034F before the 31st attached code point in a row: Unicode's stream-safe text, counted as the reference does."""
+    places = np.flatnonzero(_kinds(_code_points(text)) & ATTACHES)
+    if not (places[13:] - places[:-13] == 13).any():  # no 14 in a row, so they cannot come to 31: nearly every text
+        return text
+    safe, run = [], 0
+    for character in text:
+        if run + attached(character) > 30:
+            safe.append("\u034f")
+            run = 0
+        safe.append(character)
+        run += attached(character)
+        if not attached(character):
+            run = len(unicodedata.normalize("NFD", character)) - 1
+    return "".join(safe)
+
+
+def _pieces(text: str | bytes, document: bool, size: int) -> Iterator[str]:
+    """The text in pieces of about `size` characters, each beginning with a starter: so their NFD is that of the whole.
+
+    Bytes that are not UTF-8 pass through as lone surrogates (surrogateescape), each a character of no kind.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("surrogateescape"), translate=document)
+    held = ""
+    for start in range(0, len(text), size):
+        piece = text[start:start + size]
+        held += decoder.decode(piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece)
+        cut = len(held) - 1
+        while cut > 0 and attached(held[cut]):
+            cut -= 1
+        if cut > 0:
+            yield held[:cut]
+            held = held[cut:]
+    yield held + decoder.decode(b"", final=True)
+
+
+def normalize_pieces(text: str | bytes, document: bool = False, size: int = 1 << 16) -> Iterator[bytes]:
+    """The bytes D of a text, piece by piece, so that memory does not grow with the text: NFD, markers, UTF-8.
+
+    The kinds of all characters are looked up at once; shifted by one and two they give the kinds before each. A DEL of the
+    text itself becomes U+0014. `document=True` maps CRLF and CR to LF first.
+    """
+    before = np.array([OTHER, OTHER], dtype=np.uint8)
+    for piece in _pieces(text, document, size):
+        codes = _code_points(unicodedata.normalize("NFD", stream_safe(piece)))
+        kinds = np.concatenate([before, _kinds(codes) % ATTACHES])
+        before = kinds[-2:]
+        places = np.flatnonzero(_NEEDS_MARKER[kinds[2:], kinds[1:-1], kinds[:-2]])
+        markers = np.tile(np.array([DEL, 0x20], dtype=np.uint32), len(places))
+        marked = np.insert(np.where(codes == DEL, np.uint32(0x14), codes), np.repeat(places, 2), markers)
+        yield marked.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogateescape")
+
+
+def normalize(text: str | bytes, document: bool = False) -> bytes:
+    """The bytes D of a text.
+
+    >>> normalize("don't a1 (x)").replace(b"\\x7f", b"*")
+    b"* don't a* 1 (* x)"
+    """
+    return b"".join(normalize_pieces(text, document))
+
+
+# ------------------------------------------------------------------------------------------------------------ the encoder
+
+class Branch(NamedTuple):
+    """A pair of tokens that was tried. The first would be emitted, the second is what could follow."""
+
+    name: str  # 1, 2, 3: the candidate, its first, its second alternative; 1b, 2b, 3b: with the delete token in between
+    first: int  # record number
+    length: int  # bytes of D that the first token covers
+    second: int  # record number
+    score: int
+
+
+class Step(NamedTuple):
+    """One turn of the loop: at `start` the candidate `record` was weighed against its alternatives, and `ids` were emitted."""
+
+    start: int  # position in D
+    virtual: int  # 1 if the candidate begins with a space that is not in D: a delete token went before
+    record: int | None  # None: no token begins with this byte
+    branches: list[Branch]  # what was tried; empty where there was no choice to make
+    winner: Branch | None
+    ids: list[int]
+
+
+class TokenMonster:
+    """Encoder and decoder of one vocabulary."""
+
+    def __init__(self, vocab: Vocab):
+        self.vocab = vocab
+        self.width = len(vocab.records[-1].token)  # bytes of the longest token
+        self.prefixes: dict[bytes, int] = {}  # every beginning of a token -> its record number, -1 if it is no token
+        for number, record in enumerate(vocab.records):
+            for length in range(1, len(record.token)):
+                self.prefixes.setdefault(record.token[:length], -1)
+            self.prefixes[record.token] = number
+        self.table = [b""] * (vocab.rows + 1)  # id -> bytes for the decoder; the last entry is for ids past the table
+        for record in vocab.records:  # in file order, so that an id with a duplicate gets DEL SPACE + word
+            self.table[record.id] = record.token
+
+    def longest(self, data: bytes, start: int, end: int) -> int | None:
+        """Number of the longest record that is a prefix of `data[start:end]`."""
+        found = None
+        for stop in range(start + 1, min(end, start + self.width) + 1):
+            number = self.prefixes.get(data[start:stop])
+            if number is None:
+                break
+            if number >= 0:
+                found = number
+        return found
+
+    def weigh(self, data: bytes, start: int, covered: int, virtual: int, number: int, first: int, second: int, b: int) -> Branch:
+        """The pair `first`, `second` with its score. `number` says which alternative the first is, `b` whether it is a b branch.
+
+        A covered byte counts 1, a whole word 100, and 100 more if a space or punctuation follows. To cut a word in two costs
+        103, DEL after DEL 100. An alternative that reaches no further than the candidate alone (`covered`) bought nothing.
+        """
+        one, two = self.vocab.records[first], self.vocab.records[second]
+        length, ahead = len(one.token) - virtual, len(two.token) - b
+        words = one.words - virtual  # may be -1
+        after = self.vocab.begin[data[start + length + ahead]]
+        score = length + ahead + (one.flag & UNIFORM > 0) + (two.flag & UNIFORM > 0)
+        score += max(0, words - 1) + max(0, two.words - 1) + 100 * (words + two.words)
+        score += {BEGINS_SPACE: 101, BEGINS_OTHER: 100}.get(after, 0)
+        score -= 3 * bool(two.flag & ENDS_LETTER and after == BEGINS_LETTER)
+        score -= 100 * bool(one.flag & ENDS_DEL and two.flag & STARTS_DEL)
+        score -= 103 * bool(one.flag & ENDS_LETTER and (b or two.flag & STARTS_LETTER))
+        score += -1 if b else two.flag & STARTS_SPACE > 0
+        if number > 1 and length + ahead <= covered:
+            score -= 10000 if length + ahead == covered else 100
+        return Branch(f"{number}{'b' * b}", first, length, second, score)
+
+    def branches(self, data: bytes, start: int, end: int, record: int, virtual: int) -> list[Branch]:
+        """The pairs that can be formed at `start`, in the order that settles ties: 1, 2, 3, 1b, 2b, 3b.
+
+        A b branch is for a second token from the inside of a word that goes on after it: a delete token is emitted after the
+        first, as if a space followed, and the second may begin with that space, if it reaches further so.
+        """
+        records = self.vocab.records
+        covered = len(records[record].token) - virtual
+        plain, deleting = [], []
+        for number, first in enumerate((record, records[record].alt1, records[record].alt2), 1):
+            if first is None:
+                break
+            middle = start + len(records[first].token) - virtual
+            second = self.longest(data, middle, end)
+            if second is None:
+                continue
+            plain.append(self.weigh(data, start, covered, virtual, number, first, second, 0))
+            ahead = len(records[second].token)
+            inside = records[second].flag & STARTS_LETTER and records[second].words == 0
+            if inside and self.vocab.begin[data[middle + ahead]] == BEGINS_LETTER and self.vocab.delete is not None:
+                second = self.longest(b" " + data[middle:min(end, middle + self.width - 1)], 0, self.width)
+                if second is not None and len(records[second].token) > ahead + 1:
+                    deleting.append(self.weigh(data, start, covered, virtual, number, first, second, 1))
+        return plain + deleting
+
+    def steps(self, data: bytes) -> Iterator[Step]:
+        """The loop over the bytes D. Of the best pair only the first token is emitted; the second is the next candidate.
+
+        The state is (start, virtual) alone: nothing before `start` matters, and the candidate is the longest record there.
+        """
+        records, begin = self.vocab.records, self.vocab.begin
+        end = len(data)
+        data += b"\0"  # what a look past the end reads
+        start, virtual, record = 0, 0, None
+        while start < end:
+            if record is None:
+                record = self.longest(data, start, end)
+            if record is None:
+                yield Step(start, 0, None, [], None, [] if self.vocab.unk is None else [self.vocab.unk])
+                start += 1
+                continue
+            stop = start + len(records[record].token) - virtual
+            settled = stop >= end or records[record].flag & WHOLE_WORD and begin[data[stop]] == BEGINS_SPACE
+            branches = [] if settled else self.branches(data, start, end, record, virtual)
+            if not branches:
+                yield Step(start, virtual, record, [], None, [records[record].id])
+                start, virtual, record = stop, 0, None
+                continue
+            winner = max(branches, key=lambda branch: branch.score)  # the first of equals
+            deleting = winner.name.endswith("b")
+            yield Step(start, virtual, record, branches, winner, [records[winner.first].id] + [self.vocab.delete] * deleting)
+            start, virtual, record = start + winner.length, int(deleting), winner.second
+
+    def encode_plain(self, text: str | bytes, document: bool = False) -> list[int]:
+        """Ids of a text by the readable loop."""
+        return [id for step in self.steps(normalize(text, document)) for id in step.ids]
+
+    # -------------------------------------------------------------------------------------------------------- the decoder
+
+    def token_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of all ids, markers included. An id that is not in the table has none."""
+        rows = self.vocab.rows
+        return b"".join([self.table[id if 0 <= id < rows else rows] for id in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, in NFD: the bytes joined, each DEL dropped with the byte after it, then read as UTF-8 once."""
+        return re.sub(rb"\x7f.?", b"", self.token_bytes(ids), flags=re.DOTALL).decode("utf-8", "replace")
+# --- core: end
+
+
+import hashlib
+import json
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, UserError, read_json, run
+
+VOCAB_FILE = "tokenmonster.vocab"  # its name in a model folder
+DEFAULT = "builtin-4096"  # the vocabulary in vocabs/, made by our trainer from the built-in corpus
+LONGEST_FILE = 64 << 20  # bytes; the largest published vocabulary, 100,256 tokens, takes 3 million
+
+
+class StreamDecoder:
+    """Decodes ids as they come. What `feed` and `finish` return, joined, is the whole decode; no character is ever broken.
+
+    Two things are carried: whether a DEL came last, so that the next byte is dropped, and an unfinished character's bytes.
+    """
+
+    def __init__(self, tokenizer: TokenMonster):
+        self.tokenizer, self.drop = tokenizer, False
+        self.characters = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The text that these ids complete."""
+        kept = re.sub(rb"\x7f.", b"", b"\x7f" * self.drop + self.tokenizer.token_bytes(ids), flags=re.DOTALL)
+        self.drop = kept.endswith(b"\x7f")
+        return self.characters.decode(kept.removesuffix(b"\x7f"))
+
+    def finish(self) -> str:
+        """U+FFFD for a character that stayed unfinished."""
+        return self.characters.decode(b"", final=True)
+
+
+class Tokenizer(TokenMonster):
+    """A vocabulary with its special ids: what `load` returns and the other scripts use.
+
+    `vocab_size` is the number of rows of the embedding; `eos_id` the separator after each document. The names of special
+    tokens mean nothing to the encoder: in a text they are text, and the program alone puts the ids.
+    """
+
+    def __init__(self, vocab: Vocab, eos_id: int, bos_id: int | None, pad_id: int, vocab_size: int):
+        super().__init__(vocab)
+        self.eos_id, self.bos_id, self.pad_id, self.vocab_size = eos_id, bos_id, pad_id, vocab_size
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the vocabulary file and the special ids: tokenizers with the same one give the same ids."""
+        special = json.dumps({"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id})
+        return hashlib.sha256(self.vocab.to_bytes() + special.encode()).hexdigest()
+
+    @functools.cached_property
+    def fast(self) -> Any:
+        """The numpy form of the encoder (`extras.fast_encoder.FastEncoder`)."""
+        from extras.fast_encoder import FastEncoder
+        return FastEncoder(self)
+
+    def encode(self, text: str | bytes, document: bool = False) -> list[int]:
+        """The ids of a text, the reference's on any text.
+
+        `document=True` maps CRLF and CR to LF first, as training does: no text then gives the id of CR, the separator.
+        """
+        return self.encode_plain(text, document) if len(text) < 160 else self.fast.encode(text, document)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of ids; `skip_special` drops the special ids before the tokens' bytes are joined."""
+        special = {self.eos_id, self.bos_id, self.pad_id}
+        return super().decode([id for id in ids if id not in special] if skip_special else ids)
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for ids that come one by one."""
+        return StreamDecoder(self)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer's files of a model folder: vocabulary, configuration, and the class for transformers."""
+        from extras.hf_folder import write_tokenizer_files
+        write_tokenizer_files(self, folder)
+
+
+def special_ids(vocab: Vocab) -> dict[str, int | None]:
+    """The special ids of a vocabulary without a configuration.
+
+    A file of 8,000 tokens is the Stentor2 line's: EOS and BOS follow its tokens, PAD is EOS, and rows are added up to a
+    multiple of 128 (8,000 + 2 + 62). Any other has no row to spare (Stentor3: 4,096 in all): EOS and PAD are the token of CR.
+    """
+    if vocab.rows == 8000:
+        return {"eos_id": 8000, "bos_id": 8001, "pad_id": 8000, "vocab_size": 8064}
+    separator = next((record.id for record in vocab.records if record.token == b"\r"), None)
+    return {"eos_id": separator, "bos_id": None, "pad_id": separator, "vocab_size": vocab.rows}
+
+
+def configured_ids(folder: Path) -> dict[str, int]:
+    """The special ids that a folder states: tokenizer_config.json (names of added tokens), overridden by config.json."""
+    stated = {}
+    for name in ("tokenizer_config.json", "config.json"):
+        config = read_json(folder / name) if (folder / name).is_file() else {}
+        try:
+            ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
+            for kind in ("eos", "bos", "pad"):
+                token = config.get(f"{kind}_token")
+                id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
+                stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
+            stated |= {"vocab_size": operator.index(config["vocab_size"])} if "vocab_size" in config else {}
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
+    return stated
+
+
+def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
+    """The vocabulary file that a path, a model folder or a name means. Raises UserError if there is none.
+
+    A name is looked for in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless `network` is
+    False, on the hub.
+    """
+    path = Path(DEFAULT if name == "builtin" else name).expanduser()
+    if path.is_dir():
+        found = [path / file for file in (VOCAB_FILE, "tokenizer.json", "tokenizer.model") if (path / file).is_file()]
+        if not found:
+            raise UserError(f"{path}: no tokenizer in this folder (expected {VOCAB_FILE}, tokenizer.json or tokenizer.model)")
+        return found[0]
+    folders = [ROOT / "vocabs", Path(os.environ.get("STENTOR_VOCABS") or ROOT / "vocabs"), Path.home() / "_tokenmonster"]
+    for file in [path, *(folder / f"{path}.vocab" for folder in folders)]:
+        if file.is_file():
+            return file
+    if path.suffix in (".vocab", ".json", ".model") or len(path.parts) > 1:
+        raise UserError(f"{path}: no such file")
+    from extras.vocab_hub import download
+    return download(str(path), folders, network)
+
+
+def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
+    """The tokenizer of a vocabulary file, a model folder, or a name (see `find`).
+
+    `engine="tokenmonster"` encodes through the reference package, after a check on a probe text. Raises UserError for a file
+    that is no vocabulary, and for special ids that do not fit it.
+    """
+    path = find(name)
+    if path.suffix in (".json", ".model"):
+        from extras.bpe import BPE
+        return BPE(path)
+    if path.stat().st_size > LONGEST_FILE:
+        raise UserError(f"{path}: {path.stat().st_size} bytes; no vocabulary is longer than {LONGEST_FILE}")
+    try:
+        vocab = Vocab.parse(path.read_bytes())
+    except VocabError as error:
+        raise UserError(f"{path}: {error}") from None
+    special = special_ids(vocab) | (configured_ids(path.parent) if path.name == VOCAB_FILE else {})
+    ids = [special["eos_id"], special["pad_id"], special["bos_id"] or 0]
+    if special["vocab_size"] < vocab.rows or not all(id is not None and 0 <= id < special["vocab_size"] for id in ids):
+        raise UserError(f"{path}: {vocab.rows} ids, which do not go with {special} (a token for CR or an eos_token_id is needed)")
+    if engine == "tokenmonster":
+        from extras.reference_engine import ReferenceTokenizer
+        return ReferenceTokenizer(path, vocab, **special)
+    return Tokenizer(vocab, **special)
+
+
+def main() -> int | None:
+    """The command line: info, encode, decode, train."""
+    from extras import token_view
+    return token_view.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

@@ -1,0 +1,612 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a model of the family: one plain loop for CPU, CUDA and the TPU v5e-8.
+
+    main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
+
+Reading order: TrainConfig, the schedule, AdamW, one training step, the loop (`train`), then what surrounds it: evaluation, the log, checkpoints
+and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+import numpy
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import precision
+import sample
+from common import CheckFailed, Parser, StopSignals, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress
+from common import read_json, replace_folder, run
+from model import SIZES, Llama, ModelConfig, next_token_loss
+
+if TYPE_CHECKING:
+    from extras.settings import Job
+
+BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run. A field with a help text is a flag; None means: resolved by the size and the recipe, see `resolve`."""
+
+    size: str | None = flag(None, "which model of the family (default: tiny)", choices=list(SIZES))
+    model: ModelConfig | None = None                              # any other architecture, from a program
+    data: str | None = flag(None, "a prepared folder, or a text file or folder of texts to prepare (default: the built-in corpus)")
+    out: str | None = flag(None, "run folder to create (default: runs/SIZE, then runs/SIZE-2 ...)")
+    resume: str | None = flag(None, "continue this run (without RUN: the newest under runs/)", nargs="?", const="", metavar="RUN")
+    init: str | None = flag(None, "start from the weights of this model folder instead of random ones", metavar="FOLDER")
+    recipe: str | None = flag(None, "length, batch and context: laptop (default on a CPU) or card", choices=["laptop", "card"])
+    precision: str | None = flag(None, "which products run in which dtype (default: auto)", choices=["auto", *precision.RECIPES])
+    device: str | None = flag(None, "where to compute (default: auto)", choices=["auto", "cpu", "cuda", "mps", "xla"])
+    steps: int | None = flag(None, "optimizer steps of the whole schedule (default: the recipe's)")
+    tokens: int | None = flag(None, "stop after this many training tokens; without --steps the schedule ends there too")
+    epochs: int | None = flag(None, "stop after this many passes over the data; without --steps the schedule ends there too")
+    stop_after: int | None = flag(None, "evaluate, save and stop at this step, without moving the schedule")
+    deadline: float | None = flag(None, "evaluate, save and stop before this much time has passed, for example 8h45m", type=duration, metavar="TIME")
+    seq_len: int | None = flag(None, "tokens in a row (default: the recipe's)")
+    batch_size: int | None = flag(None, "rows in an optimizer step, over all devices (default: the recipe's)")
+    micro_batch: int | None = flag(None, "rows at once on a device (default: all of them, halved when memory runs out)")
+    learning_rate: float | None = flag(None, "peak learning rate (default: the recipe's)")
+    warmup_steps: int | None = flag(None, "steps of linear warmup (default: the card's, or 5% of the steps)")
+    schedule: str | None = flag(None, "what follows the warmup (default: cosine)", choices=["cosine", "wsd"])
+    stable_steps: int | None = flag(None, "wsd: steps at the peak (default: the card's, or 80% of the steps)")
+    weight_decay: float | None = flag(None, "decay of Linear weights (default: 0.01)")
+    max_grad_norm: float | None = flag(None, "clip the gradient's norm to this (default: 1.0)")
+    seed: int | None = flag(None, "of weights and data order (default: 42)")
+    eval_steps: int | None = flag(None, "evaluate and save every so many steps (default: the recipe's)")
+    best_eval_start_step: int | None = flag(None, "first step whose evaluation may become best/ (default: the recipe's)")
+    max_eval_samples: int | None = flag(None, "validation rows (default: the recipe's)")
+    logging_steps: int | None = flag(None, "read losses and write the log every so many steps (default: the recipe's)")
+    recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more work")
+    fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
+    compile: bool = flag(False, "torch.compile the model (always on CUDA)")
+    skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
+    document_mask: bool = flag(False, "attention sees only its own document (the cards: no mask)")
+    dry_run: bool = flag(False, "print the settings and stop")
+
+
+@dataclass
+class History:
+    """What a call of `train` did: one mean loss per optimizer step, evaluation rows as in log.jsonl, the run folder, and how it ended."""
+
+    losses: list[float] = field(default_factory=list)
+    evals: list[dict] = field(default_factory=list)
+    folder: Path = Path()
+    interrupted: bool = False
+    signal: int = 0
+
+
+# -------------------------------------------------------------------------------------------------- schedule and optimizer
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of optimizer step `step` (from 0) of a resolved configuration.
+
+    Linear from 0 over warmup_steps; then a half cosine to 0 (Loshchilov and Hutter 2017), or for `wsd` the peak for stable_steps and a straight
+    line to 0 (Hu et al. 2024). Step 0 has rate 0, as in the cards' scheduler.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    falling = config.steps - config.warmup_steps - config.stable_steps
+    done = max(0, step - config.warmup_steps - config.stable_steps) / max(1, falling)
+    return config.learning_rate * (1 - done)
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), bit-equal on CPU to torch.optim.AdamW.
+
+    With g the gradient and t the number of steps:  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+    w = w (1 - lr * decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+
+    Decay applies to Linear weights only, so to an untied lm_head but not to a tied embedding, nor to norms, as in the cards.
+    `fused` uses torch's one-kernel update on the same moments.
+    """
+
+    def __init__(self, model: nn.Module, weight_decay: float, fused: bool = False):
+        linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        self.names = [name for name, _ in model.named_parameters()]
+        self.params = [parameter for _, parameter in model.named_parameters()]
+        self.decays = [weight_decay if name in linear else 0.0 for name in self.names]
+        self.exp_avg = [torch.zeros_like(parameter) for parameter in self.params]
+        self.exp_avg_sq = [torch.zeros_like(parameter) for parameter in self.params]
+        self.fused = fused
+
+    @torch.no_grad()
+    def step(self, t: int, lr: float) -> None:
+        """Update number t (from 1). The step's numbers travel in one small tensor, so that XLA sees an input and not a new constant."""
+        scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - BETA2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
+        scalars = scalars.to(self.params[0].device)
+        if self.fused:
+            return self.fused_step(t, lr)
+        for i, p in enumerate(self.params):
+            m, v = self.exp_avg[i], self.exp_avg_sq[i]
+            p.mul_(scalars[2 + i])
+            m.lerp_(p.grad, 1 - BETA1)
+            v.mul_(BETA2).addcmul_(p.grad, p.grad, value=1 - BETA2)
+            denominator = v.sqrt().div_(scalars[1]).add_(EPS)
+            p.sub_(scalars[0] * m / denominator)
+
+    def fused_step(self, t: int, lr: float) -> None:
+        """The same update by torch's fused kernel, one call per decay value."""
+        for decay in set(self.decays):
+            chosen = [i for i, d in enumerate(self.decays) if d == decay]
+            params, m, v = ([tensors[i] for i in chosen] for tensors in (self.params, self.exp_avg, self.exp_avg_sq))
+            counts = [torch.tensor(float(t), device=p.device) for p in params]
+            torch._fused_adamw_(params, [p.grad for p in params], m, v, [], counts, amsgrad=False, lr=lr, beta1=BETA1, beta2=BETA2,
+                                weight_decay=decay, eps=EPS, maximize=False)
+
+    def state(self) -> dict[str, Tensor]:
+        """Name -> moment on the CPU, for a file."""
+        moments = {f"exp_avg.{name}": m for name, m in zip(self.names, self.exp_avg)}
+        moments.update({f"exp_avg_sq.{name}": v for name, v in zip(self.names, self.exp_avg_sq)})
+        return {name: tensor.to("cpu").contiguous() for name, tensor in moments.items()}
+
+    def load(self, file: Path) -> None:
+        """Read the moments back. Raises UserError for a file that is damaged or of another model."""
+        try:
+            moments = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: damaged or missing ({error})") from None
+        for kind, tensors in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            for name, tensor in zip(self.names, tensors):
+                found = moments.get(f"{kind}.{name}")
+                if found is None or found.shape != tensor.shape:
+                    raise UserError(f"{file}: {kind}.{name}: expected shape {list(tensor.shape)}, found {None if found is None else list(found.shape)}")
+                tensor.copy_(found)
+
+
+@torch.no_grad()
+def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by min(1, max_norm / norm) and return the norm before: the root of the sum of all squares (Pascanu et al. 2013)."""
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in params]))
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    for p in params:
+        p.grad.mul_(factor)
+    return norm
+
+
+# ------------------------------------------------------------------------------------------------------ one training step
+
+def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job: Job, loss_scale: float = 1.0) -> Tensor:
+    """Forward and backward over this process's rows `ids` (B, T), `micro_batch` at a time; gradients add up to those of the mean loss.
+
+    All micro-batches have the same number of tokens, so the mean of their means is the mean over all tokens. Returns it, FP32, on the device.
+    """
+    pieces = numpy.split(ids, len(ids) // micro_batch)
+    total = torch.zeros((), device=job.device.device)
+    for i, piece in enumerate(pieces):
+        last = i == len(pieces) - 1
+        input_ids = job.device.put(piece)                                     # (B, T)
+        mask = document_mask(input_ids, job.tokenizer.eos_id) if job.config.document_mask else None
+        with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
+            logits = network(input_ids, mask=mask)                            # (B, T, V)
+            loss = next_token_loss(logits, input_ids) / len(pieces)
+            (loss * loss_scale).backward()
+        total += loss.detach()
+    return total
+
+
+def document_mask(input_ids: Tensor, separator: int) -> Tensor:
+    """(B, 1, T, T), true where query t may read position s: s <= t and both in the same document. A separator ends its document."""
+    T = input_ids.shape[1]
+    ends = (input_ids == separator).long()                                    # (B, T)
+    document = ends.cumsum(1) - ends                                          # (B, T)
+    same = document[:, :, None] == document[:, None, :]                       # (B, T, T)
+    causal = torch.ones(T, T, dtype=torch.bool, device=input_ids.device).tril()
+    return (same & causal)[:, None]                                           # (B, 1, T, T)
+
+
+def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: float) -> Tensor:
+    """`training_step`; when CUDA runs out of memory, again with half the micro-batch. Raises UserError when one row is too much."""
+    while True:
+        try:
+            return training_step(network, ids, job.micro_batch, job, loss_scale)
+        except torch.OutOfMemoryError:
+            if job.micro_batch == 1:
+                raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
+            job.micro_batch = max(size for size in range(1, job.micro_batch // 2 + 1) if len(ids) % size == 0)
+            print(f"out of memory: continuing with --micro-batch {job.micro_batch}", file=sys.stderr)
+            network.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+
+
+# --------------------------------------------------------------------------------------------------------------- the loop
+
+def train(config: TrainConfig) -> History:
+    """Train as `config` says, in a run folder that always holds a whole checkpoint. Returns the history of this call.
+
+    Raises UserError for a mistake in settings, data or files, CheckFailed when loss or gradient stop being finite.
+    """
+    from extras.settings import announce, open_job
+    started = time.monotonic()
+    job = open_job(config)
+    config = job.config
+    model = build_model(job)
+    announce(job, model)
+    if config.dry_run:
+        return History(folder=job.folder)
+    optimizer = AdamW(model, config.weight_decay, config.fused)
+    state = State(loss_scale=precision.FIRST_SCALE if job.recipe.loss_scaling else 1.0)
+    history = History(folder=job.folder)
+    with RunFolder(job, model, optimizer, state) as folder, StopSignals() as stop:
+        job.device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
+        network = wrap(model, job)
+        log = Log(job, history, started)
+        if state.step and job.evaluation_due(state.step):
+            folder.evaluate(log)                                  # the one that was due when this checkpoint was written
+        bar = progress(total=job.end(), initial=state.step, unit="step", desc="train")
+        stopping = state.step >= job.end()
+        while not stopping:
+            ids = job.corpus.batch(state.step, job.device.rank, job.device.world)
+            lr = learning_rate(config, state.step)
+            loss = step_within_memory(network, ids, job, state.loss_scale)
+            norm = update(optimizer, job, state, lr)
+            job.device.sync()
+            state.step += 1
+            log.add(state.step, loss, norm, lr)
+            bar.update()
+            due = job.evaluation_due(state.step)
+            stopping = state.step == job.end() or stop.received or log.deadline_is_near()
+            if due or stopping or state.step % config.logging_steps == 0:
+                log.flush(bar)
+            if due or stopping:
+                folder.save()
+            if due:
+                folder.evaluate(log)
+        bar.close()
+        history.signal = stop.received
+        history.interrupted = stop.received > 0
+        if history.interrupted:
+            job.say(f"stopped at step {state.step} with everything saved; continue with: python train.py --resume {job.folder}")
+        else:
+            folder.finish(log)
+    return history
+
+
+def update(optimizer: AdamW, job: Job, state: State, lr: float) -> Tensor:
+    """Clip, then one AdamW step; under loss scaling or --skip-nonfinite a step without a finite gradient is left out. Returns the norm."""
+    if job.recipe.loss_scaling:
+        for p in optimizer.params:
+            p.grad.div_(state.loss_scale)
+    norm = clip_gradients(optimizer.params, job.config.max_grad_norm)
+    guarded = job.recipe.loss_scaling or job.config.skip_nonfinite
+    finite = not guarded or bool(torch.isfinite(norm))
+    if finite:
+        optimizer.step(state.step + 1 - state.skipped, lr)
+    else:
+        state.skipped += 1
+    if job.recipe.loss_scaling:
+        state.loss_scale, state.good_steps = precision.next_scale(state.loss_scale, state.good_steps, finite)
+    for p in optimizer.params:
+        p.grad = None
+    return norm
+
+
+@dataclass
+class State:
+    """What changes from step to step beside weights and moments; `trainer_state.json`. `skipped` counts steps without an update."""
+
+    step: int = 0
+    skipped: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    loss_scale: float = 1.0
+    good_steps: int = 0
+
+    def read(self, file: Path) -> None:
+        """Take over a stored state. Raises UserError for a file that holds anything else."""
+        values = read_json(file)
+        numbers = [value for name, value in values.items() if name != "best_loss" or value is not None]
+        if set(values) != set(vars(self)) or not all(type(number) in (int, float) for number in numbers):
+            raise UserError(f"{file}: not a trainer state of this program")
+        vars(self).update(values)
+
+
+def build_model(job: Job) -> Llama:
+    """The model of this run with its first weights, on its device, under its precision recipe."""
+    torch.manual_seed(job.config.seed)
+    model = Llama.from_pretrained(job.config.init) if job.config.init else Llama(job.model_config)
+    if job.config.recompute:
+        model.model.recompute = job.device.checkpoint()
+    return precision.apply_recipe(model, job.recipe, job.device.device)
+
+
+def wrap(model: Llama, job: Job) -> nn.Module:
+    """What the loop calls: the model, or on several processes DistributedDataParallel, which averages the gradients; compiled on request."""
+    network = torch.compile(model) if job.config.compile else model
+    if job.device.world == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network)
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation and log
+
+@torch.no_grad()
+def evaluate(model: Llama, job: Job) -> float:
+    """Mean loss per token (nats) over the validation blocks, in fixed order. Summed on the host in double precision, whatever the device."""
+    losses = []
+    for i in range(validation_batches(job)):
+        input_ids = job.device.put(job.validation.batch(i, job.device.rank, job.device.world))
+        losses.append(next_token_loss(model(input_ids), input_ids))
+        job.device.sync()
+    mean = torch.stack(losses).cpu().double().mean()
+    if job.device.world > 1:
+        mean = mean.to(job.device.device)
+        torch.distributed.all_reduce(mean)
+        mean = mean / job.device.world
+    return mean.item()
+
+
+def validation_batches(job: Job) -> int:
+    """How many of the validation batches are used: all, or as many as --max-eval-samples rows fill."""
+    return max(1, min(len(job.validation), job.config.max_eval_samples // job.validation.batch_size))
+
+
+class Log:
+    """log.jsonl: one row per optimizer step, written when losses are read, and one per evaluation."""
+
+    def __init__(self, job: Job, history: History, started: float):
+        self.job, self.history, self.started = job, history, started
+        self.file = job.folder / "log.jsonl"
+        self.pending: list[tuple[int, Tensor, Tensor, float]] = []
+        self.clock = time.monotonic()
+        self.graphs = 0
+        self.slowest = {"window": 0.0, "evaluation": 0.0}
+
+    def add(self, step: int, loss: Tensor, norm: Tensor, lr: float) -> None:
+        """Keep one step's numbers where they are, on the device, until the next flush."""
+        self.pending.append((step, loss, norm, lr))
+
+    def flush(self, bar: Any) -> None:
+        """Read the kept numbers in one transfer, check them, write their rows. Raises CheckFailed for a number that is not finite."""
+        numbers = torch.stack([number for _, loss, norm, _ in self.pending for number in (loss, norm)]).float()
+        if self.job.device.world > 1:
+            torch.distributed.all_reduce(numbers)
+            numbers = numbers / self.job.device.world
+        numbers = numbers.cpu().tolist()
+        now = time.monotonic()
+        per_step = self.job.tokens_per_step()
+        speed = round(len(self.pending) * per_step / (now - self.clock), 1)
+        graphs = self.job.device.compiled_graphs()
+        if graphs != self.graphs:                                 # this window held a compilation: no throughput
+            speed, self.graphs = None, graphs
+        rows = []
+        for (step, _, _, lr), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
+            row = {"step": step, "tokens": step * per_step, "loss": loss, "grad_norm": norm, "lr": lr,
+                   "tokens_per_second": speed, "seconds": round(now - self.started, 2)}
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self.meet_nonfinite(row)
+            rows.append(row)
+            self.history.losses.append(loss)
+        self.write(rows)
+        self.pending = []
+        self.restart_clock("window", now - self.clock)
+        text = f"loss {rows[-1]['loss'] or math.nan:.4f}  norm {rows[-1]['grad_norm'] or math.nan:.2f}  lr {rows[-1]['lr']:.1e}  {speed or 0:,.0f} tok/s"
+        if self.job.device.kind == "xla":
+            text += f"  compiled graphs {graphs}"
+        bar.set_postfix_str(text)
+        if bar.disable:
+            self.job.say(f"step {rows[-1]['step']}/{self.job.end()}  {text}")
+
+    def meet_nonfinite(self, row: dict) -> None:
+        """Mark a skipped step's row, or stop the run with what is known."""
+        if self.job.recipe.loss_scaling or self.job.config.skip_nonfinite:
+            row.update({"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(row["grad_norm"]), "skipped": True})
+            return
+        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate {row['lr']:.2e}: not finite. "
+                          f"The last good checkpoint is untouched: python train.py --resume {self.job.folder} (try --skip-nonfinite in a new run, "
+                          "or a lower --learning-rate)")
+
+    def evaluation(self, step: int, loss: float, note: str, seconds: float) -> None:
+        row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss, "eval_ppl": math.exp(min(loss, 700)), "note": note,
+               "seconds": round(time.monotonic() - self.started, 2)}
+        self.history.evals.append(row)
+        self.write([row])
+        self.restart_clock("evaluation", seconds)
+        self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}{'  ' + note if note else ''}")
+
+    def restart_clock(self, what: str, seconds: float) -> None:
+        self.slowest[what] = max(self.slowest[what], seconds)
+        self.clock = time.monotonic()
+
+    def deadline_is_near(self) -> bool:
+        """Whether another step, then an evaluation and a save, might end after --deadline (with a tenth and ten seconds to spare)."""
+        if self.job.config.deadline is None:
+            return False
+        per_step = self.slowest["window"] / self.job.config.logging_steps
+        needed = 2 * max(self.slowest["evaluation"], 10 * per_step) + 2 * per_step + min(10, self.job.config.deadline / 10)
+        return time.monotonic() - self.started + needed > self.job.config.deadline
+
+    def write(self, rows: list[dict]) -> None:
+        if self.job.device.rank == 0:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no word for infinity or nan."""
+    return value if math.isfinite(value) else None
+
+
+def read_log(file: Path) -> Iterator[dict]:
+    """The rows of a log.jsonl, without a last line that was cut."""
+    if file.is_file():
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+# -------------------------------------------------------------------------------------------------- run folder and resume
+
+class RunFolder:
+    """runs/NAME: created or resumed on entry, locked while open; `save` writes last/, `evaluate` may write best/, `finish` ends the run."""
+
+    def __init__(self, job: Job, model: Llama, optimizer: AdamW, state: State):
+        self.job, self.model, self.optimizer, self.state = job, model, optimizer, state
+        self.path = job.folder
+        self.writes = job.device.rank == 0
+
+    def __enter__(self) -> RunFolder:
+        if self.writes and self.job.source != self.path:
+            self.create()
+        if self.job.device.world > 1:
+            torch.distributed.barrier()
+        self.lock = lock_folder(self.path) if self.writes else None
+        if self.job.source:
+            self.load(self.job.source)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.lock:
+            self.lock.close()
+
+    def create(self) -> None:
+        """Make the folder with its run.json in one step, so that it never exists without. Raises UserError if it is there already."""
+        if self.path.exists():
+            raise UserError(f"{self.path} exists already; choose another --out, or continue it with --resume {self.path}")
+        from extras.settings import run_json
+        new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        new.mkdir(parents=True)
+        (new / "run.json").write_text(json.dumps(run_json(self.job), indent=2) + "\n")
+        if self.job.source:
+            for name in ("log.jsonl", "best"):
+                copy = shutil.copytree if name == "best" else shutil.copy
+                if (self.job.source / name).exists():
+                    copy(self.job.source / name, new / name)
+        os.replace(new, self.path)
+
+    def load(self, source: Path) -> None:
+        """Weights, moments and state of the newest whole checkpoint of `source`; the log is cut back to it."""
+        stored = read_json(source / "run.json")
+        for what, now in (("corpus", self.job.corpus.fingerprint), ("vocabulary", self.job.tokenizer.fingerprint)):
+            if stored.get(what) != now:
+                raise UserError(f"{source}: it was trained on another {what} ({stored.get(what)}), not on {now}; name the right one with --data")
+        checkpoint = find_checkpoint(source)
+        if checkpoint is None:
+            self.job.say(f"{source}: stopped before its first checkpoint; starting at step 0")
+        else:
+            self.state.read(checkpoint / "trainer_state.json")
+            weights = Llama.from_pretrained(checkpoint).state_dict()
+            self.model.load_state_dict(weights)
+            self.optimizer.load(checkpoint / "optimizer.safetensors")
+            self.job.say(f"continuing {source} at step {self.state.step} from {checkpoint.name}/")
+        if self.writes:
+            rows = [row for row in read_log(self.path / "log.jsonl") if row["step"] < self.state.step + ("loss" in row)]
+            atomic_write(self.path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def save(self) -> None:
+        """last/: a model folder with optimizer moments and trainer state, whole or not at all."""
+        if self.writes:
+            replace_folder(self.path / "last", self.write_checkpoint)
+
+    def write_checkpoint(self, folder: Path) -> None:
+        self.write_model(folder)
+        save_file(self.optimizer.state(), folder / "optimizer.safetensors")
+        (folder / "trainer_state.json").write_text(json.dumps(vars(self.state)) + "\n")
+
+    def write_model(self, folder: Path) -> None:
+        words = self.job.tokenizer
+        self.model.save_pretrained(folder, eos_token_id=words.eos_id, bos_token_id=words.bos_id, pad_token_id=words.pad_id)
+        words.save_pretrained(folder)
+
+    def evaluate(self, log: Log, note: str = "") -> None:
+        """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete."""
+        begun = time.monotonic()
+        loss = evaluate(self.model, self.job)
+        competes = self.state.step >= self.job.config.best_eval_start_step and not note
+        better = competes and (self.state.best_loss is None or loss < self.state.best_loss)
+        if better:
+            self.state.best_loss, self.state.best_step = loss, self.state.step
+        if self.writes and (better or not (self.path / "best").exists()):
+            replace_folder(self.path / "best", self.write_model)
+            shutil.rmtree(self.path / "best.old", ignore_errors=True)
+        log.evaluation(self.state.step, loss, "best" if better else note, time.monotonic() - begun)
+        if self.writes:
+            from extras.training_curves import write_curves
+            write_curves(self.path, list(read_log(self.path / "log.jsonl")), self.job.tokens_per_epoch())
+
+    def finish(self, log: Log) -> None:
+        """Evaluate where the run stops, then say what was learned, with a sample and the model card."""
+        if not log.history.evals or log.history.evals[-1]["step"] != self.state.step:
+            self.evaluate(log, note="stop")
+        entropy = self.job.validation.unigram_entropy(validation_batches(self.job))
+        last = log.history.evals[-1]
+        self.job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, from token frequencies "
+                     f"alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats learned from context")
+        if self.state.step < self.job.schedule_end():
+            self.job.say(f"stopped at step {self.state.step} of {self.job.schedule_end()}; continue with: python train.py --resume {self.path}")
+            return
+        if not self.writes:
+            return
+        from extras import card
+        card.write_card(self.path)
+        self.job.say(f"sample      {show_sample(self.path / 'best', self.job)!r}")
+        self.job.say(f'more        python sample.py {self.path} "Once upon a time"')
+
+
+def find_checkpoint(source: Path) -> Path | None:
+    """The newest whole checkpoint of a run: last/, else a complete last.new/, else last.old/; None if none was ever completed.
+
+    Raises UserError if there were checkpoints and none is whole.
+    """
+    problems = []
+    for name in ("last", "last.new", "last.old"):
+        if not (source / name).is_dir():
+            continue
+        problem = folder_problem(source / name)
+        if problem is None:
+            return source / name
+        if name != "last.new":
+            problems.append(problem)
+            print(f"warning: {problem}; looking for the checkpoint before it", file=sys.stderr)
+    if problems:
+        raise UserError(f"{source}: no whole checkpoint is left: {'; '.join(problems)}")
+    return None
+
+
+def show_sample(folder: Path, job: Job) -> str:
+    """Forty tokens of the finished model after a fixed prompt, at the settings that its size's card recommends."""
+    model = Llama.from_pretrained(folder)
+    ids = [job.tokenizer.eos_id] + job.tokenizer.encode("The", document=True)
+    settings = sample.recommended(job.model_config)
+    new = sample.generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p,
+                          repetition_penalty=settings.repetition_penalty, seed=job.config.seed, stop_id=job.tokenizer.eos_id)
+    return job.tokenizer.decode(ids[1:] + new, skip_special=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ command line
+
+EXAMPLES = """  python train.py --size tiny                        a few minutes on a laptop, nothing to download
+  python train.py --size 20m                         the Stentor3-20M shape, laptop recipe on a CPU
+  python train.py --size 20m --data corpora/mine     on a corpus of data.py prepare
+  python train.py --size 20m --data my.txt           on a text of one's own
+  python train.py --resume runs/20m                  continue exactly where it stopped
+  python train.py --size 150m --recipe card --dry-run   print the card's settings"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the flags, train, and return the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+    parser = Parser("Train a small Llama-style language model from scratch.", EXAMPLES, prog="train.py")
+    add_flags(parser, TrainConfig)
+    given = vars(parser.parse_args(argv))
+    history = train(TrainConfig(**given))
+    return 128 + history.signal if history.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
