@@ -13,9 +13,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
-import threading
 import typing
 from pathlib import Path
 from typing import Any, Callable
@@ -61,6 +59,11 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":            # torch's, by name: not every script needs torch
+            raise
+        print(f"{script}: error: the device is out of memory: {str(error).splitlines()[0]} Use a smaller model, batch or length.", file=sys.stderr)
+        return 2
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags
@@ -196,13 +199,15 @@ def folder_problem(folder: Path) -> str | None:
     sums = folder / "SHA256SUMS"
     if not sums.is_file() or sums.stat().st_size > 1 << 20:
         return f"{sums} is missing"
-    for line in sums.read_text(errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        file = folder / Path(name).name
-        if not file.is_file():
-            return f"{file} is missing"
-        if sha256_file(file) != digest:
-            return f"{file} is damaged (its checksum differs)"
+    lines = [line.partition("  ") for line in sums.read_text(errors="replace").splitlines()]
+    digests = {Path(name).name: digest for digest, _, name in lines}
+    for name in sorted({*digests, *(file.name for file in folder.iterdir() if file.name[0] != ".")} - {sums.name}):
+        if name not in digests:
+            return f"{sums} does not list {name}"
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        if sha256_file(folder / name) != digests[name]:
+            return f"{folder / name} is damaged (its checksum differs)"
     return None
 
 
@@ -249,27 +254,6 @@ def lock_folder(folder: Path) -> Any:
         handle.close()
         raise UserError(f"{folder}: another process is writing into this folder; wait for it or choose another one") from None
     return handle
-
-
-class StopSignals:
-    """Within this block Ctrl-C and SIGTERM ask the loop to finish its step; a second Ctrl-C ends the process at once."""
-
-    def __enter__(self) -> StopSignals:
-        self.received = 0
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def receive(self, number: int, frame: Any) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-        print("\nfinishing this step and saving; Ctrl-C again exits at once", file=sys.stderr)
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def read_json(path: str | Path, limit: int = 16 << 20) -> dict:

@@ -4,7 +4,7 @@
     main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
 
 Reading order: TrainConfig, the schedule, AdamW, one training step, the loop (`train`), then what surrounds it: evaluation, the log, checkpoints
-and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py.
+and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py; opening data and device in extras/job.py.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any
 
 import numpy
 import torch
@@ -26,15 +26,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-import sample
-from common import CheckFailed, Parser, StopSignals, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress
-from common import read_json, replace_folder, run
+from common import Parser, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
-if TYPE_CHECKING:
-    from extras.settings import Job
-
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
+Job = Any                              # extras.job.Job, which is imported when a run starts: settings, device, recipe, data, tokenizer, folder
+Log = Any                              # extras.training_log.Log
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class TrainConfig:
     max_eval_samples: int | None = flag(None, "validation rows (default: the recipe's)")
     logging_steps: int | None = flag(None, "read losses and write the log every so many steps (default: the recipe's)")
     recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more work")
+    loss_chunk: int | None = flag(None, "positions whose logits are held at once (default: all; 512 on a TPU where the vocabulary is large)")
     fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
     compile: bool = flag(False, "torch.compile the model (always on CUDA)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
@@ -193,8 +191,12 @@ def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job:
         input_ids = job.device.put(piece)                                     # (B, T)
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.config.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
-            logits = network(input_ids, mask=mask)                            # (B, T, V)
-            loss = next_token_loss(logits, input_ids) / len(pieces)
+            if job.config.loss_chunk:
+                loss = network(input_ids, mask=mask)                          # extras/chunked_loss.py: never all logits at once
+            else:
+                logits = network(input_ids, mask=mask)                        # (B, T, V)
+                loss = next_token_loss(logits, input_ids)
+            loss = loss / len(pieces)
             (loss * loss_scale).backward()
         total += loss.detach()
     return total
@@ -211,7 +213,10 @@ def document_mask(input_ids: Tensor, separator: int) -> Tensor:
 
 
 def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: float) -> Tensor:
-    """`training_step`; when CUDA runs out of memory, again with half the micro-batch. Raises UserError when one row is too much."""
+    """`training_step`; when CUDA runs out of memory, again with half the micro-batch. Raises UserError when one row is too much.
+
+    Several processes wait for each other inside a step, so there the user has to choose the micro-batch.
+    """
     while True:
         try:
             return training_step(network, ids, job.micro_batch, job, loss_scale)
@@ -219,6 +224,8 @@ def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_sc
             if job.micro_batch == 1:
                 raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
             job.micro_batch = max(size for size in range(1, job.micro_batch // 2 + 1) if len(ids) % size == 0)
+            if job.device.world > 1:
+                raise UserError(f"out of memory: set --micro-batch {job.micro_batch}") from None
             print(f"out of memory: continuing with --micro-batch {job.micro_batch}", file=sys.stderr)
             network.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
@@ -231,50 +238,63 @@ def train(config: TrainConfig) -> History:
 
     Raises UserError for a mistake in settings, data or files, CheckFailed when loss or gradient stop being finite.
     """
-    from extras.settings import announce, open_job
+    from extras.announce import announce
+    from extras.job import open_job
+    from extras.stop_signals import StopSignals
+    from extras.training_log import Log
     started = time.monotonic()
     job = open_job(config)
     config = job.config
     model = build_model(job)
-    announce(job, model)
+    announce(job, model, {"betas": [BETA1, BETA2], "eps": EPS})
     if config.dry_run:
         return History(folder=job.folder)
     optimizer = AdamW(model, config.weight_decay, config.fused)
     state = State(loss_scale=precision.FIRST_SCALE if job.recipe.loss_scaling else 1.0)
     history = History(folder=job.folder)
-    with RunFolder(job, model, optimizer, state) as folder, StopSignals() as stop:
+    log = Log(job, history, state, started)
+    with RunFolder(job, model, optimizer, state) as folder:
         job.device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
-        log = Log(job, history, started)
-        if state.step and job.evaluation_due(state.step):
-            folder.evaluate(log)                                  # the one that was due when this checkpoint was written
-        bar = progress(total=job.end(), initial=state.step, unit="step", desc="train")
-        stopping = state.step >= job.end()
-        while not stopping:
-            ids = job.corpus.batch(state.step, job.device.rank, job.device.world)
-            lr = learning_rate(config, state.step)
-            loss = step_within_memory(network, ids, job, state.loss_scale)
-            norm = update(optimizer, job, state, lr)
-            job.device.sync()
-            state.step += 1
-            log.add(state.step, loss, norm, lr)
-            bar.update()
-            due = job.evaluation_due(state.step)
-            stopping = state.step == job.end() or stop.received or log.deadline_is_near()
-            if due or stopping or state.step % config.logging_steps == 0:
-                log.flush(bar)
-            if due or stopping:
-                folder.save()
-            if due:
-                folder.evaluate(log)
-        bar.close()
-        history.signal = stop.received
-        history.interrupted = stop.received > 0
+        with StopSignals() as stop, progress(total=job.end(), initial=state.step, unit="step", desc="train") as bar:
+            if state.step and job.evaluation_due(state.step):
+                folder.evaluate(log, stop)                        # the one that was due when this checkpoint was written
+            while state.step < job.end() and not history.signal:
+                ids = job.corpus.batch(state.step, job.device.rank, job.device.world)
+                lr = learning_rate(config, state.step)
+                loss = step_within_memory(network, ids, job, state.loss_scale)
+                norm = update(optimizer, job, state, lr)
+                job.device.sync()
+                state.step += 1
+                log.add(state.step, loss, norm, lr)
+                bar.update()
+                history.signal, late = agreed(job, stop.received, log.deadline_is_near())
+                due = job.evaluation_due(state.step)
+                last = state.step == job.end() or history.signal or late
+                if due or last or state.step % config.logging_steps == 0:
+                    log.flush(bar)
+                if due or last:
+                    folder.save()
+                if due and not history.signal:
+                    folder.evaluate(log, stop)
+                if late:
+                    break
+        history.signal = history.signal or agreed(job, stop.received, False)[0]
+        history.interrupted = history.signal > 0
         if history.interrupted:
             job.say(f"stopped at step {state.step} with everything saved; continue with: python train.py --resume {job.folder}")
         else:
             folder.finish(log)
     return history
+
+
+def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
+    """The signal and the deadline as all processes see them: they must stop at the same step, or they would wait for each other for ever."""
+    if job.device.world == 1:
+        return received, late
+    seen = torch.tensor([received, int(late)], device=job.device.device)
+    torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
+    return int(seen[0]), bool(seen[1])
 
 
 def update(optimizer: AdamW, job: Job, state: State, lr: float) -> Tensor:
@@ -298,10 +318,14 @@ def update(optimizer: AdamW, job: Job, state: State, lr: float) -> Tensor:
 
 @dataclass
 class State:
-    """What changes from step to step beside weights and moments; `trainer_state.json`. `skipped` counts steps without an update."""
+    """What changes from step to step beside weights and moments; `trainer_state.json`.
+
+    `skipped` counts steps without an update; `usual_norm` is a running mean of the gradient norm.
+    """
 
     step: int = 0
     skipped: int = 0
+    usual_norm: float = 0.0
     best_loss: float | None = None
     best_step: int = 0
     loss_scale: float = 1.0
@@ -319,7 +343,7 @@ class State:
 def build_model(job: Job) -> Llama:
     """The model of this run with its first weights, on its device, under its precision recipe."""
     torch.manual_seed(job.config.seed)
-    model = Llama.from_pretrained(job.config.init) if job.config.init else Llama(job.model_config)
+    model = Llama.from_pretrained(job.init) if job.init else Llama(job.model_config)
     if job.config.recompute:
         model.model.recompute = job.device.checkpoint()
     return precision.apply_recipe(model, job.recipe, job.device.device)
@@ -333,13 +357,18 @@ def wrap(model: Llama, job: Job) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network)
 
 
-# ------------------------------------------------------------------------------------------------------- evaluation and log
+# --------------------------------------------------------------------------------------------------------------- evaluation
 
 @torch.no_grad()
-def evaluate(model: Llama, job: Job) -> float:
-    """Mean loss per token (nats) over the validation blocks, in fixed order. Summed on the host in double precision, whatever the device."""
+def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
+    """Mean loss per token (nats) over the validation blocks, in fixed order. Summed on the host in double precision, whatever the device.
+
+    None where `stop` has received a signal meanwhile (of several processes each would have to know, so there it goes on).
+    """
     losses = []
-    for i in range(validation_batches(job)):
+    for i in range(job.validation_batches()):
+        if stop and stop.received and job.device.world == 1:
+            return None
         input_ids = job.device.put(job.validation.batch(i, job.device.rank, job.device.world))
         losses.append(next_token_loss(model(input_ids), input_ids))
         job.device.sync()
@@ -349,106 +378,6 @@ def evaluate(model: Llama, job: Job) -> float:
         torch.distributed.all_reduce(mean)
         mean = mean / job.device.world
     return mean.item()
-
-
-def validation_batches(job: Job) -> int:
-    """How many of the validation batches are used: all, or as many as --max-eval-samples rows fill."""
-    return max(1, min(len(job.validation), job.config.max_eval_samples // job.validation.batch_size))
-
-
-class Log:
-    """log.jsonl: one row per optimizer step, written when losses are read, and one per evaluation."""
-
-    def __init__(self, job: Job, history: History, started: float):
-        self.job, self.history, self.started = job, history, started
-        self.file = job.folder / "log.jsonl"
-        self.pending: list[tuple[int, Tensor, Tensor, float]] = []
-        self.clock = time.monotonic()
-        self.graphs = 0
-        self.slowest = {"window": 0.0, "evaluation": 0.0}
-
-    def add(self, step: int, loss: Tensor, norm: Tensor, lr: float) -> None:
-        """Keep one step's numbers where they are, on the device, until the next flush."""
-        self.pending.append((step, loss, norm, lr))
-
-    def flush(self, bar: Any) -> None:
-        """Read the kept numbers in one transfer, check them, write their rows. Raises CheckFailed for a number that is not finite."""
-        numbers = torch.stack([number for _, loss, norm, _ in self.pending for number in (loss, norm)]).float()
-        if self.job.device.world > 1:
-            torch.distributed.all_reduce(numbers)
-            numbers = numbers / self.job.device.world
-        numbers = numbers.cpu().tolist()
-        now = time.monotonic()
-        per_step = self.job.tokens_per_step()
-        speed = round(len(self.pending) * per_step / (now - self.clock), 1)
-        graphs = self.job.device.compiled_graphs()
-        if graphs != self.graphs:                                 # this window held a compilation: no throughput
-            speed, self.graphs = None, graphs
-        rows = []
-        for (step, _, _, lr), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
-            row = {"step": step, "tokens": step * per_step, "loss": loss, "grad_norm": norm, "lr": lr,
-                   "tokens_per_second": speed, "seconds": round(now - self.started, 2)}
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                self.meet_nonfinite(row)
-            rows.append(row)
-            self.history.losses.append(loss)
-        self.write(rows)
-        self.pending = []
-        self.restart_clock("window", now - self.clock)
-        text = f"loss {rows[-1]['loss'] or math.nan:.4f}  norm {rows[-1]['grad_norm'] or math.nan:.2f}  lr {rows[-1]['lr']:.1e}  {speed or 0:,.0f} tok/s"
-        if self.job.device.kind == "xla":
-            text += f"  compiled graphs {graphs}"
-        bar.set_postfix_str(text)
-        if bar.disable:
-            self.job.say(f"step {rows[-1]['step']}/{self.job.end()}  {text}")
-
-    def meet_nonfinite(self, row: dict) -> None:
-        """Mark a skipped step's row, or stop the run with what is known."""
-        if self.job.recipe.loss_scaling or self.job.config.skip_nonfinite:
-            row.update({"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(row["grad_norm"]), "skipped": True})
-            return
-        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate {row['lr']:.2e}: not finite. "
-                          f"The last good checkpoint is untouched: python train.py --resume {self.job.folder} (try --skip-nonfinite in a new run, "
-                          "or a lower --learning-rate)")
-
-    def evaluation(self, step: int, loss: float, note: str, seconds: float) -> None:
-        row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss, "eval_ppl": math.exp(min(loss, 700)), "note": note,
-               "seconds": round(time.monotonic() - self.started, 2)}
-        self.history.evals.append(row)
-        self.write([row])
-        self.restart_clock("evaluation", seconds)
-        self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}{'  ' + note if note else ''}")
-
-    def restart_clock(self, what: str, seconds: float) -> None:
-        self.slowest[what] = max(self.slowest[what], seconds)
-        self.clock = time.monotonic()
-
-    def deadline_is_near(self) -> bool:
-        """Whether another step, then an evaluation and a save, might end after --deadline (with a tenth and ten seconds to spare)."""
-        if self.job.config.deadline is None:
-            return False
-        per_step = self.slowest["window"] / self.job.config.logging_steps
-        needed = 2 * max(self.slowest["evaluation"], 10 * per_step) + 2 * per_step + min(10, self.job.config.deadline / 10)
-        return time.monotonic() - self.started + needed > self.job.config.deadline
-
-    def write(self, rows: list[dict]) -> None:
-        if self.job.device.rank == 0:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def finite_or_none(value: float) -> float | None:
-    """JSON has no word for infinity or nan."""
-    return value if math.isfinite(value) else None
-
-
-def read_log(file: Path) -> Iterator[dict]:
-    """The rows of a log.jsonl, without a last line that was cut."""
-    if file.is_file():
-        with open(file, encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):
-                    yield json.loads(line)
 
 
 # -------------------------------------------------------------------------------------------------- run folder and resume
@@ -476,38 +405,60 @@ class RunFolder:
             self.lock.close()
 
     def create(self) -> None:
-        """Make the folder with its run.json in one step, so that it never exists without. Raises UserError if it is there already."""
-        if self.path.exists():
-            raise UserError(f"{self.path} exists already; choose another --out, or continue it with --resume {self.path}")
-        from extras.settings import run_json
+        """Make the folder with its run.json in one step, so that it never exists without. Raises UserError where that cannot be."""
+        from extras.job import run_json
         new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
-        new.mkdir(parents=True)
-        (new / "run.json").write_text(json.dumps(run_json(self.job), indent=2) + "\n")
-        if self.job.source:
-            for name in ("log.jsonl", "best"):
+        try:
+            new.mkdir(parents=True)
+            (new / "run.json").write_text(json.dumps(run_json(self.job), indent=2) + "\n")
+            for name in ("log.jsonl", "best") if self.job.source else ():
                 copy = shutil.copytree if name == "best" else shutil.copy
                 if (self.job.source / name).exists():
                     copy(self.job.source / name, new / name)
-        os.replace(new, self.path)
+            os.replace(new, self.path)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            raise UserError(f"{self.path}: this run folder cannot be made: {error.strerror or error}; choose another --out") from None
 
     def load(self, source: Path) -> None:
-        """Weights, moments and state of the newest whole checkpoint of `source`; the log is cut back to it."""
-        stored = read_json(source / "run.json")
-        for what, now in (("corpus", self.job.corpus.fingerprint), ("vocabulary", self.job.tokenizer.fingerprint)):
-            if stored.get(what) != now:
-                raise UserError(f"{source}: it was trained on another {what} ({stored.get(what)}), not on {now}; name the right one with --data")
-        checkpoint = find_checkpoint(source)
-        if checkpoint is None:
-            self.job.say(f"{source}: stopped before its first checkpoint; starting at step 0")
-        else:
-            self.state.read(checkpoint / "trainer_state.json")
-            weights = Llama.from_pretrained(checkpoint).state_dict()
-            self.model.load_state_dict(weights)
-            self.optimizer.load(checkpoint / "optimizer.safetensors")
-            self.job.say(f"continuing {source} at step {self.state.step} from {checkpoint.name}/")
+        """Weights, moments and state of the newest whole checkpoint of `source`; the log is cut back to it.
+
+        That is last/, else a complete last.new/, else last.old/. Raises UserError if there were checkpoints and none is whole.
+        """
+        from extras.training_log import read_log
+        problems, found = [], None
+        for checkpoint in (source / name for name in ("last", "last.new", "last.old")):
+            if found or not checkpoint.is_dir():
+                continue
+            problem = folder_problem(checkpoint)
+            if problem and checkpoint.name == "last.new":
+                continue                                          # a kill may leave it half-written
+            problem = problem or self.read_checkpoint(checkpoint)
+            if problem is None:
+                found = checkpoint
+            else:
+                problems.append(problem)
+                print(f"warning: {problem}; looking for the checkpoint before it", file=sys.stderr)
+        if problems and not found:
+            raise UserError(f"{source}: no whole checkpoint is left: {'; '.join(problems)}")
+        self.job.say(f"continuing {source} at step {self.state.step} from {found.name}/" if found
+                     else f"{source}: stopped before its first checkpoint; starting at step 0")
         if self.writes:
             rows = [row for row in read_log(self.path / "log.jsonl") if row["step"] < self.state.step + ("loss" in row)]
             atomic_write(self.path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_checkpoint(self, folder: Path) -> str | None:
+        """Take over weights, moments and state, or say what is wrong with this checkpoint."""
+        try:
+            weights = Llama.from_pretrained(folder)
+            if weights.config != self.job.model_config:
+                raise UserError(f"{folder}: its config.json is not the model of run.json")
+            self.model.load_state_dict(weights.state_dict())
+            self.optimizer.load(folder / "optimizer.safetensors")
+            self.state.read(folder / "trainer_state.json")
+        except UserError as error:
+            return str(error)
+        return None
 
     def save(self) -> None:
         """last/: a model folder with optimizer moments and trainer state, whole or not at all."""
@@ -515,19 +466,25 @@ class RunFolder:
             replace_folder(self.path / "last", self.write_checkpoint)
 
     def write_checkpoint(self, folder: Path) -> None:
+        """All files of last/."""
         self.write_model(folder)
         save_file(self.optimizer.state(), folder / "optimizer.safetensors")
         (folder / "trainer_state.json").write_text(json.dumps(vars(self.state)) + "\n")
 
     def write_model(self, folder: Path) -> None:
+        """The files of best/, which last/ has too: model and tokenizer."""
         words = self.job.tokenizer
         self.model.save_pretrained(folder, eos_token_id=words.eos_id, bos_token_id=words.bos_id, pad_token_id=words.pad_id)
         words.save_pretrained(folder)
 
-    def evaluate(self, log: Log, note: str = "") -> None:
+    def evaluate(self, log: Log, stop: Any = None, note: str = "") -> None:
         """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete."""
+        from extras.training_curves import write_curves
+        from extras.training_log import read_log
         begun = time.monotonic()
-        loss = evaluate(self.model, self.job)
+        loss = evaluate(self.model, self.job, stop)
+        if loss is None:
+            return
         competes = self.state.step >= self.job.config.best_eval_start_step and not note
         better = competes and (self.state.best_loss is None or loss < self.state.best_loss)
         if better:
@@ -537,56 +494,14 @@ class RunFolder:
             shutil.rmtree(self.path / "best.old", ignore_errors=True)
         log.evaluation(self.state.step, loss, "best" if better else note, time.monotonic() - begun)
         if self.writes:
-            from extras.training_curves import write_curves
             write_curves(self.path, list(read_log(self.path / "log.jsonl")), self.job.tokens_per_epoch())
 
     def finish(self, log: Log) -> None:
-        """Evaluate where the run stops, then say what was learned, with a sample and the model card."""
+        """Evaluate where the run stops, if that has not been done, and say what was learned."""
+        from extras.announce import conclude
         if not log.history.evals or log.history.evals[-1]["step"] != self.state.step:
             self.evaluate(log, note="stop")
-        entropy = self.job.validation.unigram_entropy(validation_batches(self.job))
-        last = log.history.evals[-1]
-        self.job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, from token frequencies "
-                     f"alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats learned from context")
-        if self.state.step < self.job.schedule_end():
-            self.job.say(f"stopped at step {self.state.step} of {self.job.schedule_end()}; continue with: python train.py --resume {self.path}")
-            return
-        if not self.writes:
-            return
-        from extras import card
-        card.write_card(self.path)
-        self.job.say(f"sample      {show_sample(self.path / 'best', self.job)!r}")
-        self.job.say(f'more        python sample.py {self.path} "Once upon a time"')
-
-
-def find_checkpoint(source: Path) -> Path | None:
-    """The newest whole checkpoint of a run: last/, else a complete last.new/, else last.old/; None if none was ever completed.
-
-    Raises UserError if there were checkpoints and none is whole.
-    """
-    problems = []
-    for name in ("last", "last.new", "last.old"):
-        if not (source / name).is_dir():
-            continue
-        problem = folder_problem(source / name)
-        if problem is None:
-            return source / name
-        if name != "last.new":
-            problems.append(problem)
-            print(f"warning: {problem}; looking for the checkpoint before it", file=sys.stderr)
-    if problems:
-        raise UserError(f"{source}: no whole checkpoint is left: {'; '.join(problems)}")
-    return None
-
-
-def show_sample(folder: Path, job: Job) -> str:
-    """Forty tokens of the finished model after a fixed prompt, at the settings that its size's card recommends."""
-    model = Llama.from_pretrained(folder)
-    ids = [job.tokenizer.eos_id] + job.tokenizer.encode("The", document=True)
-    settings = sample.recommended(job.model_config)
-    new = sample.generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p,
-                          repetition_penalty=settings.repetition_penalty, seed=job.config.seed, stop_id=job.tokenizer.eos_id)
-    return job.tokenizer.decode(ids[1:] + new, skip_special=True)
+        conclude(self.job, log.history.evals[-1], complete=self.state.step >= self.job.schedule_end())
 
 
 # ------------------------------------------------------------------------------------------------------------ command line

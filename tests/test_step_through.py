@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import data
+import extras.announce
 import extras.card
 import train
-from extras import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {str(ROOT / f"{name}.py"): f"{name}.py" for name in ("model", "precision", "data", "train")}
@@ -49,7 +49,7 @@ def test_the_path_to_the_loss_is_the_list_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
     monkeypatch.setattr(extras.card, "write_card", lambda run: None)
-    monkeypatch.setattr(settings, "measured_speed", lambda model, job: 1.0)
+    monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1.0)
     threads = threading.active_count()
     calls = record_one_step(["--size", "tiny", "--data", str(corpus), "--steps", "1", "--seq-len", "16", "--batch-size", "1", "--device", "cpu",
                              "--precision", "fp32", "--max-eval-samples", "1"])

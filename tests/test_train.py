@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import data
+import extras.announce
 import extras.card
 import train
 from common import CheckFailed, UserError, replace_folder
@@ -403,7 +404,7 @@ def test_presets_are_the_cards(shared):
 @pytest.mark.parametrize("size", list(SIZES))
 def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_path, monkeypatch, capsys, size):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(presets, "measured_speed", lambda model, job: 1000.0)
+    monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1000.0)
     train.train(TrainConfig(size=size, recipe="card", data=str(corpus), dry_run=True, seq_len=64 if size in ("20m", "50m", "150m") else None))
     text = capsys.readouterr().out
     assert f"{count(SIZES[size])['total']:,} parameters" in text and "ln(" in text
