@@ -337,26 +337,13 @@ class Corpus:
         return float(-(shares * np.log(shares)).sum())
 
 
-def document_ids(batch: np.ndarray, eos_id: int) -> np.ndarray:
-    """The number of the document each token belongs to within its row, int64 (B, T); a separator belongs to the document it ends.
-
-    Attention may be kept within documents by allowing i to see j only where both numbers agree: a block-diagonal mask.
-
-    >>> document_ids(np.array([[5, 2, 7, 8, 2, 9]]), eos_id=2).tolist()
-    [[0, 0, 1, 1, 1, 2]]
-    """
-    ends = batch == eos_id  # (B, T)
-    return np.cumsum(ends, axis=1) - ends  # (B, T)
-
-
 def steps_for_epochs(dir: str | Path, seq_len: int, batch_size: int, epochs: float) -> int:
     """The most steps (at least 1) in which no source of the corpus is gone through more than `epochs` times."""
-    manifest = read_manifest(Path(dir))
-    start, end, anneal = manifest["mixture"]["start"], manifest["mixture"]["end"], manifest["mixture"]["anneal"]
-    limits = []
+    manifest, limits = read_manifest(Path(dir)), []
+    mixture = manifest["mixture"]
     for name, source in manifest["sources"].items():
         blocks = tokens_of(source["train"]) // seq_len
-        limits.append(epochs * blocks / average_share(start[name], end[name], anneal))
+        limits.append(epochs * blocks / average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]))
     return max(1, int(min(limits) / batch_size))
 
 
@@ -391,7 +378,7 @@ def check_manifest(manifest: dict) -> None:
     def whole(value: Any, below: int) -> bool:
         return type(value) is int and 0 <= value < below
 
-    require(manifest["format"] == "stentor-corpus-1", "unknown format")
+    require(manifest["format"] == FORMAT, "unknown format")
     coder, sources, mixture = manifest["tokenizer"], manifest["sources"], manifest["mixture"]
     require(whole(coder["vocab_size"], 2**16 + 1) and whole(coder["eos_id"], coder["vocab_size"]), "tokenizer")
     require(isinstance(coder["fingerprint"], str), "tokenizer fingerprint")
@@ -406,7 +393,7 @@ def check_manifest(manifest: dict) -> None:
     require(type(mixture["anneal"]) in (int, float) and 0 <= mixture["anneal"] <= 1, "anneal")
     for name, source in sources.items():
         require(re.fullmatch(r"[a-z][a-z0-9_-]*", name) is not None, "source name")
-        require(mixture["start"][name] + mixture["end"][name] > 1e-6, "a source without a share")
+        require(average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]) > 1e-6, "a source without a share")
         for split in SPLITS:
             require(all(whole(source[split][key], 2**63) for key in ("documents", "characters")), "counts")
             for number, shard in enumerate(source[split]["shards"]):
@@ -498,27 +485,12 @@ def parser() -> Parser:
     return parser
 
 
-def prepare_command(options: Any) -> None:
-    """`data.py prepare`: the sources, shares and cleaning that the command line names."""
-    from extras.hub_sources import MIXES, sources_of
-    from extras.prepare_corpus import prepare
-    wanted, mix = options.source or ["builtin"], MIXES[options.mix]
-    name = options.mix if "hub" in wanted else "builtin" if wanted == ["builtin"] else "mine"
-    folder = prepare(sources_of(wanted, mix), options.out or Path("corpora", name), options.vocab, start=mix.start, end=mix.end,
-                     token_budget=options.tokens, source_token_budget=options.source_token_budget, shard_tokens=options.shard_tokens,
-                     validation_share=options.validation_share or (0.005 if "hub" in wanted else 0.05), one_mode=mix.one_mode,
-                     workers=options.workers, command=shlex.join(["python", *sys.argv]))
-    for name, source in read_manifest(folder)["sources"].items():
-        print(f"{name}: {tokens_of(source['train']):,} training tokens, {tokens_of(source['validation']):,} for validation")
-    print(f"{folder}: ready; look at it with: python data.py info {folder}")
-
-
 def main() -> None:
     """Prepare a corpus, describe it, or show what a training step saw."""
     options = parser().parse_args()
-    from extras import corpus_report
+    from extras import corpus_report, hub_sources
     if options.action == "prepare":
-        prepare_command(options)
+        hub_sources.prepare_command(options)
     elif options.action == "info":
         corpus_report.info_command(options)
     else:

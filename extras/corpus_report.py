@@ -44,6 +44,9 @@ def describe(corpus: Corpus) -> str:
 
 def opened(options: Namespace) -> Corpus:
     """The training split that `info` and `show` look at, with the settings of a run where DIR is a run folder (looking verifies nothing)."""
+    for name in ("seq_len", "batch_size", "steps"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     folder, settings = Path(options.folder), {"seq_len": 256, "batch_size": 8, "seed": 42}
     if (folder / "run.json").is_file():
         record = read_json(folder / "run.json")
@@ -60,7 +63,7 @@ def info_command(options: Namespace) -> None:
     """`data.py info`."""
     corpus = opened(options)
     if options.mix_at is not None:
-        if options.mix_at > len(corpus):
+        if not 0 <= options.mix_at <= len(corpus):
             raise UserError(f"--mix-at {options.mix_at}: this run has {len(corpus)} steps")
         shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in corpus.weights(options.mix_at).items())
         print(f"step {options.mix_at} of {len(corpus)}: {shares}")
@@ -74,7 +77,7 @@ def info_command(options: Namespace) -> None:
 def show_command(options: Namespace) -> None:
     """`data.py show`."""
     corpus = opened(options)
-    if not (options.step < len(corpus) and options.row < corpus.batch_size):
+    if not (0 <= options.step < len(corpus) and 0 <= options.row < corpus.batch_size):
         raise UserError(f"step {options.step}, row {options.row}: this run has {len(corpus)} steps of {corpus.batch_size} rows")
     source, block = corpus.locate(options.step * corpus.batch_size + options.row)
     print(f"step {options.step}, row {options.row}: block {block} of {corpus.blocks[source]} of {corpus.names[source]}\n")

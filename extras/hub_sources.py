@@ -13,13 +13,17 @@ import gzip
 import hashlib
 import itertools
 import json
+import shlex
+import sys
+import zlib
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 from common import UserError
-from data import BUILTIN_KINDS, END, START
-from extras.prepare_corpus import Source, builtin_source
+from data import BUILTIN_KINDS, END, START, read_manifest, tokens_of
+from extras.prepare_corpus import Source, builtin_source, prepare
 
 COLUMNS = ("text", "content")
 CODE_ENDINGS = {".py", ".js", ".ts", ".c", ".h", ".cpp", ".java", ".go", ".rs", ".rb", ".sh"}
@@ -28,11 +32,12 @@ DOCUMENT_CHARACTERS = 8192
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Arguments of `datasets.load_dataset`: the repository and its subset (`name`) or folder (`data_dir`)."""
+    """Arguments of `datasets.load_dataset`: the repository, its subset (`name`) or folder (`data_dir`), the only columns to transfer."""
 
     path: str
     name: str | None = None
     data_dir: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,44 @@ class Mix:
     end: dict[str, float]
     datasets: dict[str, list[HubDataset]] = field(default_factory=dict)
     one_mode: bool = False
+    note: str = ""
 
 
-FINEWEB_HQ = HubDataset("epfml/FineWeb-HQ", "CC-MAIN-2024-51")
+FINEWEB_HQ = HubDataset("epfml/FineWeb-HQ", "CC-MAIN-2024-51", columns=("text",))  # without the embeddings that come with each text
 FINEMATH = HubDataset("HuggingFaceTB/finemath", "finemath-4plus")
 STACK_PYTHON = HubDataset("Cyrile/dataset-the-stack-v2-dedup-sub", "Python")
 STARCODER = [HubDataset("bigcode/starcoderdata", data_dir=language) for language in ("python", "javascript", "typescript")]
-HALVES = {"web": 0.5, "pdf": 0.5}  # an assumption: no card gives the ratio
-HALVES_V1 = {"web": 0.5, "synthetic": 0.5}  # likewise; and the card names no subset, so the largest of Cosmopedia is taken
+HALVES = "the cards do not give the shares of this mixture: halves are this project's assumption"
 MIXES = {
     "stentor3": Mix(START, END, {"web": [FINEWEB_HQ], "code": [STACK_PYTHON], "math": [FINEMATH]}),
     "portimbria": Mix(START, END, {"web": [FINEWEB_HQ], "code": STARCODER, "math": [FINEMATH]}),
-    "stentor2": Mix(HALVES, HALVES, {"web": [FINEWEB_HQ], "pdf": [HubDataset("StentorLabs/StenCore")]}, one_mode=True),
-    "stentor1": Mix(HALVES_V1, HALVES_V1, {"web": [HubDataset("HuggingFaceFW/fineweb-edu", "sample-10BT")],
-                                           "synthetic": [HubDataset("HuggingFaceTB/cosmopedia", "web_samples_v2")]}, one_mode=True),
+    "stentor2": Mix({"web": 0.5, "pdf": 0.5}, {"web": 0.5, "pdf": 0.5},
+                    {"web": [FINEWEB_HQ], "pdf": [HubDataset("StentorLabs/StenCore")]}, one_mode=True, note=HALVES),
+    "stentor1": Mix({"web": 0.5, "synthetic": 0.5}, {"web": 0.5, "synthetic": 0.5},
+                    {"web": [HubDataset("HuggingFaceFW/fineweb-edu", "sample-10BT")],
+                     "synthetic": [HubDataset("HuggingFaceTB/cosmopedia", "web_samples_v2")]}, one_mode=True,
+                    note=f"{HALVES}, and so are the subsets (no card names any)"),
 }
+
+
+def prepare_command(options: Namespace) -> None:
+    """`data.py prepare`: the sources, shares and cleaning that the command line names. Raises UserError before anything is written."""
+    for name in ("tokens", "source_token_budget", "shard_tokens", "workers"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.validation_share is not None and not 0 < options.validation_share < 1:
+        raise UserError(f"--validation-share {options.validation_share}: a part of the documents, between 0 and 1")
+    wanted, mix = options.source or ["builtin"], MIXES[options.mix]
+    name = options.mix if "hub" in wanted else "builtin" if wanted == ["builtin"] else "mine"
+    if mix.note and "hub" in wanted:
+        print(f"{options.mix}: {mix.note}")
+    folder = prepare(sources_of(wanted, mix), options.out or Path("corpora", name), options.vocab, start=mix.start, end=mix.end,
+                     token_budget=options.tokens, source_token_budget=options.source_token_budget, shard_tokens=options.shard_tokens,
+                     validation_share=options.validation_share or (0.005 if "hub" in wanted else 0.05), one_mode=mix.one_mode,
+                     workers=options.workers, command=shlex.join(["python", *sys.argv]))
+    for name, source in read_manifest(folder)["sources"].items():
+        print(f"{name}: {tokens_of(source['train']):,} training tokens, {tokens_of(source['validation']):,} for validation")
+    print(f"{folder}: ready; look at it with: python data.py info {folder}")
 
 
 def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
@@ -65,7 +93,9 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
     sources = []
     for name in wanted:
         kind, equals, path = name.partition("=")
-        if equals:
+        if equals and path:
+            if kind not in mix.start:
+                raise UserError(f"--source {name}: no such kind in this mixture; it has {', '.join(mix.start)}")
             sources.append(path_source(kind, path))
         elif name == "builtin":
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
@@ -99,15 +129,17 @@ def kind_of(path: str | Path) -> str:
 
 
 def path_source(kind: str, path: str | Path) -> Source:
-    """A file or the files of a folder as a source."""
-    path, files = Path(path), files_of(path)
+    """A file or the files of a folder as a source; its identity is each file's name, size and first megabyte."""
+    path, files, digest = Path(path), files_of(path), hashlib.sha256()
 
     def documents(skip: int) -> Iterator[str]:
         everything = itertools.chain.from_iterable(file_documents(file) for file in files)
         return itertools.islice(everything, skip, None)
-    listing = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
-    digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return Source(kind, documents, f"{path.name}: {len(files)} files, sizes {digest}", kind == "code")
+    for file in files:
+        digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        with open(file, "rb") as content:
+            digest.update(content.read(1 << 20))
+    return Source(kind, documents, f"{path.name}: {len(files)} files, {digest.hexdigest()[:12]}", kind == "code")
 
 
 def file_documents(path: Path) -> Iterator[str]:
@@ -127,7 +159,7 @@ def file_documents(path: Path) -> Iterator[str]:
                     yield from paragraphs(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
 
 
@@ -169,7 +201,7 @@ def parquet_rows(path: Path) -> Iterator[dict]:
         raise UserError(f'{path}: reading parquet needs pyarrow; pip install ".[hub]"') from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        present = [column for column in COLUMNS if column in table.schema_arrow.names] or table.schema_arrow.names[:1]
+        present = [column for column in COLUMNS if column in table.schema_arrow.names] or None
         for batch in table.iter_batches(batch_size=1000, columns=present):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -219,7 +251,8 @@ def hub_texts(dataset: HubDataset) -> Iterator[str]:
         raise UserError('--source hub needs the datasets library; pip install ".[hub]"') from None
     rows_read = 0
     try:
-        rows = datasets.load_dataset(dataset.path, dataset.name, data_dir=dataset.data_dir, split="train", streaming=True)
+        options = {"columns": list(dataset.columns)} if dataset.columns else {}
+        rows = datasets.load_dataset(dataset.path, dataset.name, data_dir=dataset.data_dir, split="train", streaming=True, **options)
         for text in texts_of(rows, dataset.path):
             yield text
             rows_read += 1

@@ -223,7 +223,7 @@ def prepare(sources: list[Source], out: str | Path, vocab: str | Path | None = N
         coder.save_pretrained(out / "tokenizer")
         for source in sources:
             share = average_share(start[source.name], end[source.name])
-            limits = [source_token_budget, token_budget and round(token_budget * share)]
+            limits = [source_token_budget, token_budget and max(1, round(token_budget * share))]
             budget = min((limit for limit in limits if limit), default=sys.maxsize)
             prepare_source(source, out, state, budget, workers or os.cpu_count() or 1)
         files = {file.name: sha256_file(file) for file in sorted((out / "tokenizer").iterdir()) if file.is_file()}

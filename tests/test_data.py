@@ -247,10 +247,23 @@ def test_unigram_entropy(tmp_path):
     assert np.isclose(corpus.unigram_entropy(3), -(frequent * np.log(frequent)).sum())
 
 
-def test_document_ids_keep_documents_apart():
-    batch = np.array([[5, EOS, 7, 8, EOS, 9], [EOS, EOS, 4, 4, 4, 4]])
-    ids = data.document_ids(batch, EOS)
-    assert ids.tolist() == [[0, 0, 1, 1, 1, 2], [0, 1, 2, 2, 2, 2]]
+def test_document_mask_keeps_documents_apart():
+    """With the mask a document gets the logits that it has alone: its rotary positions are shifted, but attention sees differences only."""
+    import torch
+
+    from model import SIZES, Llama
+    from train import document_mask
+    torch.manual_seed(0)
+    row = torch.tensor([[5, 9, 6, EOS, 7, 8, 11, EOS, 12]])
+    mask = document_mask(row, EOS)[0, 0]
+    documents = [range(4), range(4, 8), range(8, 9)]
+    assert all(mask[query, key] == any(query in part and key in part and key <= query for part in documents) for query in range(9) for key in range(9))
+    model = Llama(SIZES["tiny"])
+    for parameter in model.parameters():  # far from uniform, so that a leak shows
+        parameter.data.mul_(4)
+    with torch.no_grad():
+        packed, plain, alone = model(row, mask=document_mask(row, EOS)), model(row), model(row[:, 4:8])
+    assert torch.allclose(packed[:, 4:8], alone, atol=1e-3) and not torch.allclose(plain[:, 4:8], alone, atol=1e-2)
 
 
 def test_fingerprint_follows_what_decides_the_batches(tmp_path):
