@@ -4,7 +4,8 @@
     main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
 
 Reading order: TrainConfig, the schedule, AdamW, one training step, the loop (`train`), then what surrounds it: evaluation, the log, checkpoints
-and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py; opening data and device in extras/job.py.
+and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py, how data and device are opened in
+extras/job.py.
 """
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-from common import Parser, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
+from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -163,7 +164,7 @@ class AdamW:
             for name, tensor in zip(self.names, tensors):
                 found = moments.get(f"{kind}.{name}")
                 if found is None or found.shape != tensor.shape:
-                    raise UserError(f"{file}: {kind}.{name}: expected shape {list(tensor.shape)}, found {None if found is None else list(found.shape)}")
+                    raise UserError(f"{file}: {kind}.{name}: expected shape {list(tensor.shape)}, found {list(getattr(found, 'shape', []))}")
                 tensor.copy_(found)
 
 
@@ -199,6 +200,8 @@ def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job:
             loss = loss / len(pieces)
             (loss * loss_scale).backward()
         total += loss.detach()
+        if not last:
+            job.device.sync()                                                 # XLA: the activations of one micro-batch at a time
     return total
 
 
@@ -280,6 +283,8 @@ def train(config: TrainConfig) -> History:
                 if late:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]
+        if job.device.kind == "xla":
+            job.say(job.device.report())
         history.interrupted = history.signal > 0
         if history.interrupted:
             job.say(f"stopped at step {state.step} with everything saved; continue with: python train.py --resume {job.folder}")
@@ -344,6 +349,8 @@ def build_model(job: Job) -> Llama:
     """The model of this run with its first weights, on its device, under its precision recipe."""
     torch.manual_seed(job.config.seed)
     model = Llama.from_pretrained(job.init) if job.init else Llama(job.model_config)
+    for layer in model.model.layers:
+        layer.self_attn.attend = job.device.attend
     if job.config.recompute:
         model.model.recompute = job.device.checkpoint()
     return precision.apply_recipe(model, job.recipe, job.device.device)
@@ -351,7 +358,12 @@ def build_model(job: Job) -> Llama:
 
 def wrap(model: Llama, job: Job) -> nn.Module:
     """What the loop calls: the model, or on several processes DistributedDataParallel, which averages the gradients; compiled on request."""
-    network = torch.compile(model) if job.config.compile else model
+    network = model
+    if job.config.loss_chunk:
+        from extras.chunked_loss import ChunkedLoss
+        network = ChunkedLoss(model, job.config.loss_chunk, job.device.checkpoint())
+    if job.config.compile:
+        network = torch.compile(network)
     if job.device.world == 1:
         return network
     return nn.parallel.DistributedDataParallel(network)
@@ -425,7 +437,7 @@ class RunFolder:
 
         That is last/, else a complete last.new/, else last.old/. Raises UserError if there were checkpoints and none is whole.
         """
-        from extras.training_log import read_log
+        from extras.training_log import cut_log
         problems, found = [], None
         for checkpoint in (source / name for name in ("last", "last.new", "last.old")):
             if found or not checkpoint.is_dir():
@@ -444,8 +456,7 @@ class RunFolder:
         self.job.say(f"continuing {source} at step {self.state.step} from {found.name}/" if found
                      else f"{source}: stopped before its first checkpoint; starting at step 0")
         if self.writes:
-            rows = [row for row in read_log(self.path / "log.jsonl") if row["step"] < self.state.step + ("loss" in row)]
-            atomic_write(self.path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            cut_log(self.path / "log.jsonl", self.state.step)
 
     def read_checkpoint(self, folder: Path) -> str | None:
         """Take over weights, moments and state, or say what is wrong with this checkpoint."""
@@ -479,8 +490,6 @@ class RunFolder:
 
     def evaluate(self, log: Log, stop: Any = None, note: str = "") -> None:
         """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete."""
-        from extras.training_curves import write_curves
-        from extras.training_log import read_log
         begun = time.monotonic()
         loss = evaluate(self.model, self.job, stop)
         if loss is None:
@@ -493,8 +502,6 @@ class RunFolder:
             replace_folder(self.path / "best", self.write_model)
             shutil.rmtree(self.path / "best.old", ignore_errors=True)
         log.evaluation(self.state.step, loss, "best" if better else note, time.monotonic() - begun)
-        if self.writes:
-            write_curves(self.path, list(read_log(self.path / "log.jsonl")), self.job.tokens_per_epoch())
 
     def finish(self, log: Log) -> None:
         """Evaluate where the run stops, if that has not been done, and say what was learned."""

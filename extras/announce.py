@@ -142,8 +142,6 @@ def conclude(job: Job, last: dict, complete: bool) -> None:
     entropy = job.validation.unigram_entropy(job.validation_batches())
     job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, from token frequencies "
             f"alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats learned from context")
-    if job.device.report():
-        job.say(job.device.report())
     if not complete:
         job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: python train.py --resume {job.folder}")
     elif job.device.rank == 0:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Iterator
 import torch
 from torch import Tensor
 
-from common import CheckFailed
+from common import CheckFailed, atomic_write
+from extras.training_curves import write_curves
 
 if TYPE_CHECKING:
     from extras.job import Job
@@ -43,7 +44,8 @@ class Log:
 
     def flush(self, bar: Any) -> None:
         """Read the kept numbers in one transfer, check them, write their rows. Raises CheckFailed for a number that is not finite."""
-        numbers = torch.stack([number for _, loss, norm, _ in self.pending for number in (loss, norm)]).float()
+        numbers = [number for _, loss, norm, _ in self.pending for number in (loss, norm)]
+        numbers = torch.stack(self.job.device.read(numbers)).float()
         if self.job.device.world > 1:
             torch.distributed.all_reduce(numbers)
             numbers = numbers / self.job.device.world
@@ -109,11 +111,13 @@ class Log:
             self.job.say(f"step {row['step']}/{self.job.end()}  {'  '.join(words)}")
 
     def evaluation(self, step: int, loss: float, note: str, seconds: float) -> None:
-        """Write the row of one evaluation, which took `seconds`."""
+        """Write the row of one evaluation, which took `seconds`, and draw table and plot again."""
         row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss, "eval_ppl": math.exp(min(loss, 700)), "note": note,
                "seconds": round(time.monotonic() - self.started, 2)}
         self.history.evals.append(row)
         self.write([row])
+        if self.job.device.rank == 0:
+            write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch())
         self.slowest["evaluation"] = max(self.slowest["evaluation"], seconds)
         self.clock = time.monotonic()
         self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}{'  ' + note if note else ''}")
@@ -156,3 +160,9 @@ def read_log(file: Path) -> Iterator[dict]:
                     continue
                 if isinstance(row, dict) and isinstance(row.get("step"), int) and ("eval_loss" in row or "loss" in row):
                     yield row
+
+
+def cut_log(file: Path, step: int) -> None:
+    """Drop what a run wrote after its checkpoint at `step`: later steps, and evaluations at this one, which are made again."""
+    rows = [row for row in read_log(file) if row["step"] < step + ("loss" in row)]
+    atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows))
