@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exercise of lesson 06: causal attention with grouped heads.
+
+Grade it with: pytest lessons/exercises/test_attention.py
+"""
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(F)) v (Vaswani et al. 2017, eq. 1), where a position reads itself and those before it.
+
+    `q` (B, H, T, F), `k` and `v` (B, K, T, F): query head h reads key/value head h // (H/K) (Ainslie et al. 2023). Returns (B, H, T, F).
+    """
+    raise NotImplementedError("attention in lessons/exercises/attention.py")

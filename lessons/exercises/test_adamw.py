@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grades adamw_step against train.py:AdamW."""
+import pytest
+import torch
+from grading import call, judge
+
+from train import AdamW
+
+
+def run(step, gradients, w, lr, decay):
+    """The weight after one step for each gradient."""
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    for t, g in enumerate(gradients, 1):
+        w, m, v = step(w, g, m, v, t, lr, decay)
+    return w
+
+
+def variant(coupled=False, corrected=True, late=0, inside=False, squared=True):
+    """AdamW with one part changed."""
+    def step(w, g, m, v, t, lr, decay):
+        g = g + decay * w if coupled else g
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * (g * g if squared else g.abs())
+        one, two = (1 - 0.9**(t + late), 1 - 0.95**(t + late)) if corrected else (1, 1)
+        below = (v / two + 1e-8).sqrt() if inside else (v / two).sqrt() + 1e-8
+        return w * (1 - (0 if coupled else lr * decay)) - lr * m / one / below, m, v
+    return step
+
+
+def test_adamw_step(answer):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2, bias=False)
+    w, lr, decay = layer.weight.detach().clone(), 0.01, 0.5
+    gradients = [1e-4 * torch.randn(2, 3) for _ in range(4)]
+    optimizer = AdamW(torch.nn.Sequential(layer), decay)
+    for t, g in enumerate(gradients, 1):
+        layer.weight.grad = g.clone()
+        optimizer.step(t, lr)
+    mistakes = {
+        "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay instead": variant(coupled=True),
+        "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": variant(corrected=False),
+        "the step counter is one too high: the first step has t = 1": variant(late=1),
+        "eps is under the root; add it after": variant(inside=True),
+        "v keeps |g|; it is the mean of g squared": variant(squared=False),
+    }
+    results = {message: run(step, gradients, w, lr, decay) for message, step in mistakes.items()}
+    results["the weight does not decay"] = run(variant(), gradients, w, lr, 0.0)
+    step = answer("adamw_step")
+
+    def checked(*inputs):
+        found = call(step, *inputs)
+        if not (isinstance(found, tuple) and len(found) == 3):
+            pytest.fail("adamw_step must return three tensors: the new (w, m, v)", pytrace=False)
+        return found
+
+    judge("the weight after four steps", run(checked, gradients, w, lr, decay), layer.weight.detach(), results)
