@@ -324,11 +324,12 @@ class Llama(nn.Module):
 def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
     """Mean over all positions of -log p(next token), in nats: logsumexp(logits) - logits[next] (FP32, scalar).
 
-    `logits` (B, T, V) from `input_ids` (B, T); position t is judged on token t + 1, so T - 1 predictions a row.
+    `logits` (B, T, V) from `input_ids` (B, T); position t is judged on token t + 1, so T - 1 predictions a row. The last position has no target
+    (-100 is skipped), which is cheaper than to cut it off: a slice of the logits would be copied, and its gradient padded.
     """
-    logits = logits[:, :-1].float()                                           # (B, T-1, V)
-    target = input_ids[:, 1:]                                                 # (B, T-1)
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+    logits = logits.float()                                                   # (B, T, V)
+    target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
 
 
 def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step on this machine beside transformers' LlamaForCausalLM: same loop, same dtype, same batch, in one run.
+
+    python -m extras.bench_train                     # 20m at the laptop recipe
+    python -m extras.bench_train --size 150m --seq-len 4096 --batch-size 8    # on a GPU
+
+Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the figure is the median over rounds.
+A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets torch's own clip and AdamW, as its Trainer does; "FP32 default" is
+that model without autocast, which is what it does when nobody asks for anything else. At the end a profile says where our step's time goes.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Callable
+
+import torch
+
+from common import Parser, UserError, add_flags, flag, run
+from extras.settings import LAPTOP, LAPTOP_TINY
+from model import SIZES, Llama, next_token_loss
+from precision import RECIPES, apply_recipe, choose_precision, open_device
+
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    size: str = flag("20m", "which model of the family", choices=list(SIZES))
+    precision: str | None = flag(None, "key of RECIPES (default: what train.py chooses here)", choices=list(RECIPES))
+    device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda"])
+    seq_len: int | None = flag(None, "tokens in a row (default: the laptop recipe's)")
+    batch_size: int | None = flag(None, "rows in a step (default: the laptop recipe's)")
+    rounds: int = flag(7, "how often each contender is timed")
+    steps: int = flag(3, "steps in a round")
+    json: bool = flag(False, "print JSON")
+
+
+def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Any) -> Step:
+    """One step of train.py's own pieces."""
+    import train
+    torch.manual_seed(0)
+    model = apply_recipe(Llama(SIZES[options.size]), recipe, device.device)
+    network = torch.compile(model) if device.kind == "cuda" else model
+    optimizer = train.AdamW(model, 0.01, fused=device.kind == "cuda")
+    count = iter(range(1, 10**9))
+
+    def step() -> torch.Tensor:
+        loss = next_token_loss(network(ids), ids)
+        loss.backward()
+        train.clip_gradients(optimizer.params, 1.0)
+        optimizer.step(next(count), 1e-4)
+        for p in optimizer.params:
+            p.grad = None
+        return loss.detach()
+
+    return step
+
+
+def transformers_step(options: Options, recipe: str, ids: torch.Tensor, device: Any) -> Step:
+    """The same step with LlamaForCausalLM, its own loss, torch's clipping and torch.optim.AdamW."""
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        raise UserError("bench_train compares with transformers: pip install transformers") from None
+    import train
+    torch.manual_seed(0)
+    config = LlamaConfig(**asdict(SIZES[options.size]), attn_implementation="sdpa", use_cache=False)
+    model = LlamaForCausalLM(config).to(device.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(train.BETA1, train.BETA2), eps=train.EPS, weight_decay=0.01)
+    low = RECIPES[recipe].autocast
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.kind, dtype=low) if low else contextlib.nullcontext():
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def seconds_of(step: Step, steps: int, device: Any) -> float:
+    """Seconds per step, over `steps` of them."""
+    begun = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / steps
+
+
+def profile(step: Step) -> list[tuple[str, float]]:
+    """The operations that take most of one step, with their share of its time on the CPU (or the GPU, where there is one)."""
+    from torch.profiler import ProfilerActivity, profile as profiled
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profiled(activities=activities) as found:
+        step()
+    key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    rows = sorted(((event.key, getattr(event, key)) for event in found.key_averages()), key=lambda row: -row[1])
+    total = sum(number for _, number in rows)
+    return [(name, number / total) for name, number in rows[:10]]
+
+
+def main() -> int:
+    """Time all contenders and print the table, the ratios and the profile."""
+    parser = Parser("Training steps beside transformers' LlamaForCausalLM.", "  python -m extras.bench_train --size tiny", prog="extras.bench_train")
+    add_flags(parser, Options)
+    options = Options(**vars(parser.parse_args()))
+    recipe = LAPTOP_TINY if options.size == "tiny" else LAPTOP
+    device = open_device(options.device)
+    key = options.precision or choose_precision(device.kind, False)[0]
+    shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
+    torch.manual_seed(1)
+    ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
+    contenders = {f"ours, {key}": our_step(options, key, ids, device), f"transformers, {key}": transformers_step(options, key, ids, device)}
+    if key != "fp32":
+        contenders["transformers, FP32 default"] = transformers_step(options, "fp32", ids, device)
+    losses = {name: step().item() for name, step in contenders.items()}               # the first step also warms up
+    rounds = {name: [] for name in contenders}
+    for _ in range(options.rounds):
+        for name, step in contenders.items():
+            rounds[name].append(seconds_of(step, options.steps, device))
+    medians = {name: statistics.median(seconds) for name, seconds in rounds.items()}
+    first = next(iter(medians.values()))
+    shares = profile(next(iter(contenders.values())))
+    if options.json:
+        print(json.dumps({"size": options.size, "shape": shape, "seconds": rounds, "first_losses": losses, "profile": shares}))
+        return 0
+    print(f"{options.size}, {shape[0]} x {shape[1]} tokens, {device.kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+          f"python {platform.python_version()}")
+    for name, seconds in medians.items():
+        spread = f"{min(rounds[name]):.3f} to {max(rounds[name]):.3f}"
+        print(f"  {name:<30}{ids.numel() / seconds:9,.0f} tokens/s   {seconds:.3f} s a step ({spread})   ours is {seconds / first:.2f} x"
+              f"   first loss {losses[name]:.3f}")
+    print("  where our step goes: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
