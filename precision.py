@@ -6,10 +6,14 @@ and whether the loss is scaled. The weights themselves are always FP32 masters, 
 does not show which recipe trained it. The two recipes of the cards are data here (`RECIPES`).
 
 What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do we: its inputs, weights, sums
-and outputs are FP32. On a TPU the multiplications of an FP32 product still run in bfloat16 unless torch_xla is told otherwise
-(`torch_xla.backends.set_mat_mul_precision("highest")`, a switch for the whole program, which the cards do not name and we leave alone);
-elsewhere they are FP32 too. The cards' printed code switches off the autocast named "cuda"; under an XLA autocast that has no effect
+and outputs are FP32. The cards' printed code switches off the autocast named "cuda"; under an XLA autocast that has no effect
 (tests/test_xla.py shows it), so we do what their text says: switch off the autocast of the device at hand.
+
+What it does not mean, on a TPU. Two things there are bfloat16 although FP32 is written, in the cards' runs as in ours:
+* the multiplications of an FP32 product, whose inputs the matrix unit rounds to bfloat16 while it adds in FP32. torch_xla can be told otherwise
+  (`torch_xla.backends.set_mat_mul_precision("highest")`: six passes, a switch for the whole program); the cards do not name it and we leave it alone;
+* the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16 products, XLA adds the chips' parts before the cast to
+  FP32. So all chips agree, but eight parts are added with 8 bits of precision each. Norms, embedding and the FP32 layers are added in FP32.
 """
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from common import UserError
-from model import Block, Llama, RMSNorm
+from model import Block, Llama, RMSNorm, sdpa
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,10 @@ def cpu_multiplies_bf16() -> bool:
 
 @dataclass
 class Device:
-    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA)."""
+    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA).
+
+    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py).
+    """
 
     kind: str
     device: torch.device
@@ -155,6 +162,7 @@ class Device:
     world: int = 1
     shards: int = 1
     mesh: Any = None
+    attend: Callable[..., Tensor] = sdpa
 
     def put(self, ids: numpy.ndarray) -> Tensor:
         """Token ids (B, T) on the device; on XLA the rows are dealt out over the chips."""
@@ -186,13 +194,23 @@ class Device:
         from torch.utils.checkpoint import checkpoint
         return functools.partial(checkpoint, use_reentrant=False)
 
+    def read(self, tensors: list[Tensor]) -> list[Tensor]:
+        """XLA: copies on the host, one by one, because a stack of each other length would be another graph. Elsewhere the tensors themselves."""
+        return [tensor.cpu() for tensor in tensors] if self.kind == "xla" else tensors
+
     def compiled_graphs(self) -> int:
         """How many graphs XLA has compiled so far in this process; 0 elsewhere."""
         if self.kind != "xla":
             return 0
-        from torch_xla.debug import metrics
-        data = metrics.metric_data("CompileTime")
-        return data[0] if data else 0
+        from extras.xla_device import compiled_graphs
+        return compiled_graphs()
+
+    def report(self) -> str:
+        """XLA: one line about graphs, executions and what left the device, from torch_xla's own metrics. Empty elsewhere."""
+        if self.kind != "xla":
+            return ""
+        from extras.xla_device import report
+        return report()
 
 
 def open_device(name: str = "auto") -> Device:
@@ -219,6 +237,7 @@ def open_device(name: str = "auto") -> Device:
     if name != "xla" and not here[name]:
         raise UserError(f"device {name} is not available here; use --device auto")
     if name == "xla":
+        from extras.xla_device import open_xla
         return open_xla(reason)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -230,14 +249,3 @@ def open_device(name: str = "auto") -> Device:
         torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
     device = torch.device(name, local) if name == "cuda" else torch.device(name)
     return Device(name, device, reason, rank=torch.distributed.get_rank(), world=world)
-
-
-def open_xla(reason: str) -> Device:
-    """One process that drives all chips: an SPMD mesh over the batch (`shards` chips, axis "data")."""
-    import torch_xla
-    import torch_xla.runtime
-    from torch_xla.distributed import spmd
-    torch_xla.runtime.use_spmd()
-    chips = torch_xla.runtime.global_runtime_device_count()
-    mesh = spmd.Mesh(numpy.arange(chips), (chips,), ("data",))
-    return Device("xla", torch_xla.device(), reason, shards=chips, mesh=mesh)

@@ -22,7 +22,8 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, find_run
-from extras.settings import DEFAULTS, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, resolve, resumed_config
+from extras.settings import DEFAULTS, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve
+from extras.settings import resumed_config
 from model import SIZES, ModelConfig
 from params import count
 
@@ -118,8 +119,13 @@ def open_job(config: TrainConfig) -> Job:
     check_settings(config, model_config, device)                  # before a corpus is prepared for nothing
     folder, notes = corpus_folder(config, device)
     config, from_recipe = resolve(config, recipe, folder)
+    given = set(origin)
     origin.update({field: from_recipe for field in LAPTOP if field not in origin})
     config = dataclasses.replace(config, recipe=recipe, fused=config.fused or device.kind == "cuda", compile=config.compile or device.kind == "cuda")
+    if recipe == "laptop" and "batch_size" not in given and config.batch_size % device.shards:
+        config = dataclasses.replace(config, batch_size=device.shards)
+        notes.append(f"the laptop recipe's batch was raised to one row for each of the {device.shards} devices")
+    config = fit_on_chip(config, model_config, device)
     check_settings(config, model_config, device)
     micro_batch = config.micro_batch or config.batch_size // device.world
     corpus = data.Corpus(folder, config.seq_len, config.batch_size, config.steps, config.seed)

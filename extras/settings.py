@@ -53,6 +53,9 @@ LAPTOP_TINY = {**LAPTOP, "batch_size": 8, "learning_rate": 3e-3, "logging_steps"
 FP16_CARDS = ("12m-v1", "30m-v1", "12m", "30m")           # trained on T4s
 VOCABULARY = {"12m": "english-8000-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1",
               "20m": "english-4096-strict-nocapcode-v1", "50m": "english-4096-strict-nocapcode-v1"}
+# What a v5e chip's 15.75 GiB do not hold otherwise at the card's 8 rows of 4,096 tokens, by its compiler's figures (extras/tpu_compile.py).
+RECOMPUTE_ON_TPU = ("150m",)
+CHUNK_ON_TPU = 512
 DEFAULTS = {"size": "tiny", "precision": "auto", "device": "auto", "schedule": "cosine", "weight_decay": 0.01, "max_grad_norm": 1.0, "seed": 42}
 MAY_CHANGE_ON_RESUME = ("resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps", "best_eval_start_step",
                         "max_eval_samples", "logging_steps", "dry_run")
@@ -115,6 +118,16 @@ def resumed_config(config: TrainConfig) -> tuple[TrainConfig, Path, dict]:
         settings["data"] = stored["data"]                         # what was prepared then, found again
     settings.update({name: getattr(config, name) for name in THIS_CALL_ONLY})
     return checked(dataclasses.replace(config, **settings)), source, stored
+
+
+def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precision.Device) -> TrainConfig:
+    """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB."""
+    if device.kind != "xla":
+        return config
+    rows = (config.micro_batch or config.batch_size) // device.shards
+    large = 4 * rows * config.seq_len * model_config.vocab_size > 2**30
+    recompute = config.recompute or (config.recipe == "card" and config.size in RECOMPUTE_ON_TPU)
+    return dataclasses.replace(config, recompute=recompute, loss_chunk=config.loss_chunk or (CHUNK_ON_TPU if large else None))
 
 
 def resolve(config: TrainConfig, recipe: str, folder: Path) -> tuple[TrainConfig, str]:
