@@ -49,7 +49,14 @@ LAPTOP = {
     "seq_len": 256, "batch_size": 2, "steps": 600, "learning_rate": 1e-3, "eval_steps": 150, "best_eval_start_step": 1,
     "logging_steps": 10, "max_eval_samples": 48,
 }
-LAPTOP_TINY = {**LAPTOP, "batch_size": 8, "learning_rate": 3e-3, "logging_steps": 25}
+LAPTOP_TINY = {**LAPTOP, "batch_size": 8, "steps": 400, "eval_steps": 100, "learning_rate": 3e-3, "logging_steps": 25}
+# The cards' settings for fine-tuning (their section "LoRA starter"; here all weights train), a range's lower end. They go with --init.
+FINETUNING = {"seq_len": 512, "epochs": 2, "eval_steps": 50, "best_eval_start_step": 1, "logging_steps": 10, "max_eval_samples": 500}
+FINETUNE = {
+    "finetune-stentor3": {**FINETUNING, "batch_size": 8, "learning_rate": 3e-5},
+    "finetune-portimbria": {**FINETUNING, "batch_size": 4, "learning_rate": 2e-4},
+}
+FINETUNE_BETA2 = 0.999
 FP16_CARDS = ("12m-v1", "30m-v1", "12m", "30m")           # trained on T4s
 VOCABULARY = {"12m": "english-8000-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1",
               "20m": "english-4096-strict-nocapcode-v1", "50m": "english-4096-strict-nocapcode-v1"}
@@ -133,13 +140,15 @@ def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precisio
 def resolve(config: TrainConfig, recipe: str, folder: Path) -> tuple[TrainConfig, str]:
     """Fill every field that is still None from the recipe of the size. Returns it and the words for where those values came from."""
     card = CARDS[config.size]
-    values = dict(LAPTOP_TINY if config.size == "tiny" else LAPTOP) if recipe == "laptop" else dict(card)
+    laptop = LAPTOP_TINY if config.size == "tiny" else LAPTOP
+    values = {"laptop": laptop, "card": card, **FINETUNE}[recipe].copy()
+    usual_epochs = values.pop("epochs", 4 if config.data is None and recipe == "card" else None)
     values.update({f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) is not None})
     if config.steps is None:
-        limits = [values["steps"]]
+        limits = [values["steps"]] if "steps" in values else []
         if config.tokens:
             limits.append(max(1, config.tokens // (values["batch_size"] * values["seq_len"])))
-        epochs = config.epochs or (4 if config.data is None and recipe == "card" else None)
+        epochs = config.epochs or usual_epochs
         if epochs:
             limits.append(data.steps_for_epochs(folder, values["seq_len"], values["batch_size"], epochs))
         values["steps"] = min(limits)
@@ -151,12 +160,14 @@ def resolve(config: TrainConfig, recipe: str, folder: Path) -> tuple[TrainConfig
     if config.stable_steps is None:
         share = min(round(0.80 * values["steps"]), values["steps"] - values["warmup_steps"])
         values["stable_steps"] = card["stable_steps"] if as_the_card else max(0, share)
-    return dataclasses.replace(config, **values), "recipe laptop" if recipe == "laptop" else f"card of {config.size}"
+    return dataclasses.replace(config, **values), f"card of {config.size}" if recipe == "card" else f"recipe {recipe}"
 
 
 def check_settings(config: TrainConfig, model_config: ModelConfig, device: precision.Device) -> None:
     """Raise UserError with everything that is impossible about these settings, all at once. What is still None is not judged."""
     found = model_config.problems()
+    if config.recipe in FINETUNE and not config.init:
+        found.append(f"--recipe {config.recipe} goes on from a trained model: name its folder with --init")
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if type(value) in (int, float):
