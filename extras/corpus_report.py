@@ -21,7 +21,10 @@ def plot_mixture(corpus: Corpus, path: str | Path) -> None:
     axes.stackplot(steps, 100 * shares.T, labels=corpus.names)
     axes.set(xlabel="step", ylabel="share of the blocks, %", xlim=(0, len(corpus)), ylim=(0, 100))
     axes.legend(loc="lower left")
-    axes.figure.savefig(path)
+    try:
+        axes.figure.savefig(path)
+    except ValueError as error:  # an ending that matplotlib does not know
+        raise UserError(f"{path}: {error}") from None
 
 
 def describe(corpus: Corpus) -> str:

@@ -297,7 +297,7 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
     for split, writer in writers.items():
         writer.close_shard()
         if not record[split]["tokens"]:
-            raise UserError(f"{source.name}: no document for {split}; take more of this source, or raise --validation-share")
+            raise UserError(f"{source.name}: no document for {split}; take more of it (--tokens), or raise --validation-share")
     record["done"] = True
     atomic_write(out / "prepare.json", json.dumps(state))
 

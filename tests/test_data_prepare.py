@@ -24,6 +24,8 @@ from extras.builtin_corpus import builtin_documents
 from extras.hub_sources import MIXES, HubDataset, path_source, sources_of
 from extras.prepare_corpus import prepare
 
+DAMAGED = bytearray(gzip.compress("".join(json.dumps({"text": f"{n * n} is a square"}) + "\n" for n in range(999)).encode()))
+DAMAGED[300:360] = bytes(60)  # neither cut nor another format: the compressed data make no sense from here on
 MATH = [text for _, text in itertools.islice(builtin_documents("math"), 120)]
 
 
@@ -186,9 +188,12 @@ def test_prepared_twice_is_found_and_other_settings_are_refused(tmp_path, math_f
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == {p: t for p, t in before.items() if p.name != ".lock"}
     with pytest.raises(UserError, match="another setting of shard_tokens"):
         prepare([path_source("math", math_file)], out, shard_tokens=10)
-    math_file.write_text(math_file.read_text() + json.dumps({"text": "one more"}) + "\n")
-    with pytest.raises(UserError, match="another setting of sources"):
-        prepare([path_source("math", math_file)], out)
+    content = math_file.read_text()
+    for changed in (content + json.dumps({"text": "one more"}) + "\n", content.replace("Answer", "answer", 1)):  # the second is as long as before
+        assert changed != content
+        math_file.write_text(changed)
+        with pytest.raises(UserError, match="another setting of sources"):
+            prepare([path_source("math", math_file)], out)
 
 
 def test_unfinished_folder_is_no_corpus(tmp_path, math_file):
@@ -261,7 +266,7 @@ def test_own_text_in_one_call(tmp_path):
 @pytest.mark.parametrize("name, content, message", [
     ("a.jsonl", b'{"body": "x"}\n', "no column text or content; found body"), ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
     ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"), ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99)[:-9], "damaged gzip"),
-    ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
+    ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.jsonl.gz", DAMAGED, "damaged gzip"), ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
 def test_broken_files_are_named(tmp_path, name, content, message):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
@@ -304,6 +309,26 @@ def test_hub_rows_come_by_turns(tmp_path, monkeypatch):
     rows = list(source.documents(0))
     assert rows == ["python 0", "javascript 0", "python 1", "javascript 1", "python 2", "javascript 2", "javascript 3", "javascript 4"]
     assert list(source.documents(5)) == rows[5:]
+
+
+@pytest.mark.ci
+def test_a_repository_with_subsets_and_other_columns(tmp_path):
+    """The real `datasets` library on a folder laid out as FineWeb-HQ is on the hub: the subset that is named, and no column but the text."""
+    pytest.importorskip("datasets", reason="the hub is read with the datasets library (pip install .[hub])")
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
+    import pyarrow.parquet
+    for subset in ("CC-MAIN-2024-51", "CC-MAIN-2024-46"):
+        (tmp_path / "data" / subset).mkdir(parents=True)
+        table = pyarrow.table({"id": ["a", "b", "c"], "text": [f"{subset} {n}" for n in range(3)], "embeddings": [[[0.5] * 768]] * 3})
+        pyarrow.parquet.write_table(table, tmp_path / "data" / subset / "00000.parquet")
+    configs = "".join(f"- config_name: {subset}\n  data_files: data/{subset}/*\n" for subset in ("CC-MAIN-2024-46", "CC-MAIN-2024-51"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    own = HubDataset(str(tmp_path), hub_sources.FINEWEB_HQ.name, columns=hub_sources.FINEWEB_HQ.columns)
+    assert list(hub_sources.hub_source("web", [own]).documents(1)) == ["CC-MAIN-2024-51 1", "CC-MAIN-2024-51 2"]
+    with pytest.raises(UserError, match="no column text or content; found id"):
+        next(hub_sources.texts_of(iter([{"id": 1}]), str(tmp_path)))
+    with pytest.raises(UserError, match="broke off after 0 rows .*CC-MAIN-1999-01"):
+        next(hub_sources.hub_texts(HubDataset(str(tmp_path), "CC-MAIN-1999-01")))
 
 
 @pytest.mark.ci
@@ -387,7 +412,9 @@ def test_commands(tmp_path, math_file, command):
         assert part in printed
     assert (tmp_path / "mix.svg").read_text().startswith("<?xml")
     assert command("info", out, "--mix-at", "3")[1].startswith("step 3 of")
-    assert command("info", out, "--mix-at", "99999")[0] == 2
+    for wrong in (("info", "--mix-at", "99999"), ("info", "--mix-at", "-1"), ("info", "--plot", tmp_path / "mix.foo"), ("show", "--step", "-1"), ("show", "--row", "8")):
+        code, _, error = command(wrong[0], out, "--seq-len", "64", *wrong[1:])
+        assert code == 2 and error.count("\n") == 1, wrong
     code, printed, error = command("show", out, "--step", "7", "--row", "3", "--steps", "20", "--seq-len", "64")
     assert code == 0 and printed.startswith("step 7, row 3: block"), error
     coder = tokenizer.load(out / "tokenizer")
@@ -408,7 +435,10 @@ def test_show_takes_a_run_folder(tmp_path, math_file, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["prepare", "--source", "web=/no/such/file"], "no such file or folder"), (["info", "/no/such/corpus"], "no prepared corpus here"),
     (["prepare", "--sorce", "builtin"], "did you mean --source"), (["show"], "DIR"), (["prepare", "--tokens", "many"], "not a number"),
-    (["prepare", "--mix", "stentor4"], "invalid choice")])
+    (["prepare", "--mix", "stentor4"], "invalid choice"), (["prepare", "--tokens", "0"], "--tokens 0: must be at least 1"),
+    (["prepare", "--shard-tokens", "-1"], "must be at least 1"), (["prepare", "--workers", "0"], "must be at least 1"),
+    (["prepare", "--validation-share", "0"], "between 0 and 1"), (["prepare", "--source", "../x=setup.py"], "no such kind in this mixture"),
+    (["prepare", "--source", "web="], "expected builtin"), (["info", "x", "--seq-len", "0"], "--seq-len 0: must be at least 1")])
 def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, command, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, printed, error = command(*arguments)

@@ -26,6 +26,21 @@ def test_data_commands_are_understood():
     assert [data.parser().parse_args(arguments).action for arguments in data_commands] == ["prepare", "info"]
 
 
+def test_training_commands_are_understood(tmp_path):
+    """Each `train.py` line with the page's own flags, the folders replaced, up to the first step: --dry-run resolves and prints everything."""
+    (tmp_path / "my.txt").write_text("\n\n".join(text for _, text in builtin_documents("math"))[:400_000])
+    corpus = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
+    lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
+    assert len(lines) == 3 and all("--deadline" in line and "--data /kaggle/input/corpus" in line for line in lines)
+    for line in lines:
+        words = shlex.split(line.replace("/kaggle/input/corpus", str(corpus)).replace("--device xla", "--device cpu").replace("/kaggle/", f"{tmp_path}/"))
+        if "--resume" in words:
+            assert words[words.index("--resume") + 1] == f"{tmp_path}/input/run/run-1" and "--out" in words
+            continue  # it needs a run; tests/test_train.py resumes from a folder into another
+        done = subprocess.run([sys.executable, *words, "--dry-run", "--recipe", "laptop"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and not (tmp_path / "working").exists(), done.stderr
+
+
 def test_preparing_as_on_the_page_with_local_files(tmp_path):
     texts = [text for _, text in builtin_documents("math")][:120]
     for kind in ("web", "code", "math"):
