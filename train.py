@@ -45,7 +45,8 @@ class TrainConfig:
     out: str | None = flag(None, "run folder to create (default: runs/SIZE, then runs/SIZE-2 ...)")
     resume: str | None = flag(None, "continue this run (without RUN: the newest under runs/)", nargs="?", const="", metavar="RUN")
     init: str | None = flag(None, "start from the weights of this model folder instead of random ones", metavar="FOLDER")
-    recipe: str | None = flag(None, "length, batch and context: laptop (default on a CPU) or card", choices=["laptop", "card"])
+    recipe: str | None = flag(None, "length, batch and context: laptop (default on a CPU) or card; for --init also the cards' for fine-tuning",
+                              choices=["laptop", "card", "finetune-stentor3", "finetune-portimbria"])
     precision: str | None = flag(None, "which products run in which dtype (default: auto)", choices=["auto", *precision.RECIPES])
     device: str | None = flag(None, "where to compute (default: auto)", choices=["auto", "cpu", "cuda", "mps", "xla"])
     steps: int | None = flag(None, "optimizer steps of the whole schedule (default: the recipe's)")
@@ -115,19 +116,19 @@ class AdamW:
     `fused` uses torch's one-kernel update on the same moments.
     """
 
-    def __init__(self, model: nn.Module, weight_decay: float, fused: bool = False):
+    def __init__(self, model: nn.Module, weight_decay: float, fused: bool = False, beta2: float = BETA2):
         linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self.names = [name for name, _ in model.named_parameters()]
         self.params = [parameter for _, parameter in model.named_parameters()]
         self.decays = [weight_decay if name in linear else 0.0 for name in self.names]
         self.exp_avg = [torch.zeros_like(parameter) for parameter in self.params]
         self.exp_avg_sq = [torch.zeros_like(parameter) for parameter in self.params]
-        self.fused = fused
+        self.fused, self.beta2 = fused, beta2
 
     @torch.no_grad()
     def step(self, t: int, lr: float) -> None:
         """Update number t (from 1). The step's numbers travel in one small tensor, so that XLA sees an input and not a new constant."""
-        scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - BETA2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
+        scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - self.beta2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
         scalars = scalars.to(self.params[0].device)
         if self.fused:
             return self.fused_step(t, lr)
@@ -135,7 +136,7 @@ class AdamW:
             m, v = self.exp_avg[i], self.exp_avg_sq[i]
             p.mul_(scalars[2 + i])
             m.lerp_(p.grad, 1 - BETA1)
-            v.mul_(BETA2).addcmul_(p.grad, p.grad, value=1 - BETA2)
+            v.mul_(self.beta2).addcmul_(p.grad, p.grad, value=1 - self.beta2)
             denominator = v.sqrt().div_(scalars[1]).add_(EPS)
             p.sub_(scalars[0] * m / denominator)
 
@@ -145,7 +146,7 @@ class AdamW:
             chosen = [i for i, d in enumerate(self.decays) if d == decay]
             params, m, v = ([tensors[i] for i in chosen] for tensors in (self.params, self.exp_avg, self.exp_avg_sq))
             counts = [torch.tensor(float(t), device=p.device) for p in params]
-            torch._fused_adamw_(params, [p.grad for p in params], m, v, [], counts, amsgrad=False, lr=lr, beta1=BETA1, beta2=BETA2,
+            torch._fused_adamw_(params, [p.grad for p in params], m, v, [], counts, amsgrad=False, lr=lr, beta1=BETA1, beta2=self.beta2,
                                 weight_decay=decay, eps=EPS, maximize=False)
 
     def state(self) -> dict[str, Tensor]:
@@ -249,10 +250,11 @@ def train(config: TrainConfig) -> History:
     job = open_job(config)
     config = job.config
     model = build_model(job)
-    announce(job, model, {"betas": [BETA1, BETA2], "eps": EPS})
+    beta2 = job.beta2 or BETA2
+    announce(job, model, {"betas": [BETA1, beta2], "eps": EPS})
     if config.dry_run:
         return History(folder=job.folder)
-    optimizer = AdamW(model, config.weight_decay, config.fused)
+    optimizer = AdamW(model, config.weight_decay, config.fused, beta2)
     state = State(loss_scale=precision.FIRST_SCALE if job.recipe.loss_scaling else 1.0)
     history = History(folder=job.folder)
     log = Log(job, history, state, started)

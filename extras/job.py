@@ -22,7 +22,9 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, find_run
-from extras.settings import DEFAULTS, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve
+from extras.settings import (
+    DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
+)
 from extras.settings import resumed_config
 from model import SIZES, ModelConfig
 from params import count
@@ -53,6 +55,11 @@ class Job:
     @property
     def recipe(self) -> precision.Recipe:
         return precision.RECIPES[self.precision]
+
+    @property
+    def beta2(self) -> float | None:
+        """AdamW's second beta where the recipe has one of its own."""
+        return FINETUNE_BETA2 if self.config.recipe in FINETUNE else None
 
     def tokens_per_step(self) -> int:
         return self.config.batch_size * self.config.seq_len
@@ -134,6 +141,8 @@ def open_job(config: TrainConfig) -> Job:
     check_vocabulary(words, corpus, model_config, init, source, stored)
     if words.vocab_size < model_config.vocab_size:
         notes.append(f"the vocabulary has {words.vocab_size} ids; the model's other {model_config.vocab_size - words.vocab_size} rows stay unused")
+    if init and recipe not in FINETUNE and not source:
+        notes.append(f"for fine-tuning there are the cards' settings: --recipe {' or '.join(FINETUNE)}")
     return Job(config, origin, model_config, device, key, reason, corpus, validation, words, out, source, init, micro_batch, notes)
 
 
