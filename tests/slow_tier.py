@@ -35,8 +35,12 @@ CHECKS = {
     "the vocabulary trainer on 20 MB": ("test_train_vocab.py", ["tokenizer.py", "extras/train_vocab.py", "extras/vocab_lanes.py",
                                                                "extras/vocab_candidates.py", "extras/vocab_records.py"], []),
     "GGUF, ONNX, PEFT, 4 bit": ("test_ecosystem_tools.py", [*FOLDER, "extras/export_gguf.py", "extras/export_onnx.py"], ["gguf"]),
+    "full-size compiles for a TPU": ("test_tpu_compile.py", ["model.py", "train.py", "precision.py", "extras/tpu_attention.py", "extras/tpu_compile.py",
+                                                            "extras/chunked_loss.py", "extras/xla_device.py"], ["xla"]),
     "pages in a browser": ("test_browser.py", ["sample.py", "extras/web.py", "extras/explore.py", "extras/arena.py"], []),
 }
+
+ONLY_BY_HAND = ["full-size compiles for a TPU"]                   # a quarter of an hour and more: `all` runs them, `changed` does not
 
 
 def digest(name: str) -> str:
@@ -75,6 +79,9 @@ def main() -> int:
         unchanged = passed.get("sha256") == digest(name)
         if options.which == "list" or (options.which == "changed" and unchanged):
             results[name] = f"{'unchanged since it' if unchanged else 'changed; it last'} passed on {passed.get('date', 'no day on record')}"
+            continue
+        if options.which == "changed" and name in ONLY_BY_HAND:
+            results[name] = "changed, and left out: too long for this; run .ci/run slow"
             continue
         if time.monotonic() - started > 60 * options.minutes:
             results[name] = "left out: no time"
