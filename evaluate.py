@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import Parser, UserError, count_of, find_run, progress, run, sha256_file
+from common import UserError, find_run, progress, run, sha256_file
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
@@ -258,8 +258,10 @@ def perplexity(model: Llama, tokenizer: Tokenizer, text: str | list[str], contex
     units = max(2, len(excess))
     size = sum(len(document.encode("utf-8", "surrogatepass")) for document in documents)
     characters = sum(len(document) for document in documents)
-    return {"loss": mean, "ppl": math.exp(min(mean, 700)), "bits_per_byte": total / math.log(2) / size, "bits_per_char": total / math.log(2) / characters,
-            "stderr": math.sqrt(float(excess.square().sum()) * units / (units - 1)) / tokens, "tokens": tokens, "bytes": size}
+    stderr = math.sqrt(float(excess.square().sum()) * units / (units - 1)) / tokens
+    bits = total / math.log(2)
+    return {"loss": mean, "ppl": math.exp(min(mean, 700)), "bits_per_byte": bits / size, "bits_per_char": bits / characters, "stderr": stderr,
+            "tokens": tokens, "bytes": size}
 
 
 # ------------------------------------------------------------------------------------------------- items, blocks, intervals
@@ -390,23 +392,6 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
     return [(context, [" " + choice for choice in item["choices"]])]
 
 
-def check_item(path: str | Path, number: int, item: dict) -> None:
-    """Raise UserError if an item of a multiple-choice file cannot be scored."""
-    choices, labels = item["choices"], item.get("labels")
-    label_is_good = isinstance(item.get("label"), int) and 0 <= item["label"] < len(choices)
-    if labels is not None:
-        label_is_good = isinstance(labels, list) and len(labels) == len(choices) and all(label in (0, 1) for label in labels) and any(labels)
-    rules = {
-        "choices must be two or more texts": len(choices) > 1 and all(isinstance(choice, str) and choice for choice in choices),
-        "kind must be question, continuation or cloze": item["kind"] in ("question", "continuation", "cloze"),
-        "a cloze has one _ in its context, and text after it": item["kind"] != "cloze" or re.fullmatch(r"[^_]*_[^_]*\S[^_]*", item["context"]),
-        "label must be the index of a choice, or labels 0 or 1 for each, with at least one 1": label_is_good,
-    }
-    broken = [rule for rule, kept in rules.items() if not kept]
-    if broken:
-        raise UserError(f"{path}, item {number}: {broken[0]}")
-
-
 def judge_choices(item: dict, log_p: list[float], sizes: list[int]) -> tuple[float, float | None]:
     """(acc, acc_norm) of one item from its choices' log-probabilities and sizes in characters."""
     if "labels" in item:
@@ -429,6 +414,7 @@ def multiple_choice(model: Llama, tokenizer: Tokenizer, path: str | Path, bounda
     that of acc; `chance` is what guessing gives; `groups` has acc for each group of MMLU. The file has one item a line: task, kind,
     context, choices, label or labels (subject for MMLU).
     """
+    from extras.choice_items import check_item
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)
@@ -470,35 +456,11 @@ def gsm8k(model: Llama, tokenizer: Tokenizer, path: str | Path, shots: int = 0, 
 
 # ----------------------------------------------------------------------------------------------------------- command line
 
-EXAMPLES = """  python evaluate.py                                          the newest run on the validation part of its own data
-  python evaluate.py runs/20m --text my.txt                   perplexity, bits per byte and per character of a text
-  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz --choices hellaswag.jsonl.gz
-  python evaluate.py runs/20m --curve                         its training curve over the published one of its size"""
-
-
 def main() -> None:
-    parser = Parser("Judge models as the cards do, side by side.", EXAMPLES)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or model folders (default: the newest run)")
-    parser.add_argument("--text", action="append", default=[], metavar="FILE",
-                        help="perplexity on a text, a .jsonl(.gz) with a field text, or the validation part of a folder made by data.py prepare")
-    parser.add_argument("--blimp", nargs="?", const="", metavar="FILE", help="BLiMP as .jsonl(.gz); without FILE it is downloaded once")
-    parser.add_argument("--choices", action="append", default=[], metavar="FILE", help="multiple-choice items as .jsonl(.gz); may be given again")
-    parser.add_argument("--gsm8k", action="append", default=[], metavar="FILE", help="GSM8K items as .jsonl(.gz)")
-    parser.add_argument("--shots", type=int, nargs="+", default=[0], metavar="N", help="worked examples before each GSM8K problem (default: 0)")
-    parser.add_argument("--examples", metavar="FILE", help="where those come from (default: the other problems of the file)")
-    parser.add_argument("--prompt", choices=["plain", "lm-eval"], default="plain", help="how context and choice are joined (default: plain)")
-    parser.add_argument("--boundary", choices=["bytes", "lm-eval"], default="bytes",
-                        help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice (default: bytes)")
-    parser.add_argument("--limit", type=count_of, metavar="N", help="only the first N items (of each paradigm, of each source of a folder)")
-    parser.add_argument("--context", type=count_of, metavar="N", help="positions for --text (default: as trained, else all the model has)")
-    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], help="where to compute (default: cuda where there is one, else cpu)")
-    parser.add_argument("--peers", action="store_true", help="put the models of the Stentor3 card's comparison table beside them")
-    parser.add_argument("--out", metavar="STEM", help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)")
-    parser.add_argument("--curve", action="store_true", help="plot the run's losses over the published ones of its size, as RUN/curve.svg")
-    args = parser.parse_args()
-    folders = [find_run(name) for name in args.runs or [None]]
-    from extras.scoreboard import judge_all
-    judge_all(folders, args)
+    """Judge the models that the command line names on what it names; flags, table and files are in extras/scoreboard.py."""
+    from extras.scoreboard import judge_all, parser
+    args = parser().parse_args()
+    judge_all([find_run(name) for name in args.runs or [None]], args)
 
 
 if __name__ == "__main__":

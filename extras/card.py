@@ -108,11 +108,12 @@ def recipe(of: Run, found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
+    commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
     return f"""## Training
 
 AdamW (betas 0.9 and 0.95, eps 1e-8, decay on Linear weights only), linear warmup, then `{of.info['settings']['schedule']}`. Every step has
 {found['tokens_per_step']:,} tokens. Precision `{of.info['settings']['precision']}`: {of.info['precision_reason']}. Device {of.info['device']},
-{of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; git commit {of.info['git_commit']}.{notes}
+{of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; {commit}.{notes}
 
 {table(("hyper-parameter", "value"), settings)}"""
 

@@ -75,17 +75,22 @@ def exact_match(model: Llama, tokenizer: Tokenizer, path: str | Path, shots: int
     """Share of problems whose greedy answer ends in the right number, after `shots` worked examples: {exact_match, stderr, items, shots}.
 
     The examples are the first ones of the file `examples` (the training split); without it the first other problems of `path`. A prompt
-    that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval. Raises UserError if the model has no room for an answer at all.
+    that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval. Raises UserError if the model has no room for an answer at
+    all, or there are fewer examples than `shots`.
     """
     fields = {"question": str, "answer": str}
-    items = read_items(path, fields)[:limit]
-    pool = read_items(examples, fields)[:shots] if examples else items[:shots + 1]
+    whole = read_items(path, fields)
+    items = whole[:limit]
+    pool = read_items(examples, fields) if examples else whole
+    most = len(pool) - (examples is None)
+    if not 0 <= shots <= most:
+        raise UserError(f"{examples or path}: {shots} worked examples are asked for; it has room for 0 to {most}")
     room = model.config.max_position_embeddings - ANSWER_TOKENS
     if room <= 0:
         raise UserError(f"the model has {model.config.max_position_embeddings} positions; an answer alone takes {ANSWER_TOKENS}")
     tasks = []
     for item in items:
-        worked = [f"Question: {other['question']}\nAnswer: {other['answer']}\n\n" for other in pool if other is not item][:shots]
+        worked = [f"Question: {other['question']}\nAnswer: {other['answer']}\n\n" for other in pool[:shots + 1] if other is not item][:shots]
         prompt = f"{''.join(worked)}Question: {item['question']}\nAnswer:"
         wanted = final_number(item["answer"].split("#### ")[-1])
         tasks.append((tokenizer.encode(prompt, document=True)[-room:], wanted))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several models, several benchmarks, one table: what `evaluate.py` runs once it has read its flags.
+"""Several models, several benchmarks, one table: the command line of `evaluate.py` and what it runs.
 
 Finished parts are kept in `evaluation_blocks.json` of each run, so an interrupted evaluation goes on where it stopped, and a model that was
 judged before is not judged again. The table is the cards': chance, one column for each model, the mean over chance, best and second best marked.
@@ -17,7 +17,7 @@ import numpy
 import torch
 
 import data
-from common import ROOT, UserError, atomic_write, read_json, sha256_file
+from common import ROOT, Parser, UserError, atomic_write, count_of, read_json, sha256_file
 from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
 from model import Llama
 from precision import open_device
@@ -28,7 +28,43 @@ BENCHMARKS = {
     "openbookqa": ("OpenBookQA", "acc_norm"), "truthfulqa_mc2": ("TruthfulQA", "acc"), "winogrande": ("Winogrande", "acc"),
     "commonsenseqa": ("CommonsenseQA", "acc"), "hellaswag": ("HellaSwag", "acc_norm"), "piqa": ("PIQA", "acc_norm"),
     "arc_easy": ("ARC-Easy", "acc_norm"), "arc_challenge": ("ARC-Challenge", "acc_norm"), "mmlu": ("MMLU", "acc"),
+    "truthfulqa_mc1": ("TruthfulQA MC1", "acc"), "truthfulqa_binary": ("TruthfulQA binary", "acc"),  # not in the cards
 }
+EXAMPLES = """  python evaluate.py                                          the newest run on the validation part of its own data
+  python evaluate.py runs/20m --text my.txt                   perplexity, bits per byte and per character of a text
+  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz --choices hellaswag.jsonl.gz
+  python evaluate.py runs/20m --curve                         its training curve over the published one of its size"""
+
+
+def number_of_items(text: str) -> int:
+    """A whole number that is at least 1."""
+    value = count_of(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
+    return value
+
+
+def parser() -> Parser:
+    """The flags of evaluate.py."""
+    parser = Parser("Judge models as the cards do, side by side.", EXAMPLES)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or model folders (default: the newest run)")
+    parser.add_argument("--text", action="append", default=[], metavar="FILE",
+                        help="perplexity on a text, a .jsonl(.gz) with a field text, or the validation part of a folder made by data.py prepare")
+    parser.add_argument("--blimp", nargs="?", const="", metavar="FILE", help="BLiMP as .jsonl(.gz); without FILE it is downloaded once")
+    parser.add_argument("--choices", action="append", default=[], metavar="FILE", help="multiple-choice items as .jsonl(.gz); may be given again")
+    parser.add_argument("--gsm8k", action="append", default=[], metavar="FILE", help="GSM8K items as .jsonl(.gz)")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0], metavar="N", help="worked examples before each GSM8K problem (default: 0)")
+    parser.add_argument("--examples", metavar="FILE", help="where those come from (default: the other problems of the file)")
+    parser.add_argument("--prompt", choices=["plain", "lm-eval"], default="plain", help="how context and choice are joined (default: plain)")
+    parser.add_argument("--boundary", choices=["bytes", "lm-eval"], default="bytes",
+                        help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice (default: bytes)")
+    parser.add_argument("--limit", type=number_of_items, metavar="N", help="only the first N items (of each paradigm, of each source of a folder)")
+    parser.add_argument("--context", type=number_of_items, metavar="N", help="positions for --text (default: as trained, else all the model has)")
+    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], help="where to compute (default: cuda where there is one, else cpu)")
+    parser.add_argument("--peers", action="store_true", help="put the models of the Stentor3 card's comparison table beside them")
+    parser.add_argument("--out", metavar="STEM", help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)")
+    parser.add_argument("--curve", action="store_true", help="plot the run's losses over the published ones of its size, as RUN/curve.svg")
+    return parser
 
 
 def mean_over_chance(scores: dict[str, dict[str, float]], chance: dict[str, float]) -> dict[str, float]:
@@ -40,7 +76,7 @@ def mean_over_chance(scores: dict[str, dict[str, float]], chance: dict[str, floa
     common = [name for name in chance if name != "BLiMP" and all(name in row for row in scores.values())]
     baseline = dict(chance)
     for name in common:
-        if name.startswith("TruthfulQA"):
+        if name == "TruthfulQA":
             baseline[name] = min(row[name] for row in scores.values())
         if name.startswith("GSM8K"):
             baseline[name] = 0.0
@@ -129,7 +165,7 @@ def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
     context = args.context or stored.get("settings", {}).get("seq_len")
     weights = [sha256_file(file) for file in sorted(folder.glob("model*.safetensors"))]
-    finished = Blocks(home / "evaluation_blocks.json", " ".join([*weights, tokenizer.fingerprint]))
+    finished = Blocks(home / "evaluation_blocks.json", " ".join([sha256_file(folder / "config.json"), *weights, tokenizer.fingerprint]))
     texts = args.text
     if not asked(args):
         if "data" not in stored:
@@ -137,13 +173,16 @@ def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
         texts = [stored["data"]]
     results = {}
     for path in map(Path, texts):
-        results[f"{path.name}: bits per byte (less is better)"] = judge_text(model, tokenizer, path, context, args.limit, finished)
+        alike = [other for other in texts if Path(other).name == path.name]
+        name = path.name if len(alike) == 1 else str(path)
+        results[f"{name}: bits per byte (less is better)"] = judge_text(model, tokenizer, path, context, args.limit, finished)
     if args.blimp:
         results["BLiMP"] = {**blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished), "chance": 0.5}
     for path in args.choices:
         result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
         print(f"{path}: the encoder crosses the boundary of context and choice in {result['crossed']} of {result['items']} items")
-        results[BENCHMARKS.get(result["task"], (result["task"], ""))[0]] = result
+        title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
+        results[f"{title} ({Path(path).name})" if title in results else title] = result
     for path in args.gsm8k:
         for shots in args.shots:
             result = gsm8k(model, tokenizer, path, shots, args.examples, args.limit, finished)

@@ -16,9 +16,10 @@ import tokenizer
 from common import ROOT, UserError
 from extras import card
 from extras.hf_folder import module_text, write_tokenizer_files
+from extras.job import open_job
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from sample import generate
-from train import TrainConfig, train
+from train import BETA1, TrainConfig, train
 
 VOCABULARIES = {"20m": "english-4096-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1"}
 
@@ -269,3 +270,29 @@ def test_bpe_folder(tmp_path, environment):
     found = oracle(environment, "load_bpe.py", tmp_path / "folder", tmp_path / "cases.json", work=tmp_path)
     assert found == {"wrong": [], "class": found["class"], "eos": t.eos_id, "bos": t.bos_id, "pad": t.pad_id}
     assert not list((tmp_path / "folder").glob("*.py"))
+
+
+def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
+    """Each card's own settings, a range's lower end; without --init there is nothing to go on from."""
+    stated = json.loads((ROOT / "cards" / "cards.json").read_text(encoding="utf-8"))["models"]
+    t = tokenizer.load()
+    Llama(ModelConfig(t.vocab_size, 32, 48, 1, 2, 1, 16, 1024)).save_pretrained(tmp_path / "first", eos_token_id=t.eos_id)
+    t.save_pretrained(tmp_path / "first")
+    (tmp_path / "tales.txt").write_text("\n\n".join(f"Tale {i}: the sea was calm and the boats came home early." * 40 for i in range(80)))
+    corpus = data.prepare_files([tmp_path / "tales.txt"], tmp_path / "tales")
+    seen = []
+    for recipe, model in (("finetune-stentor3", "Stentor3-20M"), ("finetune-portimbria", "Portimbria-150M")):
+        wanted = TrainConfig(init=str(tmp_path / "first"), data=str(corpus), out=str(tmp_path / "run"), recipe=recipe, device="cpu")
+        job = open_job(wanted)
+        card_says = {key: value[0]["value"] for key, value in stated[model]["lora"].items()}
+        lower = {key: value[0] if isinstance(value, list) else value for key, value in card_says.items()}
+        found = job.config
+        assert (found.learning_rate, found.batch_size, found.seq_len) == (lower["learning_rate"], lower["batch_size"], lower["max_sequence"])
+        assert found.steps == data.steps_for_epochs(corpus, found.seq_len, found.batch_size, lower["epochs"]) == job.schedule_end()
+        assert found.schedule == "cosine" and found.warmup_steps == max(1, round(0.05 * found.steps))
+        assert f"({BETA1}, {job.beta2}) eps 1e-8" in card_says["optimizer"]
+        seen.append((found.learning_rate, found.batch_size))
+        with pytest.raises(UserError, match=f"--recipe {recipe} goes on from a trained model: name its folder with --init"):
+            open_job(dataclasses.replace(wanted, init=None))
+    assert len(set(seen)) == 2
+    assert any("--recipe finetune-stentor3" in note for note in open_job(dataclasses.replace(wanted, recipe="laptop")).notes)

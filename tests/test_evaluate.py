@@ -494,6 +494,18 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "table.json").read_text()) == report
 
 
+def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path):
+    for number in range(2):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}" / "my.txt").write_text("the cat sat" * (number + 1))
+        write(tmp_path / f"mmlu_{number}.jsonl", [question("cat?", ["he", "she is"], task="truthfulqa_mc1", label=1)] * (number + 2))
+    texts = [str(tmp_path / f"d{number}" / "my.txt") for number in range(2)]
+    scoreboard.judge_all(two_runs[:1], flags(text=texts, choices=[tmp_path / f"mmlu_{number}.jsonl" for number in range(2)], out=str(tmp_path / "o")))
+    report = json.loads((tmp_path / "o.json").read_text())["models"]["one"]
+    assert {f"{path}: bits per byte (less is better)" for path in texts} < set(report)
+    assert report["TruthfulQA MC1"]["items"] == 2 and report["TruthfulQA MC1 (mmlu_1.jsonl)"]["items"] == 3
+
+
 def test_an_interrupted_evaluation_goes_on(two_runs, tmp_path, monkeypatch, toy):
     pairs = [pair("the cat", "cat the", f"paradigm_{number}") for number in range(6)]
     path = write(tmp_path / "blimp.jsonl", pairs)
@@ -586,6 +598,7 @@ def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["--choice", "x"], "unknown argument --choice; did you mean --choices?"), (["nowhere"], "nowhere: no such run or model folder"),
     (["--boundary", "words"], "invalid choice: 'words'"), (["--limit", "many"], "'many' is not a number"),
+    (["--limit", "0"], "'0' is not at least 1"), (["--context", "-5"], "'-5' is not at least 1"),
 ])
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)

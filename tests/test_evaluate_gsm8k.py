@@ -93,6 +93,10 @@ def test_the_score_counts_right_answers(model, tmp_path, monkeypatch):
     assert of_q1 == ("Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### 2,000\n\nQuestion: q1?\nAnswer:")
     prompts.clear()
     assert gsm8k(model, Bytes(), path, shots=1, examples=path, limit=2)["items"] == 2
+    assert gsm8k(model, Bytes(), path, shots=4, limit=1)["shots"] == 4, "examples come from the whole file, whatever the limit"
+    for shots, examples, room in ((5, None, 4), (6, path, 5), (-1, None, 4)):
+        with pytest.raises(UserError, match=f"{shots} worked examples are asked for; it has room for 0 to {room}"):
+            gsm8k(model, Bytes(), path, shots=shots, examples=examples)
 
 
 def test_a_long_prompt_loses_its_beginning_and_a_short_model_is_refused(model, tmp_path):
