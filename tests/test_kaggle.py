@@ -31,9 +31,9 @@ def test_training_commands_are_understood(tmp_path):
     (tmp_path / "my.txt").write_text("\n\n".join(text for _, text in builtin_documents("math"))[:400_000])
     corpus = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
-    assert len(lines) == 3 and all("--deadline" in line and "--data /kaggle/input/corpus" in line for line in lines)
+    assert len(lines) == 3 and all("--deadline" in line and "--data /kaggle/input/corpus/corpus" in line for line in lines)
     for line in lines:
-        words = shlex.split(line.replace("/kaggle/input/corpus", str(corpus)).replace("--device xla", "--device cpu").replace("/kaggle/", f"{tmp_path}/"))
+        words = shlex.split(line.replace("/kaggle/input/corpus/corpus", str(corpus)).replace("--device xla", "--device cpu").replace("/kaggle/", f"{tmp_path}/"))
         if "--resume" in words:
             assert words[words.index("--resume") + 1] == f"{tmp_path}/input/run/run-1" and "--out" in words
             continue  # it needs a run; tests/test_train.py resumes from a folder into another
