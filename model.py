@@ -46,7 +46,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Everything that makes this shape impossible, one sentence each; empty if it can be built."""
-        found = []
+        found, sound = [], set()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             limit = 1000 if field.name == "num_hidden_layers" else 2**20
@@ -56,13 +56,13 @@ class ModelConfig:
                 found.append(f"{field.name} must be a whole number from 1 to {limit}, not {value!r}")
             elif field.type == "float" and not (type(value) in (int, float) and 0 < value < 1e15):
                 found.append(f"{field.name} must be a positive number, not {value!r}")
-        if found:
-            return found
-        if self.num_attention_heads % self.num_key_value_heads:
+            else:
+                sound.add(field.name)
+        if sound >= {"num_attention_heads", "num_key_value_heads"} and self.num_attention_heads % self.num_key_value_heads:
             found.append(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}")
-        if self.head_dim % 2:
+        if "head_dim" in sound and self.head_dim % 2:
             found.append(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs of features")
-        if self.max_position_embeddings * self.head_dim > 2**27:
+        if sound >= {"max_position_embeddings", "head_dim"} and self.max_position_embeddings * self.head_dim > 2**27:
             found.append(f"max_position_embeddings {self.max_position_embeddings} by head_dim {self.head_dim} is a rotary table above 512 MiB")
         return found
 

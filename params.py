@@ -145,7 +145,7 @@ def kv_cache_bytes(config: ModelConfig, length: int, batch: int = 1, bytes_each:
 
 
 def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool = False, recompute: bool = False,
-                    accumulate: bool = False) -> dict[str, float]:
+                    accumulate: bool = False, loss_chunk: int | None = None) -> dict[str, float]:
     """Bytes that one training step of this project's model holds, by part, and the "peak" of the step.
 
     Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the products. For each
@@ -153,7 +153,8 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
     and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v, gate and
     up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input
     of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
-    log-probabilities, and a gradient of each. `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
+    log-probabilities, and a gradient of each; with `loss_chunk` for so many positions at a time, and two of the output matrix's
+    gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
     written out would add B*H*T*T a layer.
 
     The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those of earlier
@@ -176,9 +177,11 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
         "16-bit copies": 2.0 * matrices if autocast else 0.0,
         "activations": float(stored),
         "one layer rebuilt": float(layer) if recompute else 0.0,
-        "logits": 16.0 * tokens * c.vocab_size,
+        "logits": 16.0 * batch * min(loss_chunk or length, length) * c.vocab_size,
     }
     at_loss = stored + max(memory["logits"], memory["one layer rebuilt"])
+    if loss_chunk:
+        at_loss += 8.0 * c.vocab_size * c.hidden_size
     if accumulate:
         at_loss += memory["gradients"]
     always = memory["weights"] + memory["moments"] + memory["16-bit copies"]
@@ -216,6 +219,8 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         "The peak is at the loss or at the end of backward, whichever holds more: never all rows at once.",
         "With gradient accumulation the gradients are there at the loss too.",
     ]
+    from extras.tpu_compile import recorded
+    training.notes += recorded(name, config)
     return [serving, training]
 
 
@@ -268,6 +273,7 @@ def positive(text: str) -> int:
 
 
 def parser() -> Parser:
+    """The flags; those of an architecture are the fields of ModelConfig."""
     p = Parser("Count parameters, memory, FLOPs and cost of a Llama, and audit the model cards.", EXAMPLES)
     p.add_argument("folder", nargs="?", metavar="CONFIG_OR_FOLDER", help="a Llama config.json, a model folder or a run folder")
     p.add_argument("--size", choices=list(SIZES), help="one of the built-in shapes (default: 20m)")
@@ -320,6 +326,7 @@ def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
 
 
 def main() -> int:
+    """The command line: tables of the chosen models, or the audit. Returns the exit code."""
     args = parser().parse_args()
     if not 0 < args.utilization <= 1:
         raise UserError(f"--utilization {args.utilization} must be above 0 and at most 1")
@@ -335,13 +342,7 @@ def main() -> int:
             tables += memory_tables(name, config, length, args.batch)
         if args.flops:
             from extras import cost
-            tokens = args.tokens or FAMILY.get(name, cost.CHINCHILLA * count(config)["total"])
-            step_tokens = args.step_tokens or (8192 if config.max_position_embeddings <= 1024 else 262144)
-            work = flops(config, length)["training"]
-            reached = cost.measure(config) if args.measure else None
-            tables.append(cost.compute_table(name, config, length, tokens, step_tokens))
-            tables.append(cost.time_table(name, work, tokens, args.throughput, args.utilization, reached))
-            tables.append(cost.what_if(name, config, length, tokens))
+            tables += cost.tables(name, config, length, args)
         if not (args.all or args.memory or args.flops):
             tables += breakdown(name, config)
     if args.plot:

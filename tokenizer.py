@@ -463,12 +463,10 @@ class TokenMonster:
 
 import hashlib
 import json
-import operator
-import os
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, UserError, read_json, run
+from common import UserError, run
 
 VOCAB_FILE = "tokenmonster.vocab"  # its name in a model folder
 DEFAULT = "builtin-4096"  # the vocabulary in vocabs/, made by our trainer from the built-in corpus
@@ -553,23 +551,6 @@ def special_ids(vocab: Vocab) -> dict[str, int | None]:
     return {"eos_id": separator, "bos_id": None, "pad_id": separator, "vocab_size": vocab.rows}
 
 
-def configured_ids(folder: Path) -> dict[str, int]:
-    """The special ids that a folder states: tokenizer_config.json (names of added tokens), overridden by config.json."""
-    stated = {}
-    for name in ("tokenizer_config.json", "config.json"):
-        config = read_json(folder / name) if (folder / name).is_file() else {}
-        try:
-            ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
-            for kind in ("eos", "bos", "pad"):
-                token = config.get(f"{kind}_token")
-                id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
-                stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
-            stated |= {"vocab_size": operator.index(config["vocab_size"])} if "vocab_size" in config else {}
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
-    return stated
-
-
 def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
     """The vocabulary file that a path, a model folder or a name means. Raises UserError if there is none.
 
@@ -582,14 +563,12 @@ def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
         if not found:
             raise UserError(f"{path}: no tokenizer in this folder (expected {VOCAB_FILE}, tokenizer.json or tokenizer.model)")
         return found[0]
-    folders = [ROOT / "vocabs", Path(os.environ.get("STENTOR_VOCABS") or ROOT / "vocabs"), Path.home() / "_tokenmonster"]
-    for file in [path, *(folder / f"{path}.vocab" for folder in folders)]:
-        if file.is_file():
-            return file
+    if path.is_file():
+        return path
     if path.suffix in (".vocab", ".json", ".model") or len(path.parts) > 1:
         raise UserError(f"{path}: no such file")
-    from extras.vocab_hub import download
-    return download(str(path), folders, network)
+    from extras.vocab_hub import by_name
+    return by_name(str(path), network)
 
 
 def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
@@ -608,7 +587,10 @@ def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
         vocab = Vocab.parse(path.read_bytes())
     except VocabError as error:
         raise UserError(f"{path}: {error}") from None
-    special = special_ids(vocab) | (configured_ids(path.parent) if path.name == VOCAB_FILE else {})
+    special = special_ids(vocab)
+    if path.name == VOCAB_FILE:
+        from extras.hf_folder import configured_ids
+        special |= configured_ids(path.parent)
     ids = [special["eos_id"], special["pad_id"], special["bos_id"] or 0]
     if special["vocab_size"] < vocab.rows or not all(id is not None and 0 <= id < special["vocab_size"] for id in ids):
         raise UserError(f"{path}: {vocab.rows} ids, which do not go with {special} (a token for CR or an eos_token_id is needed)")

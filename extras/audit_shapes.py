@@ -103,6 +103,8 @@ def architecture(cards: Audit) -> None:
                 words = "the model's specification, which gives the stated total"
                 if correction and field == correction["field"]:
                     words = search
+                elif change and statement["section"] == "family table":
+                    words += "; the family table's own row, 5 heads of 64 with 1 key/value head, has the same widths and total"
                 elif change and field == "num_attention_heads":
                     words += f"; {value} heads of width {shape.head_dim} are {value * shape.head_dim}, not {shape.hidden_size}"
                 cards.note(model, f"architecture.{key}", value == right, right, words, index=index, correction=change)

@@ -196,6 +196,8 @@ def losses(cards: Audit) -> None:
         best_steps(cards, model, [row["step"] for row in table if isinstance(row["step"], int)], best["step"])
     cards.check(P, "training_dynamics.no_improvement_after_step", 18000, "the last best step of the table", exact=True)
     cards.check(S2, "training_dynamics.epoch_0_end_loss", 3.047, "the table of checkpoints")
+    words = "the end of epoch 0, \"~15000\" in the table of checkpoints, has 3.047; whether the two are one evaluation is not said"
+    cards.note(S2, "training_dynamics.loss_at_step_15000", None, 3.047, words)
     before = {"reduction_vs_v1_percent": 33.02, "perplexity_reduction_vs_v1": 33.02, "reduction_vs_12m_percent": 26.61}
     for key, old in before.items():
         reduction = spread(lambda new, old: 100 - 100 * new / old, interval(18.07), interval(old))

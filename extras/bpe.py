@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, atomic_write, read_json
-from tokenizer import configured_ids
+from extras.hf_folder import configured_ids
 
 LARGEST = 64 << 20  # bytes of a tokenizer file
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>")

@@ -6,13 +6,14 @@ of them stand in the first lines below. `python params.py --flops` prints it.
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import time
 from dataclasses import dataclass
 
 from model import Llama, ModelConfig, next_token_loss
-from params import Table, count, embedding_share, flops
+from params import FAMILY, Table, count, embedding_share, flops
 
 CHINCHILLA = 20                     # tokens per parameter of a compute-optimal run (Hoffmann et al. 2022, table 3, rounded)
 KG_CO2_PER_KWH = 0.37               # assumption: the grid of the United States, about 2023
@@ -35,6 +36,19 @@ DEVICES = {
     "2x T4": Device(2 * 65e12, "fp16", 2 * 70),
     "H200": Device(989e12, "bf16", 700),
 }
+
+
+def tables(name: str, config: ModelConfig, length: int, args: argparse.Namespace) -> list[Table]:
+    """What `--flops` prints. Without `--tokens` and `--step-tokens` the run is the card's, else `CHINCHILLA` tokens a parameter."""
+    tokens = args.tokens or FAMILY.get(name, CHINCHILLA * count(config)["total"])
+    step_tokens = args.step_tokens or (8192 if config.max_position_embeddings <= 1024 else 262144)
+    work = flops(config, length)["training"]
+    reached = measure(config) if args.measure else None
+    return [
+        compute_table(name, config, length, tokens, step_tokens),
+        time_table(name, work, tokens, args.throughput, args.utilization, reached),
+        what_if(name, config, length, tokens),
+    ]
 
 
 def compute_table(name: str, config: ModelConfig, length: int, tokens: float, step_tokens: int) -> Table:

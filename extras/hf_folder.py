@@ -5,11 +5,13 @@
     tokenmonster.vocab      the vocabulary, byte for byte
     tokenizer_config.json   which class to load, the special tokens' names and ids, the chat template
 
-`Tokenizer.save_pretrained` calls `write_tokenizer_files`. transformers is not needed to write a folder, only to read one with it.
+`Tokenizer.save_pretrained` calls `write_tokenizer_files`; `tokenizer.load` reads the special ids back with `configured_ids`. transformers is
+not needed to write a folder, only to read one with it.
 """
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,3 +100,20 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: str | Path, model_max_le
     atomic_write(folder / f"{MODULE}.py", module_text())
     atomic_write(folder / "tokenmonster.vocab", tokenizer.vocab.to_bytes())
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def configured_ids(folder: Path) -> dict[str, int]:
+    """The special ids that a folder states: tokenizer_config.json (names of added tokens), overridden by config.json."""
+    stated = {}
+    for name in ("tokenizer_config.json", "config.json"):
+        config = read_json(folder / name) if (folder / name).is_file() else {}
+        try:
+            ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
+            for kind in ("eos", "bos", "pad"):
+                token = config.get(f"{kind}_token")
+                id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
+                stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
+            stated |= {"vocab_size": operator.index(config["vocab_size"])} if "vocab_size" in config else {}
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
+    return stated

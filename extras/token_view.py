@@ -160,7 +160,8 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="{info,encode,decode,train}", required=True)
     info = commands.add_parser("info", help="what a vocabulary is",
                                description="Print size, longest token, mode, special ids, characters per token.")
-    info.add_argument("vocab", nargs="?", default=DEFAULT, help=f"vocabulary file, model folder or name (default: {DEFAULT})")
+    info.add_argument("vocab", nargs="?", help=f"vocabulary file, model folder or name (default: {DEFAULT})")
+    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same, as the other commands have it")
     info.add_argument("--sample", metavar="FILE", help="text for the characters per token (default: two paragraphs of prose)")
     encode = commands.add_parser("encode", help="text into tokens",
                                  description="Show the tokens of a text with their ids; without TEXT of stdin.")
@@ -192,7 +193,8 @@ def main(argv: list[str] | None = None) -> int | None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     if args.command == "info":
         sample = SAMPLE if args.sample is None else Path(args.sample).read_text(encoding="utf-8", errors="replace")
-        found = facts(load(args.vocab), find(args.vocab), sample)
+        vocab = args.vocab or args.named
+        found = facts(load(vocab), find(vocab), sample)
         lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}" for name, value in found.items()]
         print(json.dumps(found) if args.json else "\n".join(lines))
         return

@@ -109,7 +109,8 @@ def tokenize_job(job: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, int]:
     return _field.tokenize(*job)
 
 
-def score_all(field: Field, hands: list[np.ndarray], lanes: np.ndarray, crew: ProcessPoolExecutor | None, workers: int) -> tuple[np.ndarray, list[int]]:
+def score_all(field: Field, hands: list[np.ndarray], lanes: np.ndarray, crew: ProcessPoolExecutor | None,
+              workers: int) -> tuple[np.ndarray, list[int]]:
     """Bytes that each token covered in its hand, int64 (tokens,), and the number of tokens that each hand needed."""
     parts = 1 if len(hands) >= workers else workers  # with few hands each worker takes every n-th lane
     jobs = [(hand, lanes[part::parts]) for hand in hands for part in range(parts)]
@@ -163,7 +164,8 @@ def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes
 
 # ---------------------------------------------------------------------------------------------------------- command line
 
-def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, reserve: str = "english", workers: int = 1, resume: bool = False) -> Vocab:
+def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, reserve: str = "english", workers: int = 1,
+                resume: bool = False) -> Vocab:
     """Train a vocabulary of `size` tokens on files, folders or "builtin", write it to `out`, and return it.
 
     Unfinished work is kept in `out`.work, from which `resume` goes on; the result is that of a training which was never stopped. Raises

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch one of the published TokenMonster vocabularies of the cards by its name.
+"""Find a TokenMonster vocabulary by its name: on this machine, else fetch it.
 
-They lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where the tokenmonster package keeps
-them, or in $STENTOR_VOCABS. Only files whose checksum is known here are fetched; any other vocabulary can be given as a
-path.
+The published ones lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where the tokenmonster
+package keeps them, or in $STENTOR_VOCABS. Only files whose checksum is known here are fetched; any other vocabulary can be
+given as a path.
 """
 from __future__ import annotations
 
@@ -13,13 +13,24 @@ import os
 import urllib.request
 from pathlib import Path
 
-from common import UserError, atomic_write
+from common import ROOT, UserError, atomic_write
 
 CHECKSUMS = {
     "english-4096-strict-nocapcode-v1": "8b4270afaa2280d960efd52b0cbcb3986b7757f09cfbc6bc616ef35fc21597b6",
     "english-8000-strict-nocapcode-v1": "cd0f9d205c5f090374c8f556ec04958f4225868b80a20b2060e4d4dc5bbf4744",
 }
 LARGEST = 4 << 20  # bytes that are read of an answer
+PATIENCE = 10  # seconds without an answer
+
+
+def by_name(name: str, network: bool = True) -> Path:
+    """The file of the vocabulary `name`: in `vocabs/`, $STENTOR_VOCABS, the tokenmonster package's folder, or from the hub."""
+    own = ROOT / "vocabs"
+    folders = [own, Path(os.environ.get("STENTOR_VOCABS") or own), Path.home() / "_tokenmonster"]
+    for folder in folders:
+        if (folder / f"{name}.vocab").is_file():
+            return folder / f"{name}.vocab"
+    return download(name, folders, network)
 
 
 def address(name: str) -> str:
@@ -43,7 +54,7 @@ def download(name: str, folders: list[Path], network: bool = True) -> Path:
     if not network or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise UserError(f"{name} is not on this machine, and the network is not to be used; {manual}")
     try:
-        with urllib.request.urlopen(address(name), timeout=30) as answer:
+        with urllib.request.urlopen(address(name), timeout=PATIENCE) as answer:
             content = answer.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise UserError(f"{name} is not on this machine and cannot be fetched from {address(name)} ({error}); {manual}") from None

@@ -36,7 +36,8 @@ def prepare(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
     """
     found = candidates(text, LEAST_SHARE / size * len(text))
     if len(found) < size - len(fixed):
-        raise UserError(f"{len(text):,} bytes of text have {len(found):,} candidates, too few for {size:,} tokens: give more text or a smaller --vocab-size")
+        few = f"{len(text):,} bytes of text have {len(found):,} candidates, too few for {size:,} tokens"
+        raise UserError(f"{few}: give more text or a smaller --vocab-size")
     largest = sorted(found, key=lambda piece: (-found[piece] * len(piece), piece))[:MOST_CANDIDATES * size]
     pool = derive({piece: found[piece] / len(text) for piece in largest} | {bytes([byte]): 0.0 for byte in fixed})
     monster = TokenMonster(pool)

@@ -85,8 +85,9 @@ def test_components_add_up():
 
 def test_impossible_shape_is_one_error_with_all_problems():
     with pytest.raises(UserError) as error:
-        count(ModelConfig(0, 64, -1, 2, 4, 2, 16, 64))
-    assert "vocab_size" in str(error.value) and "intermediate_size" in str(error.value)
+        count(ModelConfig(0, 64, -1, 2, 4, 3, 15, 64))
+    parts = ("vocab_size must", "intermediate_size must", "num_attention_heads 4 is not a multiple of num_key_value_heads 3", "head_dim 15 is odd")
+    assert [part for part in parts if part not in str(error.value)] == []
 
 
 # ---------------------------------------------------------------------------------------------------------------- memory

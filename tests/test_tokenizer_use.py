@@ -216,6 +216,7 @@ def test_encode_and_decode_through_pipes():
 
 def test_info_and_mistakes():
     info = json.loads(command("info", "--json").stdout)
+    assert command("info", "--vocab", "builtin", "--json").stdout == command("info", "builtin", "--json").stdout
     assert info["tokens"] == 4096 and info["longest_token_bytes"] <= 40 and info["training_mode"] == "strict" and 2 < info["characters_per_token"] < 6
     for args, message in ((("encode", "x", "--vocab", "nope.vocab"), "nope.vocab: no such file"), (("decode", "1", "two"), "these are no token ids"),
                           (("encod", "x"), "invalid choice"), (("encode", "x", "--expain"), "did you mean --explain?")):
