@@ -318,7 +318,7 @@ class Corpus:
     def epochs(self, steps: int) -> dict[str, float]:
         """How often the first `steps` steps go through each source."""
         counts = self.mixture.counts(steps * self.batch_size)
-        return {name: count / blocks for name, count, blocks in zip(self.names, counts, self.blocks)}
+        return {name: count / max(1, blocks) for name, count, blocks in zip(self.names, counts, self.blocks)}
 
     def weights(self, step: int) -> dict[str, float]:
         """The mixture's shares at a step."""

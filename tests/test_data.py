@@ -209,6 +209,8 @@ def test_validation_is_every_block_once_in_fixed_order(tmp_path):
     with pytest.raises(IndexError):
         corpus.batch(9)
     assert len(data.Corpus(folder, 50, 40, split="validation")) == 0
+    without_math = data.Corpus(folder, 200, 1, split="validation")  # 150 tokens are no block of 200: this source is left out
+    assert without_math.blocks == [5, 1, 0] and without_math.epochs(6) == {"web": 1.0, "code": 1.0, "math": 0.0}
 
 
 def test_end_of_run_and_impossible_requests(tmp_path):
