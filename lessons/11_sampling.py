@@ -22,7 +22,8 @@ import time
 
 import torch
 
-from lessons.tools import FAST, finish, save_figure, table, trained_run
+from lessons.tools import FAST, finish, save_figure, table
+from lessons.trained import trained_run
 import matplotlib.pyplot as plt
 
 import params

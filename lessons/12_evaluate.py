@@ -27,7 +27,8 @@ from importlib.util import find_spec
 
 import torch
 
-from lessons.tools import FAST, HOME, OUT, corpus, finish, save_figure, table, trained_run
+from lessons.tools import FAST, HOME, OUT, corpus, finish, save_figure, table
+from lessons.trained import trained_run
 import matplotlib.pyplot as plt
 
 import evaluate
