@@ -262,6 +262,8 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
             print(overlay(home))
         if not asked(args):
             return
+    out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
+    out.parent.mkdir(parents=True, exist_ok=True)
     alike = [home.name for home in homes]
     names = [home.name if alike.count(home.name) == 1 else str(folder) for home, folder in zip(homes, folders)]
     results = {name: judge_run(folder, args) for name, folder in zip(names, folders)}
@@ -278,7 +280,6 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     table = markdown(scores, errors, chance)
     print(table, end="")
     report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
-    out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
     means = mean_over_chance(scores, chance)
     atomic_write(out.with_name(out.name + ".md"), table + report)
     everything = {"models": results, "scores": scores, "chance": chance, "mean_over_chance": means}

@@ -483,15 +483,15 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     items = write(tmp_path / "arc.jsonl", [question("cat?", ["he", "she is"], label=1)] * 4)
     text = tmp_path / "my.txt"
     text.write_text("the cat sat")
-    asked = flags(choices=[items], text=[text], out=str(tmp_path / "table"), peers=True)
+    asked = flags(choices=[items], text=[text], out=str(tmp_path / "new folder" / "table"), peers=True)
     scoreboard.judge_all(two_runs, asked)
     printed = capsys.readouterr().out
-    report = json.loads((tmp_path / "table.json").read_text())
+    report = json.loads((tmp_path / "new folder" / "table.json").read_text())
     assert list(report["models"]) == ["one", "two"] and report["models"]["one"]["ARC-Easy"]["items"] == 4
-    assert (tmp_path / "table.md").read_text() in printed and "Stentor3-20M (card)" in printed and "per character" in printed
+    assert (tmp_path / "new folder" / "table.md").read_text() in printed and "Stentor3-20M (card)" in printed and "per character" in printed
     monkeypatch.setattr(evaluate, "score_batch", None)  # computing anything now would fail
     scoreboard.judge_all(two_runs, asked)
-    assert json.loads((tmp_path / "table.json").read_text()) == report
+    assert json.loads((tmp_path / "new folder" / "table.json").read_text()) == report
 
 
 def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path):
@@ -610,7 +610,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
 def test_curve_over_the_published_one(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    settings = {"size": "20m", "seq_len": 256, "batch_size": 8}
+    settings = {"size": "20m", "seq_len": 256, "batch_size": 8, "recipe": "card", "model": None}
     (run / "run.json").write_text(json.dumps({"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"}))
     with pytest.raises(UserError, match="no log.jsonl"):
         curve.overlay(run)
