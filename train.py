@@ -263,7 +263,7 @@ def train(config: TrainConfig) -> History:
         network = wrap(model, job)
         with StopSignals() as stop, progress(total=job.end(), initial=state.step, unit="step", desc="train") as bar:
             if state.step and job.evaluation_due(state.step):
-                folder.evaluate(log, stop)                        # the one that was due when this checkpoint was written
+                history.signal = folder.evaluate(log, stop)       # the one that was due when this checkpoint was written
             while state.step < job.end() and not history.signal:
                 ids = job.corpus.batch(state.step, job.device.rank, job.device.world)
                 lr = learning_rate(config, state.step)
@@ -281,7 +281,7 @@ def train(config: TrainConfig) -> History:
                 if due or last:
                     folder.save()
                 if due and not history.signal:
-                    folder.evaluate(log, stop)
+                    history.signal = folder.evaluate(log, stop)
                 if late:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]
@@ -490,12 +490,15 @@ class RunFolder:
         self.model.save_pretrained(folder, eos_token_id=words.eos_id, bos_token_id=words.bos_id, pad_token_id=words.pad_id)
         words.save_pretrained(folder)
 
-    def evaluate(self, log: Log, stop: Any = None, note: str = "") -> None:
-        """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete."""
+    def evaluate(self, log: Log, stop: Any = None, note: str = "") -> int:
+        """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete.
+
+        Returns the number of the signal that ended it, which leaves it to the resumed run, else 0.
+        """
         begun = time.monotonic()
         loss = evaluate(self.model, self.job, stop)
         if loss is None:
-            return
+            return stop.received
         competes = self.state.step >= self.job.config.best_eval_start_step and not note
         better = competes and (self.state.best_loss is None or loss < self.state.best_loss)
         if better:
@@ -504,6 +507,7 @@ class RunFolder:
             replace_folder(self.path / "best", self.write_model)
             shutil.rmtree(self.path / "best.old", ignore_errors=True)
         log.evaluation(self.state.step, loss, "best" if better else note, time.monotonic() - begun)
+        return 0
 
     def finish(self, log: Log) -> None:
         """Evaluate where the run stops, if that has not been done, and say what was learned."""

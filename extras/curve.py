@@ -2,7 +2,8 @@
 """A run's losses over those that were published for its size: `python evaluate.py RUN --curve`.
 
 The cards' checkpoint histories are data, in `cards/cards.json`. The horizontal axis is training tokens, because the batches differ; what else
-differs stands under the plot.
+differs stands under the plot. A laptop run is also drawn over the project's own one of the same size (`reference_20m.jsonl` and
+`reference_tiny.jsonl` beside this file: every tenth step and all evaluations): is my loss normal?
 """
 from __future__ import annotations
 
@@ -71,6 +72,12 @@ def overlay(run: str | Path) -> str:
     axes.plot(*zip(*training), linewidth=0.8, label="this run, training")
     if validation:
         axes.plot(*zip(*validation), marker="o", label="this run, validation")
+    reference = ROOT / "extras" / f"reference_{stored['settings']['size']}.jsonl"
+    if reference.is_file() and stored["settings"]["recipe"] == "laptop" and not stored["settings"]["model"]:
+        known = [json.loads(line) for line in reference.read_text().splitlines()]
+        for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
+            points = [(row["tokens"], row[key]) for row in known if key in row]
+            axes.plot(*zip(*points), look, label=f"the committed laptop run, {split}")
     if not card:
         text = f"no curve was published for size {stored['settings']['size']}; the plot shows this run alone"
     else:

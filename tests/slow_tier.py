@@ -21,11 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_name("slow_tier.json")
-TRAINING = ["common.py", "model.py", "train.py", "precision.py", "data.py"]
+TRAINING = ["common.py", "model.py", "train.py", "precision.py", "data.py", "extras/job.py", "extras/settings.py", "extras/training_log.py"]
 FOLDER = ["model.py", "tokenizer.py", "extras/hf_folder.py", "extras/hf_wrapper.py"]
 # name -> (test file, covered files, oracle environments of tests/oracles that it needs)
 CHECKS = {
-    "50 kills": ("test_kill.py", [*TRAINING, "extras/settings.py"], []),
+    "50 kills": ("test_kill.py", TRAINING, []),
+    "memory over 2,000 steps": ("test_train.py", TRAINING, []),
     "10,000 mutations of model folders": ("test_fuzz_model.py", ["common.py", "model.py", "extras/foreign_folder.py"], []),
     "10,000 mutations of vocabularies": ("test_tokenizer_file.py", ["tokenizer.py"], []),
     "10,000 mutations of corpora": ("test_data_fuzz.py", ["common.py", "data.py"], []),

@@ -2,11 +2,16 @@
 """Two processes see the same global batches as one and, to rounding, lose the same: DistributedDataParallel over gloo on the CPU."""
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
 import data
+from common import folder_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,3 +33,24 @@ def test_two_processes_equal_one(tmp_path):
         assert (one["step"], one["tokens"]) == (two["step"], two["tokens"])
         for key in {"loss", "grad_norm", "eval_loss"} & set(one):
             assert abs(one[key] - two[key]) < 2e-5, (one, two)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="torchrun passes signals on where the system is POSIX")
+def test_a_signal_stops_both_processes_at_the_same_step(tmp_path):
+    """torchrun hands SIGTERM on to its processes; they agree on the step, save, and end long before it would kill them."""
+    corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), "--size", "tiny",
+               "--data", str(corpus), "--out", "run", "--device", "cpu", "--precision", "fp32", "--steps", "100000", "--seq-len", "32", "--batch-size", "4",
+               "--eval-steps", "100000", "--logging-steps", "2", "--max-eval-samples", "8"]
+    with open(tmp_path / "errors", "w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        for line in process.stdout:
+            if line.startswith("step 6/"):
+                break
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+        process.wait()
+    assert time.monotonic() - begun < 25 and "with everything saved" in rest, rest + (tmp_path / "errors").read_text()[-2000:]
+    assert folder_problem(tmp_path / "run/last") is None
+    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["step"] >= 6

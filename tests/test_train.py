@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,14 @@ import torch
 import data
 import extras.announce
 import extras.card
+import extras.training_log
 import train
 from common import CheckFailed, UserError, replace_folder
 from extras import settings as presets
+from extras.curve import CARD_OF
+from extras.hub_sources import path_source
+from extras.prepare_corpus import prepare
+from extras.stop_signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from params import count
 from train import AdamW, TrainConfig
@@ -268,6 +274,133 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert (folder / "a").read_text() == "one" and sorted(path.name for path in tmp_path.iterdir()) == ["last"]
 
 
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory) -> Path:
+    """A corpus of two sources, so that the mixture matters and turns at its anneal."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "web.txt").write_text("\n\n".join(f"Sentence {i} of a text about {7 * i} apples and {i % 13} pears." for i in range(1500)))
+    (folder / "code.txt").write_text("\n\n".join(f"def f{i}(x):\n    return x * {i} + {i % 17}" for i in range(1500)))
+    return prepare([path_source(kind, folder / f"{kind}.txt") for kind in ("web", "code")], folder / "corpus", validation_share=0.05)
+
+
+def test_resume_is_exact_where_the_curriculum_turns(mixed, tmp_path):
+    changes = dict(micro_batch=2, steps=20, eval_steps=5)
+    whole = train.train(settings(mixed, tmp_path / "whole", **changes))
+    shares = [data.Corpus(mixed, 32, 4, 20).weights(step) for step in (0, 17, 20)]
+    assert shares[0] == shares[1] != shares[2]                    # the anneal begins at 85% of 20 steps
+    run = tmp_path / "cut"
+    losses = train.train(settings(mixed, run, stop_after=3, **changes)).losses
+    for cut in (16, 18, None):
+        losses += train.train(TrainConfig(resume=str(run), stop_after=cut)).losses
+    assert losses == whole.losses
+    same_files(tmp_path / "whole", run, EXACT)
+    assert rows_without_times(tmp_path / "whole") == rows_without_times(run)
+
+
+def test_resume_needs_neither_the_folder_of_init_nor_the_same_place(corpus, tmp_path, monkeypatch):
+    first = train.train(settings(corpus, tmp_path / "first", steps=2))
+    shutil.copytree(first.folder / "best", tmp_path / "start")
+    changes = dict(model=None, init=str(tmp_path / "start"), steps=4)
+    whole = train.train(settings(corpus, tmp_path / "whole", **changes))
+    train.train(settings(corpus, tmp_path / "cut", stop_after=1, **changes))
+    shutil.rmtree(tmp_path / "start")
+    monkeypatch.chdir(tmp_path / "first")
+    rest = train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    assert rest.losses == whole.losses[1:]
+    with pytest.raises(UserError, match="another shape than --size 20m"):
+        train.train(settings(corpus, tmp_path / "other", model=None, size="20m", init=str(first.folder)))
+
+
+@pytest.mark.parametrize("damage", ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "bit of the weights"])
+def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run))
+    last, sums = run / "last", run / "last/SHA256SUMS"
+    if damage == "empty SHA256SUMS":
+        sums.write_text("")
+    elif damage == "shorter SHA256SUMS":
+        sums.write_text("".join(sums.read_text().splitlines(True)[:2]))
+    elif damage == "no state":
+        (last / "trainer_state.json").unlink()
+    elif damage == "state of something else":
+        (last / "trainer_state.json").write_text("{}")
+    else:
+        content = bytearray((last / "model.safetensors").read_bytes())
+        content[-5] ^= 1
+        (last / "model.safetensors").write_bytes(content)
+    train.train(TrainConfig(resume=str(run), stop_after=9))
+    text = capsys.readouterr()
+    assert text.err.startswith("warning: ") and "step 8 from last.old" in text.out
+
+
+def test_a_damaged_log_does_not_stop_a_resume(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=6))
+    log = run / "log.jsonl"
+    log.write_bytes(b"\xff{{\n[]\n" + log.read_bytes() + b'{"step": 7, "lo')
+    train.train(TrainConfig(resume=str(run)))
+    assert [row["step"] for row in rows_without_times(run) if "loss" in row] == list(range(1, 13))
+
+
+def test_the_gradient_norms_spikes_are_marked_and_survive_a_resume(corpus, tmp_path, monkeypatch):
+    real, calls = train.clip_gradients, []
+
+    def spiky(params, limit):
+        calls.append(0)
+        return real(params, limit) * (50 if len(calls) in (5, 9, 17, 21) else 1)
+    monkeypatch.setattr(train, "clip_gradients", spiky)
+    train.train(settings(corpus, tmp_path / "whole"))
+    assert [row["step"] for row in rows_without_times(tmp_path / "whole") if row.get("spike")] == [5, 9]
+    train.train(settings(corpus, tmp_path / "cut", stop_after=3))
+    train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    assert rows_without_times(tmp_path / "cut") == rows_without_times(tmp_path / "whole")
+
+
+def test_a_signal_ends_an_evaluation_and_the_resumed_run_makes_it(corpus, tmp_path, monkeypatch):
+    class Stop:
+        received = signal.SIGTERM
+    monkeypatch.setattr(StopSignals, "__enter__", lambda self: Stop)
+    monkeypatch.setattr(StopSignals, "__exit__", lambda self, *_: None)
+    history = train.train(settings(corpus, tmp_path / "cut", eval_steps=1, steps=4))
+    assert history.interrupted and history.signal == 15 and history.evals == [] and len(history.losses) == 1
+    history = train.train(TrainConfig(resume=str(tmp_path / "cut")))         # the evaluation that was due is begun, and ended by the signal
+    assert history.interrupted and history.evals == [] and history.losses == []
+    monkeypatch.undo()
+    monkeypatch.setattr(extras.card, "write_card", lambda run: None)
+    train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    train.train(settings(corpus, tmp_path / "whole", eval_steps=1, steps=4))
+    same_files(tmp_path / "whole", tmp_path / "cut", EXACT)
+    assert rows_without_times(tmp_path / "cut") == rows_without_times(tmp_path / "whole")
+
+
+def test_the_plot_is_drawn_at_evaluations_only_and_the_log_is_bounded(corpus, tmp_path, monkeypatch):
+    drawn = []
+    real = extras.training_log.write_curves
+    monkeypatch.setattr(extras.training_log, "write_curves", lambda *arguments: drawn.append(real(*arguments)))
+    history = train.train(settings(corpus, tmp_path / "run", steps=30, eval_steps=10, logging_steps=1))
+    assert len(drawn) == len(history.evals) == 3
+    assert (tmp_path / "run/log.jsonl").stat().st_size < 250 * (30 + 3)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
+    """Resident memory after 2,000 steps, with evaluations and checkpoints, is that after 200, but for a few MiB of the allocator's."""
+    code = ("import sys, pathlib, extras.card, extras.training_log, train\n"
+            "extras.card.write_card = print\n"
+            "def rss(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
+            "real, seen = extras.training_log.Log.flush, {}\n"
+            "def flush(log, bar):\n    real(log, bar)\n    seen[log.state.step] = rss()\n"
+            "extras.training_log.Log.flush = flush\n"
+            f"train.train(train.TrainConfig(size='tiny', data={str(corpus)!r}, out={str(tmp_path / 'run')!r}, device='cpu', precision='fp32',"
+            " steps=2000, seq_len=16, batch_size=2, eval_steps=100, logging_steps=50, max_eval_samples=4))\n"
+            "print('rss', *(f'{step}:{seen[step]:.0f}' for step in sorted(seen) if step % 200 == 0))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    measured = [float(pair.split(":")[1]) for line in done.stdout.splitlines() if line.startswith("rss ") for pair in line.split()[1:]]
+    print(measured)
+    assert len(measured) == 10 and max(measured) - measured[0] < 20
+
+
 # --------------------------------------------------------------------------------------------------------- the command itself
 
 def command(corpus: Path, out: Path, *more: str) -> list[str]:
@@ -384,8 +517,11 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, cap
 
 # -------------------------------------------------------------------------------------------------- the cards' own settings
 
-def test_presets_are_the_cards(shared):
-    models = json.loads((shared / "cards/cards.json").read_text())["models"]
+CARDS = json.loads((ROOT / "cards/cards.json").read_text())["models"]
+
+
+def test_presets_are_the_cards():
+    models = CARDS
     for size, name in (("20m", "Stentor3-20M"), ("30m", "Stentor2-30M"), ("150m", "Portimbria-150M")):
         groups = {key: value[0]["value"] for group in ("training", "batch", "evaluation_checkpointing")
                   for key, value in models[name][group].items() if "value" in value[0]}
@@ -409,3 +545,67 @@ def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_pat
     text = capsys.readouterr().out
     assert f"{count(SIZES[size])['total']:,} parameters" in text and "ln(" in text
     assert not (tmp_path / "runs").exists()
+    name = CARD_OF.get(size)
+    if name in ("Stentor3-20M", "Stentor2-30M", "Portimbria-150M"):
+        assert f"the card of {name}" in text and "* departs from the card" in text
+        rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ") and line.strip()}
+        for key in ("learning_rate", "betas", "eps", "warmup_steps", "stable_steps", "max_train_steps", "seed", "total_batch_size", "eval_steps"):
+            assert key in rows, key
+        assert rows["total_batch_size"].count("64" if size != "30m" else "8") == 2 and not rows["total_batch_size"].endswith("*")
+        for key in {"num_processes", "training_processes"} & set(rows):
+            assert rows[key].endswith("*")                        # one process here, 8 (or 2) there
+
+
+def test_the_30m_preset_ends_where_its_run_did(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1000.0)
+    train.train(TrainConfig(size="30m", recipe="card", data=str(corpus), dry_run=True))
+    assert "30,300 steps of 8,192 tokens" in capsys.readouterr().out
+    resolved, _ = presets.resolve(presets_config("30m"), "card", corpus)
+    assert (resolved.steps, resolved.warmup_steps, resolved.tokens) == (60_626, 3_031, 30_300 * 8_192)
+    assert train.learning_rate(resolved, 30_300) == pytest.approx(4.3e-4, rel=0.02)          # the cosine's horizon is 60,626
+    shorter, _ = presets.resolve(dataclasses.replace(presets_config("30m"), steps=100), "card", corpus)
+    assert shorter.tokens is None and shorter.warmup_steps == 5
+    wsd, _ = presets.resolve(dataclasses.replace(presets_config("150m"), schedule="wsd"), "card", corpus)
+    assert (wsd.warmup_steps, wsd.stable_steps, wsd.steps) == (1_144, 18_311, 22_889)
+    assert train.learning_rate(wsd, 1_144) == train.learning_rate(wsd, 1_144 + 18_311) == 8e-4 and train.learning_rate(wsd, 22_889) == 0
+
+
+def presets_config(size: str) -> TrainConfig:
+    """The settings as open_job has them before it resolves the rest."""
+    return TrainConfig(size=size, data="a corpus", schedule="cosine")
+
+
+def test_tokens_and_epochs_end_a_run_whichever_comes_first(corpus, tmp_path):
+    per_epoch = data.steps_for_epochs(corpus, 32, 4, 1)
+    assert len(train.train(settings(corpus, tmp_path / "a", steps=9, tokens=5 * 128)).losses) == 5
+    assert len(train.train(settings(corpus, tmp_path / "b", steps=None, tokens=3 * 128)).losses) == 3
+    assert per_epoch > 9 and len(train.train(settings(corpus, tmp_path / "c", steps=9, epochs=1)).losses) == 9
+
+
+def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, monkeypatch):
+    graphs = iter([2, 2, 3, 3, 3, 3])
+    monkeypatch.setattr(train.precision.Device, "compiled_graphs", lambda self: next(graphs))
+    train.train(settings(corpus, tmp_path / "run"))
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["tokens_per_second"] is None for row in rows if "loss" in row] == [True, True, False, False, True, True] + [False] * 6
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(steps="12", learning_rate="fast", recompute="yes"), r"--steps '12'.*--learning-rate 'fast'.*--recompute 'yes'"),
+    (dict(size="21m", schedule="linear"), "--size '21m': choose from tiny.*--schedule 'linear': choose from"),
+    (dict(learning_rate=math.nan, weight_decay=-1.0, seed=-1), "--learning-rate nan.*--weight-decay -1.0.*--seed -1"),
+    (dict(stop_after=0, steps=0), "--steps 0 must be positive.*--stop-after 0"),
+])
+def test_values_of_the_wrong_kind_from_a_program(corpus, tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        train.train(settings(corpus, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_that_cannot_be_made(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out, words in (("file", "exists already"), ("file/run", "nothing can be written into")):
+        with pytest.raises(UserError, match=words):
+            train.train(settings(corpus, tmp_path / out))
+    assert train.train(dataclasses.replace(settings(corpus, tmp_path, steps=1), data=corpus, out=tmp_path / "run")).folder == tmp_path / "run"
