@@ -41,6 +41,7 @@ RECORDED_ON = "2026-11-25"
 RECORDED = [
     ("20m", "sdpa", False, None, 12.13),
     ("20m", "flash", False, None, 12.79),
+    ("50m", "flash", False, None, 14.29),
     ("150m", "flash", True, 512, 5.82),
 ]
 

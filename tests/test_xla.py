@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ci, pytest.mark.skipif(not PYTHON.is_file(), reason="S
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Two sources, so that the mixture changes when the curriculum's anneal begins (85% of the steps)."""
-    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "two", kinds=("code", "math"))
+    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "two", kinds=("web", "math"))
 
 
 def python(code_or_file: str, *arguments: str, cwd: Path, devices: int = 8, xla: bool = True) -> subprocess.CompletedProcess:
