@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import Parser, atomic_write, newest_run, run
+from common import Parser, atomic_write, newest_run, run, sha256_file
 from extras.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
 from extras.run_numbers import Run, numbers, read_run
 from sample import Settings, recommended
@@ -239,6 +239,10 @@ A small Llama-style language model of {total:,} parameters (shape `{size}`), tra
     ]
     path = folder / "best" / "README.md"
     atomic_write(path, "\n\n".join(sections) + "\n")
+    sums = path.with_name("SHA256SUMS")
+    if sums.is_file():
+        others = [line for line in sums.read_text(encoding="utf-8").splitlines() if not line.endswith(f"  {path.name}")]
+        atomic_write(sums, "\n".join([*others, f"{sha256_file(path)}  {path.name}"]) + "\n")
     return path
 
 

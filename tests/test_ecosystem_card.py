@@ -12,7 +12,7 @@ import pytest
 import data
 import params
 import tokenizer
-from common import ROOT, UserError
+from common import ROOT, UserError, folder_problem
 from extras import card, gallery
 from model import Llama, ModelConfig
 from sample import Settings, generate
@@ -55,6 +55,7 @@ def test_numbers_come_from_the_run(ended, text):
     best = min(ended.evals, key=lambda row: row["eval_loss"])
     assert found["best_step"] == best["step"] and found["best_eval_loss"] == round(best["eval_loss"], 4)
     assert found["last_train_loss"] == round(ended.losses[-1], 4)
+    assert folder_problem(ended.folder / "best") is None, "the folder's checksums know the card"
     for number in (f"{found['parameters']['total']:,}", f"{best['eval_loss']:.4f}", f"{best['eval_ppl']:.2f}", "1,024"):
         assert number in text
     manifest = json.loads((ended.folder.parent / "tales" / "manifest.json").read_text())
@@ -137,6 +138,7 @@ def test_written_again_with_results(ended, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["card", str(folder)])
     assert card.main() == 0 and capsys.readouterr().out.strip() == str(folder / "best" / "README.md")
     again = (folder / "best" / "README.md").read_text(encoding="utf-8")
+    assert folder_problem(folder / "best") is None
     assert block(again)["evaluation"] == results and "not at hand" in again and '"bits_per_byte": 1.5' in again
 
 
