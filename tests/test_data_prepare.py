@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,18 @@ def test_fifty_kills(tmp_path):
     for seed in range(10):
         out, _ = killed_and_continued(tmp_path, files, 1 + seed % 2, kills=5, seed=seed, longest=0.5)
         same_files(out, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory as Linux reports it")
+def test_memory_is_flat(tmp_path):
+    """Ten times the input, 30 MB of text more, in the same memory: each in a process of its own, the writer and the largest of two workers."""
+    peaks = []
+    for copies in (1, 10):
+        code = f"from extras.bench_data import prepare_copies; prepare_copies({copies}, {str(tmp_path / str(copies))!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append([int(number) for number in re.findall(r"(\d+) MiB", done.stdout)])
+    assert len(peaks[0]) == 2 and max(more - less for less, more in zip(*peaks)) < 10, peaks
 
 
 def test_prepared_twice_is_found_and_other_settings_are_refused(tmp_path, math_file):
