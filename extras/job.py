@@ -22,6 +22,7 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, find_run
+from extras.keep_memory import keep_freed_memory
 from extras.settings import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
 )
@@ -118,6 +119,8 @@ def open_job(config: TrainConfig) -> Job:
     out = Path(config.out) if config.out else source or free_folder(Path("runs"), name)
     check_out(out, source)
     device = precision.open_device(config.device)
+    if device.kind == "cpu":
+        keep_freed_memory()
     key, reason = config.precision, origin.get("precision")
     if key == "auto":
         key, reason = precision.choose_precision(device.kind, config.size in FP16_CARDS)
@@ -134,7 +137,7 @@ def open_job(config: TrainConfig) -> Job:
         notes.append(f"the laptop recipe's batch was raised to one row for each of the {device.shards} devices")
     config = fit_on_chip(config, model_config, device)
     check_settings(config, model_config, device)
-    micro_batch = config.micro_batch or config.batch_size // device.world
+    micro_batch = config.micro_batch * device.shards if config.micro_batch else config.batch_size // device.world     # rows of this process
     corpus = data.Corpus(folder, config.seq_len, config.batch_size, config.steps, config.seed)
     validation = validation_corpus(folder, config, micro_batch, device)
     words = tokenizer.load(corpus.vocab_path)

@@ -131,7 +131,7 @@ def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precisio
     """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB."""
     if device.kind != "xla":
         return config
-    rows = (config.micro_batch or config.batch_size) // device.shards
+    rows = config.micro_batch or config.batch_size // device.shards
     large = 4 * rows * config.seq_len * model_config.vocab_size > 2**30
     recompute = config.recompute or (config.recipe == "card" and config.size in RECOMPUTE_ON_TPU)
     return dataclasses.replace(config, recompute=recompute, loss_chunk=config.loss_chunk or (CHUNK_ON_TPU if large else None))

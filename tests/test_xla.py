@@ -38,7 +38,7 @@ def python(code_or_file: str, *arguments: str, cwd: Path, devices: int = 8, xla:
 # Log windows of 5, 1, 4, 2 and 1 steps, evaluations at 6, 12 and 13 of 13 steps; the rate is 0 at the first step and nearly 0 at the last.
 SETTINGS = ["--size", "tiny", "--precision", "fp32", "--steps", "13", "--seq-len", "32", "--batch-size", "16", "--eval-steps", "6",
             "--logging-steps", "5", "--max-eval-samples", "32"]
-THRIFTY = ["--micro-batch", "8", "--recompute", "--loss-chunk", "8"]     # two micro-steps, layers and logits computed twice
+THRIFTY = ["--micro-batch", "1", "--recompute", "--loss-chunk", "8"]     # two micro-steps, layers and logits computed twice
 
 
 def train(folder: Path, *arguments: str, xla: bool = True) -> str:
