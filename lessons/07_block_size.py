@@ -71,13 +71,15 @@ assert torch.equal(by_hand, block(x, cos, sin))
 # variance after L blocks  =  variance of the embedding + 2 L · variance of one addition
 # ```
 #
-# GPT-2 (Radford et al. 2019, section 2.3) therefore starts the matrices *that add to the stream* smaller, by
-# `1/√(2L)`: the 2L additions together then have the variance of one. There are two such matrices per block, `o_proj`
-# at the end of attention and `down_proj` at the end of the MLP; `model.py:residual_output` marks them where they are
-# made and `model.py:init_weights` scales what is marked. We measure the size as **RMS**, the root of the mean of the
-# squares.
+# The second GPT (Radford et al. 2019, section 2.3) therefore starts the matrices *that add to the stream* smaller,
+# by `1/√(2L)`: the 2L additions together then have the variance of one. There are two such matrices per block,
+# `o_proj` at the end of attention and `down_proj` at the end of the MLP; `model.py:residual_output` marks them where
+# they are made and `model.py:init_weights` scales what is marked. We measure the size as **RMS**, the root of the
+# mean of the squares.
 
 # %%
+assert abs(float(small.model.embed_tokens.weight.detach().std()) - 0.02) < 0.0005
+
 shape = dataclasses.replace(SIZES["tiny"], hidden_size=256, intermediate_size=768, num_attention_heads=8,
                             num_key_value_heads=4, num_hidden_layers=8 if FAST else 24)
 depth = shape.num_hidden_layers
@@ -88,10 +90,10 @@ def stream_size(model):
     """RMS of the residual stream after the embedding and after each block, from hooks on the real modules."""
     sizes = []
 
-    def remember(module, inputs, output):
+    def note_size(module, inputs, output):
         sizes.append(float(output.detach().pow(2).mean().sqrt()))
 
-    hooks = [module.register_forward_hook(remember) for module in (model.model.embed_tokens, *model.model.layers)]
+    hooks = [module.register_forward_hook(note_size) for module in (model.model.embed_tokens, *model.model.layers)]
     with torch.no_grad():
         model(ids)
     for hook in hooks:
@@ -271,8 +273,8 @@ table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "train
 #   it the share is 12.9%. With 32,768 tokens it would be 54.2%: that is why the family changed its tokenizer (lesson
 #   02 has the price).
 # - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m` at its
-#   full context in 16 bits. With a key and value for each of its ten query heads it would be five times that (lesson
-#   06).
+#   full context, two bytes a number. With a key and value for each of its ten query heads it would be five times
+#   that (lesson 06).
 # - **Arithmetic** is counted in **FLOPs**, floating-point operations, a multiplication and an addition being two.
 #   Each parameter takes part in one multiply-add per token, so a forward pass costs `2N`, and training three times
 #   that, `6N`, plus attention, whose cost grows with the length T of the context (Chowdhery et al. 2022, appendix
@@ -286,7 +288,7 @@ table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "train
 shares = {name: round(params.embedding_share(config), 1) for name, config in SIZES.items()}
 assert shares["12m-v1"] == 52.2 and shares["20m"] == 12.9 and SIZES["20m"].vocab_size == 4096
 large_vocabulary = dataclasses.replace(SIZES["20m"], vocab_size=32768)
-assert round(params.embedding_share(large_vocabulary), 1) == 54.2
+assert large_vocabulary.vocab_size == 32768 and round(params.embedding_share(large_vocabulary), 1) == 54.2
 assert params.kv_cache_bytes(SIZES["20m"], 4096) / 2**20 == 12.0
 
 rows = []
@@ -321,6 +323,7 @@ save_figure(figure, "07_where_parameters_are")
 # %%
 short, long = params.flops(SIZES["20m"], 256), params.flops(SIZES["20m"], 4096)
 assert round(100 * short["attention share"]) == 9 and round(100 * long["attention share"]) == 61
+assert SIZES["20m"].max_position_embeddings == 4096
 
 findings = params.audit()
 verdicts = {}
@@ -364,13 +367,13 @@ for name in shown:
 # %%
 by_id = {name: str(found[name].stated) for name in shown}
 assert verdicts["inconsistent"] == 75 and 0.6 < verdicts["consistent"] / len(findings) < 0.7 and len(findings) > 1000
-assert by_id[shown[0]] == "9" and SIZES["12m-v1"].num_hidden_layers == 12
+assert int(by_id[shown[0]]) == 9 and SIZES["12m-v1"].num_hidden_layers == 12
 assert round(params.count(SIZES["12m-v1"])["total"] / 1e6, 1) == 12.0 and shares["12m-v1"] == 52.2
-assert by_id[shown[1]] == "5" and by_id[shown[2]] == "8" and SIZES["20m"].num_attention_heads == 10
+assert int(by_id[shown[1]]) == 5 and int(by_id[shown[2]]) == 8 and SIZES["20m"].num_attention_heads == 10
 assert SIZES["20m"].head_dim == 32 and 10 * 32 == SIZES["20m"].hidden_size
-assert by_id[shown[3]] == "6" and round(params.kv_cache_bytes(SIZES["20m"], 4096) / 1e6, 1) == 12.6
+assert int(by_id[shown[3]]) == 6 and round(params.kv_cache_bytes(SIZES["20m"], 4096) / 1e6, 1) == 12.6
 assert "49.4" in by_id[shown[4]] and round(params.count(SIZES["50m"])["total"] / 1e6, 1) == 49.4
-assert by_id[shown[5]] == "30300" and round(30_300 * 8_192 / 1e6) == 248 and params.FAMILY["30m"] == 800 * 1e6
+assert int(by_id[shown[5]]) == 30300 and round(30_300 * 8_192 / 1e6) == 248 and params.FAMILY["30m"] == 800 * 1e6
 print("every number above is in these asserts")
 
 # %% [markdown]

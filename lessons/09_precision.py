@@ -4,10 +4,10 @@
 # # 9. Precision and devices
 #
 # **Question.** Half as many bits per number means half the memory and much more speed. Which numbers of a training
-# run may be stored in 16 bits, which may not, and does the same run give the same result on other devices?
+# run may be stored in half of the bits, which may not, and does the same run give the same result on other devices?
 #
-# **Prediction.** A weight is stored in bfloat16, a number format of 16 bits. Its value is 1. Training adds 0.001 to
-# it, a thousand times. What is its value afterwards? Write down a number.
+# **Prediction.** A weight is stored in bfloat16, a number format of sixteen bits. Its value is one. Training adds a
+# thousandth to it, a thousand times. What is its value afterwards? Write down a number.
 
 # %%
 import sys
@@ -43,6 +43,9 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate
 # exponent of FP32.
 
 # %%
+assert torch.finfo(torch.float32).bits == 32
+assert torch.finfo(torch.float16).bits == torch.finfo(torch.bfloat16).bits == 16
+
 kinds = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float16}
 rows = []
 for name, dtype in kinds.items():
@@ -70,7 +73,7 @@ save_figure(figure, "09_spacing")
 # First the prediction.
 
 # %%
-assert abs(torch.finfo(torch.bfloat16).eps - 0.0078) < 0.0001
+assert abs(torch.finfo(torch.bfloat16).eps - 0.0078) < 0.0001 and 1 + torch.finfo(torch.float32).eps > 1
 assert abs(torch.finfo(torch.float16).eps - 0.00098) < 0.00001
 assert torch.finfo(torch.float16).max == 65504 and abs(torch.finfo(torch.float16).smallest_normal - 0.00006) < 2e-6
 assert 60_000 < torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps < 70_000
@@ -94,12 +97,12 @@ table(("format", "1 plus 0.001, a thousand times", "0.02 plus 0.001, a thousand 
 # ## Master weights
 #
 # The rule that follows (Micikevicius et al. 2018, section 3.1): weights, moments and the sum of an update are kept
-# in FP32, the **master weights**. Only the *products*, which are nearly all of the work, take 16-bit copies. In
-# PyTorch this is **autocast**: each matrix product casts its inputs and leaves the weights alone. Our experiment
-# trains the same small model three times with the same batches:
+# in FP32, the **master weights**. Only the *products*, which are nearly all of the work, take copies of half the
+# size. In PyTorch this is **autocast**: each matrix product casts its inputs and leaves the weights alone. Our
+# experiment trains the same small model three times with the same batches:
 #
-# - `FP32`: everything in 32 bits;
-# - `BF16 products`: autocast, master weights in 32 bits (the recipe called `bf16` in `precision.py:RECIPES`);
+# - `FP32`: everything in FP32;
+# - `BF16 products`: autocast, master weights in FP32 (the recipe called `bf16` in `precision.py:RECIPES`);
 # - `BF16 weights`: as FP32, but after each update the weights are rounded to BF16, as if they were stored so.
 
 # %%
@@ -162,14 +165,14 @@ left.legend()
 save_figure(figure, "09_master_weights")
 
 # %% [markdown]
-# With 16-bit products the run ends where the FP32 run ends. With 16-bit weights, more than half of all weights stay
+# With BF16 products the run ends where the FP32 run ends. With BF16 weights, more than half of all weights stay
 # where they are in a typical step, and the loss is visibly higher. Nothing breaks, no error appears: the run is only
 # worse than it had to be. As the learning rate falls towards the end of the schedule, updates become smaller and
 # more of them are lost; the right plot shows it.
 #
 # ## The recipes of the cards
 #
-# The cards lift more than the weights out of the 16 bits. Their words are data in `precision.py:RECIPES`: all
+# The cards lift more than the weights out of the small format. Their words are data in `precision.py:RECIPES`: all
 # **norms** compute in FP32 (a mean of squares is a long sum of small numbers), and so do the **first and last
 # layer** (or the first two, in the FP16 recipe). The softmax of attention needs no lifting: the kernel keeps it in
 # FP32 inside. We apply the recipe `tpu-bf16` to `tiny` and look, with hooks on the real modules, in which format
@@ -188,9 +191,9 @@ seen = {}
 
 def watch(name):
     """A hook that remembers in which format the module called `name` computed."""
-    def remember(module, inputs, output):
+    def note_dtype(module, inputs, output):
         seen[name] = str(output.dtype).removeprefix("torch.")
-    return remember
+    return note_dtype
 
 
 for name, module in model.named_modules():
@@ -241,7 +244,7 @@ scaled = (gradient * precision.FIRST_SCALE).half()
 print(f"scaled by {precision.FIRST_SCALE:.0f}, in FP16, and divided again: {float(scaled) / precision.FIRST_SCALE:.3g}")
 scale, good = precision.next_scale(precision.FIRST_SCALE, good_steps=5, finite=False)
 print(f"after an overflow: scale {scale:.0f}, good steps {good}")
-assert float(gradient.half()) == 0 and float(gradient.bfloat16()) > 0 and float(scaled) > 0
+assert gradient == 0.00000001 and float(gradient.half()) == 0 and float(gradient.bfloat16()) > 0 and float(scaled) > 0
 assert scale == precision.FIRST_SCALE / 2 and good == 0
 
 # %% [markdown]
@@ -253,7 +256,7 @@ assert scale == precision.FIRST_SCALE / 2 and good == 0
 # two replicas: `data.py:Corpus.batch` gives each its rows, and the average is written out.
 
 # %%
-def update(replica, optimizer, step):
+def move(replica, optimizer, step):
     """Clip, move the weights, forget the gradients."""
     clip_gradients(optimizer.params, 1.0)
     optimizer.step(step + 1, 1e-3)
@@ -270,7 +273,7 @@ for step in range(3 if FAST else 10):
     ids = torch.from_numpy(text.batch(step))
     loss = next_token_loss(single(ids), ids)
     loss.backward()
-    update(single, single_optimizer, step)
+    move(single, single_optimizer, step)
 
     shares = []
     for rank, replica in enumerate(replicas):
@@ -283,7 +286,7 @@ for step in range(3 if FAST else 10):
         for parameter in parameters:
             parameter.grad = average.clone()
     for replica, optimizer in zip(replicas, optimizers):
-        update(replica, optimizer, step)
+        move(replica, optimizer, step)
     differences.append(abs(float(loss.detach()) - sum(shares) / 2))
 equal = all(torch.equal(a, b) for a, b in zip(replicas[0].parameters(), replicas[1].parameters()))
 print("loss of one device against the mean of two, largest difference:", f"{max(differences):.1e}")
@@ -339,9 +342,9 @@ table(header, [(name, *counted) for name, counted in compiled["graphs"].items()]
 #
 # ## Back to the question
 #
-# Products may be computed in 16 bits; weights, moments, sums of updates, norms and the loss stay in FP32. A weight
-# of 1 in BF16, to which 0.001 is added a thousand times, is still 1. If you wrote "2", you computed; if you wrote
-# "about 2", you expected rounding errors to be small. They were not small: *every* update was rounded away.
+# Products may be computed in BF16 or FP16; weights, moments, sums of updates, norms and the loss stay in FP32. A
+# weight of 1 in BF16, to which 0.001 is added a thousand times, is still 1. If you wrote "2", you computed; if you
+# wrote "about 2", you expected rounding errors to be small. They were not small: *every* update was rounded away.
 #
 # And other devices give the same result up to the order of additions, as long as each sees its own part of the same
 # batch.

@@ -133,7 +133,7 @@ assert naive_losses == whole.losses
 # - only the **count** of updates, which the correction `1 - b^t` needs;
 # - the step of the **schedule**, so that the learning rate begins anew;
 # - the **position** in the data, so that the first batches come again;
-# - the **precision**: weights stored in 16 bits (BF16) to save space.
+# - the **precision**: weights stored as BF16 to save space (lesson 09).
 
 # %%
 def from_checkpoint(moments=True, low_precision=False):
@@ -183,7 +183,7 @@ save_figure(figure, "10_forgotten")
 
 # %% [markdown]
 # With nothing forgotten there is no difference. A lost position shows at once, in step 11: other text, another loss.
-# Weights stored in 16 bits show at once as well, by a little. Everything that concerns the *update* shows one step
+# Weights stored as BF16 show at once as well, by a little. Everything that concerns the *update* shows one step
 # later, in step 12: the loss of step 11 comes from the restored weights, which are right, and only then the first
 # wrong update is made.
 #

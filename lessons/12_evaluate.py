@@ -7,8 +7,8 @@
 # check? And what exactly is handed over when a model is published?
 #
 # **Prediction.** We ask your model which of two sums is right, `35 + 47 = 82` or `35 + 47 = 92`, for twenty such
-# pairs, and it finds 12 of the 20. Does it know something about sums? Write down yes or no, and how many of 20 it
-# would take to convince you.
+# pairs, and it finds twelve of the twenty. Does it know something about sums? Write down yes or no, and how many of
+# the twenty it would take to convince you.
 
 # %%
 import sys
@@ -108,8 +108,8 @@ assert abs(math.exp(example["loss"]) / example["ppl"] - 1) < 1e-6
 # ## Is it better than chance?
 #
 # **Minimal pairs** are pairs of sentences that differ in one thing, one being acceptable. The model is right if it
-# gives the acceptable one the higher probability. BLiMP (Warstadt et al. 2020) has 67 kinds of such pairs, a
-# thousand each. Guessing gives one half: the **chance line**.
+# gives the acceptable one the higher probability. BLiMP (Warstadt et al. 2020) has sixty-seven kinds of such pairs,
+# a thousand each. Guessing gives one half: the **chance line**.
 #
 # For the small model of this lesson we write our own pairs, in the words of the exercises, of three kinds: the form
 # of a verb, the order of words, and whether a sum is right (half of the wrong sums are ten too large, half ten too
@@ -131,6 +131,7 @@ for number in range(20):
     }
     for kind, (good, bad) in made.items():
         pairs.append({"sentence_good": good, "sentence_bad": bad, "UID": kind, "linguistics_term": kind})
+OUT.mkdir(parents=True, exist_ok=True)
 pairs_file = OUT / "12_pairs.jsonl"
 pairs_file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
 
@@ -154,9 +155,9 @@ assert judged["pairs"] == 60
 # printed with two digits after the point.
 
 # %%
-for right, low, high in ((12, 39, 78), (15, 53, 89)):
-    interval = evaluate.interval(right / 20, 20)
-    assert [round(100 * end) for end in interval] == [low, high]
+assert [round(100 * end) for end in evaluate.interval(12 / 20, 20)] == [39, 78]
+assert [round(100 * end) for end in evaluate.interval(15 / 20, 20)] == [53, 89]
+assert abs(math.erf(1.96 / math.sqrt(2)) - 0.95) < 0.001    # the share of a normal distribution within 1.96 deviations
 assert evaluate.interval(14 / 20, 20)[0] < 0.5 < evaluate.interval(15 / 20, 20)[0]
 assert 67 * 1000 == 67_000 and 20 == 60 / 3
 
@@ -295,7 +296,7 @@ with torch.no_grad():
 # %%
 at_least_12 = sum(math.comb(20, heads) for heads in range(12, 21)) / 2**20
 print(f"twelve or more of twenty by chance: {at_least_12:.3f}")
-assert 0.24 < at_least_12 < 0.26
+assert 0.24 < sum(math.comb(20, heads) for heads in range(12, 20 + 1)) / 2**20 < 0.26
 results = {
     "bits_per_byte_exercises": example["bits_per_byte"],
     "bits_per_byte_english": found["English"]["bits_per_byte"],
