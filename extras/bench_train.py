@@ -6,7 +6,8 @@
 
 Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the figure is the median over rounds.
 A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets torch's own clip and AdamW, as its Trainer does; "FP32 default" is
-that model without autocast, which is what it does when nobody asks for anything else. At the end a profile says where our step's time goes.
+that model without autocast, which is what it does when nobody asks for anything else. On a CPU our run keeps freed memory (extras/keep_memory.py);
+what that alone is worth, to either, stands in two rows of its own. At the end a profile says where our step's time goes.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from typing import Any, Callable
 import torch
 
 from common import Parser, UserError, add_flags, flag, run
+from extras.keep_memory import keep_freed_memory
 from extras.settings import LAPTOP, LAPTOP_TINY
 from model import SIZES, Llama, next_token_loss
 from precision import RECIPES, apply_recipe, choose_precision, open_device
@@ -89,14 +91,14 @@ def transformers_step(options: Options, recipe: str, ids: torch.Tensor, device: 
     return step
 
 
-def seconds_of(step: Step, steps: int, device: Any) -> float:
-    """Seconds per step, over `steps` of them."""
-    begun = time.perf_counter()
+def seconds_of(step: Step, steps: int, device: Any) -> tuple[float, float]:
+    """Seconds per step, over `steps` of them: on the clock, and of processor time (all threads), which a busy machine changes less."""
+    begun, busy = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / steps
+    return (time.perf_counter() - begun) / steps, (time.process_time() - busy) / steps
 
 
 def profile(step: Step) -> list[tuple[str, float]]:
@@ -122,26 +124,31 @@ def main() -> int:
     shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
     torch.manual_seed(1)
     ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
-    contenders = {f"ours, {key}": our_step(options, key, ids, device), f"transformers, {key}": transformers_step(options, key, ids, device)}
+    ours, theirs = our_step(options, key, ids, device), transformers_step(options, key, ids, device)
+    contenders = {f"ours, {key}": (ours, True), f"transformers, {key}": (theirs, False)}
     if key != "fp32":
-        contenders["transformers, FP32 default"] = transformers_step(options, "fp32", ids, device)
-    losses = {name: step().item() for name, step in contenders.items()}               # the first step also warms up
+        contenders["transformers, FP32 default"] = (transformers_step(options, "fp32", ids, device), False)
+    if keep_freed_memory():
+        contenders |= {f"ours, {key}, memory given back": (ours, False), f"transformers, {key}, memory kept": (theirs, True)}
+    losses = {name: step().item() for name, (step, _) in contenders.items()}          # the first step also warms up
     rounds = {name: [] for name in contenders}
     for _ in range(options.rounds):
-        for name, step in contenders.items():
+        for name, (step, keep) in contenders.items():
+            keep_freed_memory(keep)                               # as train.py does on a CPU, and as a plain loop does not
             rounds[name].append(seconds_of(step, options.steps, device))
-    medians = {name: statistics.median(seconds) for name, seconds in rounds.items()}
+    medians = {name: [statistics.median(column) for column in zip(*seconds)] for name, seconds in rounds.items()}
     first = next(iter(medians.values()))
-    shares = profile(next(iter(contenders.values())))
+    keep_freed_memory(True)
+    shares = profile(ours)
     if options.json:
         print(json.dumps({"size": options.size, "shape": shape, "seconds": rounds, "first_losses": losses, "profile": shares}))
         return 0
     print(f"{options.size}, {shape[0]} x {shape[1]} tokens, {device.kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"python {platform.python_version()}")
-    for name, seconds in medians.items():
-        spread = f"{min(rounds[name]):.3f} to {max(rounds[name]):.3f}"
-        print(f"  {name:<30}{ids.numel() / seconds:9,.0f} tokens/s   {seconds:.3f} s a step ({spread})   ours is {seconds / first:.2f} x"
-              f"   first loss {losses[name]:.3f}")
+    print(f"  {'':<36}{'tokens/s':>10}{'s a step':>10}{'of CPU':>10}{'ours is faster, clock':>24}{'of CPU':>10}{'loss':>10}")
+    for name, (clock, busy) in medians.items():
+        ratios = f"{clock / first[0]:>22.2f} x{busy / first[1]:>8.2f} x"
+        print(f"  {name:<36}{ids.numel() / clock:>10,.0f}{clock:>10.3f}{busy:>10.3f}{ratios}{losses[name]:>10.3f}")
     print("  where our step goes: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares))
     return 0
 
