@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lessons share and none of them is about: where files go, a prepared corpus, a text table, figures, results.
+
+A lesson is run as a script (`python lessons/01_map.py`), cell by cell in an editor, or as a notebook that `lessons/build.py` made.
+LESSON_FAST=1 trims steps and repetitions, as the tests do; LESSON_HOME is the folder for what a lesson writes (default: the project's root).
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Sequence
+
+import matplotlib
+
+from common import ROOT, atomic_write
+
+matplotlib.use("Agg")                                             # draws into files, so no window is needed
+matplotlib.rcParams.update({"figure.figsize": (6.4, 3.6), "figure.constrained_layout.use": True, "svg.hashsalt": "lesson",
+                            "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+
+FAST = os.environ.get("LESSON_FAST") == "1"
+HOME = Path(os.environ.get("LESSON_HOME") or ROOT)
+OUT = HOME / "runs" / "lessons"
+STARTED = time.monotonic()
+
+
+def corpus(*kinds: str, tokens: int | None = None) -> Path:
+    """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most `tokens` training tokens of each."""
+    from extras.prepare_corpus import builtin_source, prepare
+    kinds = kinds or ("math",)
+    folder = HOME / "corpora" / "-".join(["lesson", *kinds, *([str(tokens)] if tokens else [])])
+    if (folder / "manifest.json").is_file():
+        return folder
+    return prepare([builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under a header: text to the left, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[column]) for line in [list(header), *cells]) for column in range(len(header))]
+    numbers = [all(isinstance(row[column], (int, float)) or str(row[column])[:1] in "+-0123456789" for row in rows) for column in range(len(header))]
+    for line in [list(header), ["-" * width for width in widths], *cells]:
+        padded = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numbers)]
+        print("  ".join(padded).rstrip())
+
+
+def save_figure(figure: Any, name: str) -> None:
+    """Write a figure as OUT/name.png and OUT/name.svg and close it."""
+    import matplotlib.pyplot as plt
+    OUT.mkdir(parents=True, exist_ok=True)
+    figure.savefig(OUT / f"{name}.png", dpi=150)
+    figure.savefig(OUT / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+    print(f"figure: {name}")
+
+
+def finish(lesson: str, results: dict[str, Any]) -> None:
+    """Print what a lesson measured and write it to OUT/lesson.json. Raises ValueError for a number that is not finite."""
+    broken = [name for name, value in results.items() if isinstance(value, float) and not math.isfinite(value)]
+    if broken:
+        raise ValueError(f"{lesson}: not finite: {', '.join(broken)}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    atomic_write(OUT / f"{lesson}.json", json.dumps(results, indent=2) + "\n")
+    table(["result", "value"], [[name, f"{value:.6g}" if isinstance(value, float) else str(value)] for name, value in results.items()])
+    print(f"{lesson}: done in {time.monotonic() - STARTED:.1f} seconds")
