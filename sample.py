@@ -12,10 +12,7 @@ import dataclasses
 import importlib
 import json
 import math
-import os
 import random
-import re
-import select
 import shutil
 import sys
 import time
@@ -29,7 +26,7 @@ from torch import Tensor
 import tokenizer
 from common import Parser, UserError, add_flags, colour, find_run, flag, run
 from model import SIZES, KVCache, Llama, ModelConfig
-from tokenizer import StreamDecoder, Tokenizer
+from tokenizer import Tokenizer
 
 # -------------------------------------------------------------------------------------------------------------- settings
 
@@ -76,7 +73,7 @@ def recommended(config: ModelConfig) -> Settings:
     """The settings for a model of this shape: RECOMMENDED for a size of the family, those of 20m for any other."""
     for name, settings in RECOMMENDED.items():
         size = SIZES[name]
-        if (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (size.hidden_size, size.intermediate_size, size.num_hidden_layers):
+        if (config.hidden_size, config.intermediate_size) == (size.hidden_size, size.intermediate_size):
             return settings
     return STENTOR3
 
@@ -95,7 +92,7 @@ def filtered(logits: Tensor, seen: Tensor, settings: Settings) -> Tensor:
         logits = torch.where(seen, penalized, logits)                                         # (V,)
     if settings.temperature == 0:
         return logits
-    logits = logits / settings.temperature                                                    # (V,)
+    logits = (logits - logits.max()) / max(settings.temperature, 1e-9)                        # (V,), at most 0: no temperature overflows
     if 0 < settings.top_k < len(logits):
         kth_best = torch.topk(logits, settings.top_k).values[-1]
         logits = logits.masked_fill(logits < kth_best, -math.inf)                             # (V,)
@@ -133,8 +130,9 @@ class Row:
         config = model.config
         if not 0 < len(ids) <= config.max_position_embeddings:
             raise UserError(f"the prompt has {len(ids)} tokens; this model reads at least 1 and at most {config.max_position_embeddings}")
-        if not 0 <= min(ids) <= max(ids) < config.vocab_size:
-            raise UserError(f"the prompt holds token {max(ids)} but the model has {config.vocab_size}; vocabulary and model do not belong together")
+        for token in ids:
+            if not 0 <= token < config.vocab_size:
+                raise UserError(f"the prompt holds token {token} but the model has {config.vocab_size}; vocabulary and model do not belong together")
         self.settings = settings.check()
         self.random = random.Random(seed)
         self.stop_id = stop_id
@@ -145,6 +143,8 @@ class Row:
     def choose(self, logits: Tensor) -> int:
         """Draw a token from `filtered(logits)` (V,): the first whose cumulated probability exceeds a uniform number in [0, 1)."""
         logits = filtered(logits.float(), self.seen, self.settings)                           # (V,)
+        if not math.isfinite(logits.max()):
+            raise UserError("the model's logits are not finite numbers; its weights are too large or damaged")
         if self.settings.temperature == 0:
             token = int(logits.argmax())
         else:
@@ -213,11 +213,13 @@ class Source:
 def open_source(run_or_folder: str | Path | None = None, weights: str = "fp32", device: str = "cpu") -> Source:
     """Load a run's best model or any folder of the Llama layout; without a name the newest run. Raises UserError for what cannot be used."""
     from extras.quantize import quantized
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; leave the flag out to use the CPU")
     folder = find_run(run_or_folder)
     vocabulary = tokenizer.load(folder)
     model, step = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
     if vocabulary.vocab_size > model.config.vocab_size:
-        raise UserError(f"{folder}: the vocabulary has {vocabulary.vocab_size} tokens, the model {model.config.vocab_size}; they do not belong together")
+        raise UserError(f"{folder}: the vocabulary has {vocabulary.vocab_size} tokens, the model {model.config.vocab_size}: not of one training")
     name = folder.parent.name if folder.name.split(".")[0] in ("best", "last") else folder.resolve().name
     return Source(name, folder, model, step, vocabulary, recommended(model.config))
 
@@ -242,7 +244,7 @@ def respond(source: Source, prompt: str, rows: list[tuple[Settings, int]]) -> It
     model, vocabulary = source.model, source.tokenizer
     ids = vocabulary.encode(prompt, document=True) or [vocabulary.eos_id]
     answers = [Answer(settings, seed) for settings, seed in rows]
-    streams = [StreamDecoder(vocabulary) for _ in rows]
+    streams = [vocabulary.stream() for _ in rows]
     for stream in streams:
         stream.feed(ids)
     yield answers
@@ -267,24 +269,16 @@ def say(source: Source, prompt: str, rows: list[tuple[Settings, int]], show: boo
         if found:
             answers[0].text = text
             break
-    seconds = time.perf_counter() - began
-    tokens = sum(len(answer.ids) for answer in answers)
-    kept = [{"text": answer.text, "ids": answer.ids, "ended": answer.ended, "seed": answer.seed, **vars(answer.settings)} for answer in answers]
-    record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "model": source.name, "prompt": prompt, "answers": kept, "tokens": tokens,
-              "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1)}
-    history.remember(source.folder, record)
-    return record
+    return history.remember(source, prompt, answers, time.perf_counter() - began)
 
 
 def sweep(source: Source, prompt: str, settings: Settings, seed: int, temperatures: list[float]) -> None:
     """Answer one prompt at several temperatures, with the same random numbers, and show where the answers part."""
-    record = say(source, prompt, [(dataclasses.replace(settings, temperature=value), seed) for value in temperatures], show=False)
-    texts = [answer["text"] for answer in record["answers"]]
-    same = len(os.path.commonprefix(texts))
-    from extras.explore import side_by_side
-    headed = [f"temperature {value:g}\n{text}" for value, text in zip(temperatures, texts)]
-    print(side_by_side(headed, shutil.get_terminal_size().columns))
-    print(f"\nthe same seed; they first differ after {same} characters: " + " | ".join(repr(text[same:same + 20]) for text in texts))
+    rows = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in temperatures]
+    texts = [answer["text"] for answer in say(source, prompt, rows, show=False)["answers"]]
+    from extras.columns import side_by_side, where_they_part
+    print(side_by_side([f"temperature {value:g}\n{text}" for value, text in zip(temperatures, texts)], shutil.get_terminal_size().columns))
+    print(f"\nthe same seed {seed}; {where_they_part(texts)}")
 
 
 def chat_prompt(turns: list[tuple[str, str]]) -> str:
@@ -292,18 +286,25 @@ def chat_prompt(turns: list[tuple[str, str]]) -> str:
     return "".join(f"<|{role}|>{content}" for role, content in turns) + "<|assistant|>"
 
 
+def recent(source: Source, turns: list[tuple[str, str]], settings: Settings) -> list[tuple[str, str]]:
+    """`turns` without the oldest questions and answers, so that an answer of `max_new_tokens` fits in the context after them."""
+    room = source.model.config.max_position_embeddings - settings.max_new_tokens
+    while len(turns) > 1 and len(source.tokenizer.encode(chat_prompt(turns), document=True)) > room:
+        turns = turns[2:]
+    return turns
+
+
 def chat(source: Source, settings: Settings, seed: int) -> None:
     """Talk in turns until an empty line; the oldest turns are forgotten when the context is full."""
-    print("A base model continues text; it is no assistant and was never taught to answer. An empty line ends the chat.")
-    turns, room = [], source.model.config.max_position_embeddings - settings.max_new_tokens
+    print(BASE_MODEL, "An empty line ends the chat.")
+    turns = []
     print("you> ", end="", flush=True)
-    while said := sys.stdin.readline().strip():
-        turns.append(("user", said))
-        while len(turns) > 1 and len(source.tokenizer.encode(chat_prompt(turns), document=True)) > room:
-            turns = turns[2:]
+    while sys.stdin and (said := sys.stdin.readline().strip()):
+        turns = recent(source, [*turns, ("user", said)], settings)
         record = say(source, chat_prompt(turns), [(settings, seed + len(turns))], show=True, stop="<|")
         turns.append(("assistant", record["answers"][0]["text"]))
         print("\nyou> ", end="", flush=True)
+    print()
 
 
 # ------------------------------------------------------------------------------------------------------------ command line
@@ -331,7 +332,8 @@ class Options:
     draft: str | None = flag(None, "speculative decoding with this smaller model of the same vocabulary", metavar="RUN")
     web: bool = flag(False, "the same in a browser, on 127.0.0.1 only")
     weights: str = flag("fp32", "how the weights are stored while decoding", choices=["fp32", "bf16", "int8", "int8-dynamic"])
-    device: str = flag("cpu", "cpu or cuda")
+    device: str = flag("cpu", "where to compute", choices=["cpu", "cuda"])
+    run: str | None = None                                        # RUN as it was given: no flag
 
 
 EXAMPLES = """  python sample.py                                       continue a standard prompt with the newest run
@@ -339,32 +341,14 @@ EXAMPLES = """  python sample.py                                       continue 
   python sample.py runs/20m "Water is" --preset focused --n 3
   python sample.py runs/20m --sweep 0.3,0.7,1.1
   echo "Water is" | python sample.py"""
+BASE_MODEL = "A base model continues text; it is no assistant and was never taught to answer."
 PROMPT = "Once upon a time"                 # one of the cards' own
 VIEWS = {"explore": "extras.explore", "arena": "extras.arena", "draft": "extras.speculate"}
 
 
-def run_and_prompt(first: str | None, second: str | None, options: Options) -> tuple[str | None, str]:
-    """RUN and prompt: a first argument that is a folder is RUN, one that looks like a path but is none is a mistake, any other is the prompt."""
-    if first is not None and second is None and not os.path.isdir(first):
-        if "/" in first and not re.search(r"\s", first):
-            raise UserError(f"{first}: no such run or model folder")
-        first, second = None, first
-    if options.prompt_file and options.prompt_file != "-":
-        second = Path(options.prompt_file).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
-    elif "-" in (second, options.prompt_file):
-        second = sys.stdin.read().removesuffix("\n")
-    elif second is None:
-        piped = sys.stdin.read().removesuffix("\n") if text_waits() and not options.chat else ""
-        second = piped or PROMPT
-    return first, second
-
-
-def text_waits() -> bool:
-    """Whether standard input is a pipe or a file with something in it; a terminal, or a pipe in which nobody writes, is not waited for."""
-    return os.name == "posix" and not sys.stdin.isatty() and bool(select.select([sys.stdin], [], [], 0)[0])
-
-
-def main() -> int:
+def main() -> int | None:
+    """The command line."""
+    from extras.prompt import check_together, run_and_prompt
     parser = Parser("Continue a text with a trained model.", EXAMPLES)
     parser.add_argument("run", nargs="?", help="run folder or Llama-layout model folder (default: the newest under runs/)")
     parser.add_argument("prompt", nargs="?", help=f"the text to continue; - reads standard input (default: {PROMPT!r})")
@@ -373,11 +357,12 @@ def main() -> int:
     given = vars(parser.parse_args())
     first, second = given.pop("run"), given.pop("prompt")
     chosen = {field.name: given.pop(field.name) for field in dataclasses.fields(Settings) if field.name in given}
+    check_together(given)
     options = Options(**given)
+    place, prompt = run_and_prompt(first, second, options.prompt_file, None if options.chat else PROMPT)
     if options.web:
         from extras import web
-        return web.serve()
-    place, prompt = run_and_prompt(first, second, options)
+        return web.serve(place, prompt)
     if options.history:
         from extras import history
         return history.show(find_run(place), options.json)
@@ -386,7 +371,7 @@ def main() -> int:
     seed = random.randrange(2**32) if options.seed is None else options.seed
     for flag_name, module in VIEWS.items():
         if getattr(options, flag_name):
-            return importlib.import_module(module).show(source, prompt, settings, seed, options)
+            return importlib.import_module(module).show(source, prompt, settings, seed, dataclasses.replace(options, run=place))
     if options.chat:
         return chat(source, settings, seed)
     if options.sweep:
@@ -399,7 +384,8 @@ def main() -> int:
         print(json.dumps(record, ensure_ascii=False))
     for answer in record["answers"] if not alone and not options.json else []:
         print(colour(f"--- seed {answer['seed']}", "2"), prompt + answer["text"], sep="\n")
-    print(f"\n{source.name}: {record['tokens']} tokens in {record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s, seed {seed}", file=sys.stderr)
+    speed = f"{record['tokens']} tokens in {record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s"
+    print(f"\n{source.name}: {speed}, seed {seed}", file=sys.stderr)
     return 0
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from common import UserError, colour
+from sample import Answer, Source
 
 LIMIT = 4 << 20                    # bytes; a longer file is renamed to .old, over the one before, and a new one is begun
 
@@ -19,9 +21,13 @@ def history_file(folder: Path) -> Path:
     return run_folder.with_name(run_folder.name + ".history.jsonl")
 
 
-def remember(folder: Path, record: dict) -> None:
-    """Append one record. A place that cannot be written is no reason to lose the answer: it is noted on stderr."""
-    file = history_file(folder)
+def remember(source: Source, prompt: str, answers: list[Answer], seconds: float) -> dict:
+    """Append a record of what was asked and said, and return it. A place that cannot be written is no reason to lose the answer: it is noted."""
+    tokens = sum(len(answer.ids) for answer in answers)
+    kept = [{"text": answer.text, "ids": answer.ids, "ended": answer.ended, "seed": answer.seed, **vars(answer.settings)} for answer in answers]
+    record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "model": source.name, "prompt": prompt, "answers": kept, "tokens": tokens,
+              "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1)}
+    file = history_file(source.folder)
     try:
         if file.is_file() and file.stat().st_size > LIMIT:
             os.replace(file, file.with_suffix(".old"))
@@ -29,6 +35,7 @@ def remember(folder: Path, record: dict) -> None:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
     except OSError as error:
         print(f"note: {file} was not written ({error.strerror})", file=sys.stderr)
+    return record
 
 
 def records(folder: Path) -> list[dict]:

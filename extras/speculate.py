@@ -121,7 +121,8 @@ def show(source: Source, prompt: str, settings: Settings, seed: int, options: Op
     plain = list(decode(source.model, ids, [Row(source.model, ids, settings, seed, source.tokenizer.eos_id)], source.step))
     plain_seconds = (time.perf_counter() - began) / max(1, len(plain))
     print(prompt + source.tokenizer.decode(ids + result.ids)[len(source.tokenizer.decode(ids)):])
-    print(f"\n{source.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept ({result.kept / max(1, result.proposed):.0%}), "
+    share = result.kept / max(1, result.proposed)
+    print(f"\n{source.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept ({share:.0%}), "
           f"{len(result.ids) / max(1, result.passes):.2f} tokens for each pass of the target\n"
           f"{1 / seconds:.1f} tokens/s; {1 / plain_seconds:.1f} without the draft; speed-up {plain_seconds / seconds:.2f}")
 

@@ -38,7 +38,7 @@ CHECKS = {
     "GGUF, ONNX, PEFT, 4 bit": ("test_ecosystem_tools.py", [*FOLDER, "extras/export_gguf.py", "extras/export_onnx.py"], ["gguf"]),
     "full-size compiles for a TPU": ("test_tpu_compile.py", ["model.py", "train.py", "precision.py", "extras/tpu_attention.py", "extras/tpu_compile.py",
                                                             "extras/chunked_loss.py", "extras/xla_device.py"], ["xla"]),
-    "pages in a browser": ("test_browser.py", ["sample.py", "extras/web.py", "extras/explore.py", "extras/arena.py"], []),
+    "pages in a browser": ("test_browser.py", ["sample.py", "extras/web.py", "extras/web_views.py", "extras/explore.py", "extras/arena.py"], []),
 }
 
 ONLY_BY_HAND = ["full-size compiles for a TPU"]                   # a quarter of an hour and more: `all` runs them, `changed` does not

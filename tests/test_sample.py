@@ -19,7 +19,8 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from extras import history
+from extras import arena, columns, explore, history
+from extras import prompt as extras_prompt
 from extras.fast_step import FastStep
 from model import SIZES, KVCache, Llama
 from sample import Row, Settings, decode, filtered, generate
@@ -260,10 +261,10 @@ def command(run_folder, monkeypatch, capsys):
     """Run `python sample.py ...` in this process, in the folder that holds runs/; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(run_folder.parent.parent)
 
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    def call(*arguments: str, stdin: str | bytes = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        monkeypatch.setattr(sample, "text_waits", lambda: bool(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode())))
+        monkeypatch.setattr(extras_prompt, "text_waits", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -323,6 +324,9 @@ def test_sweep_shows_columns_and_where_they_part(command):
     assert code == 0 and all(f"temperature {value}" in out for value in ("0", "0.5", "1.5"))
     assert "first differ after" in out
     assert command("x", "--sweep", "0.1,hot")[0] == 2
+    assert columns.where_they_part(["same", "same"]) == "they are all the same"
+    code, out, _ = command("x", "--sweep", "0,0", "--max-new-tokens", "4")
+    assert code == 0 and "they are all the same" in out
 
 
 def test_chat_keeps_turns_and_forgets_the_oldest(command, monkeypatch):

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The views of sample.py without a browser: --explore, --arena, what goes together; and the page's handlers."""
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import sample
+import tokenizer
+from common import ROOT, UserError
+from extras import arena, explore
+from model import SIZES, Llama
+from sample import Settings, generate
+
+FEW = ("--max-new-tokens", "8", "--seed", "3")
+
+
+def save_model(folder: Path, layers: int, seed: int) -> None:
+    """A model folder with random weights and the built-in vocabulary."""
+    vocabulary = tokenizer.load("builtin-4096")
+    torch.manual_seed(seed)
+    model = Llama(dataclasses.replace(SIZES["tiny"], num_hidden_layers=layers))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder, eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id)
+    (folder / "tokenmonster.vocab").write_bytes(vocabulary.vocab.to_bytes())
+
+
+@pytest.fixture()
+def place(tmp_path, monkeypatch) -> Path:
+    """A working folder with two runs of similar size and a model folder of another."""
+    for name, layers, seed in (("one", 2, 0), ("two", 2, 1)):
+        save_model(tmp_path / "runs" / name / "best", layers, seed)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    save_model(tmp_path / "models" / "large", 12, 2)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture()
+def command(place, monkeypatch, capsys):
+    """`python sample.py ...` in this process; returns (exit code, stdout, stderr)."""
+    def call(*arguments: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
+        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr("extras.prompt.text_waits", lambda: bool(stdin))
+        code = sample.run(sample.main)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+# --------------------------------------------------------------------------------------------------------------- explorer
+
+def test_thoughts_are_the_models_own_numbers(place):
+    source = sample.open_source("runs/one")
+    settings = Settings(temperature=0.7, top_p=0.9, repetition_penalty=1.2, max_new_tokens=12)
+    thoughts, answer = explore.think(source, "Hello there", settings, 5)
+    record = sample.say(source, "Hello there", [(settings, 5)], show=False)["answers"][0]
+    assert (answer.text, answer.ids) == (record["text"], record["ids"]) and "".join(t.text for t in thoughts) == answer.text
+    ids = source.tokenizer.encode("Hello there", document=True)
+    with torch.inference_mode():
+        p = torch.softmax(source.model(torch.tensor([ids + answer.ids]))[0].double(), dim=1)      # (T, V)
+    for i, thought in enumerate(thoughts[:len(answer.ids)]):
+        row = p[len(ids) + i - 1]
+        assert thought.probability == pytest.approx(float(row[answer.ids[i]]), rel=1e-3)
+        assert thought.entropy == pytest.approx(float(-(row * row.log2()).sum()), abs=1e-3)
+        assert thought.rank == 1 + int((row > row[answer.ids[i]]).sum())
+        assert [share for _, share in thought.best] == pytest.approx(row.topk(8).values.tolist(), rel=1e-3)
+
+
+def test_bands_are_the_cards(shared):
+    demo = json.loads((shared / "cards" / "cards.json").read_text())["models"]["Stentor3-20M"]["demo_space"]
+    assert explore.BANDS[0][:2] == (demo["explorer_green_min_percent"][0]["value"] / 100, "green")
+    assert explore.BANDS[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100 and explore.BANDS[-1][1] == "red"
+    assert explore.ALTERNATIVES == demo["explorer_alternatives"][0]["value"]
+    assert [explore.band(p)[0] for p in (1.0, 0.8, 0.799, 0.35, 0.349, 0.0)] == ["green", "green", "yellow", "orange", "red", "red"]
+
+
+def test_page_is_whole_and_asks_for_nothing(command, place):
+    code, out, _ = command("runs/one", "</script><b>Hello & there", "--explore", "page.html", *FEW)
+    page = (place / "page.html").read_text(encoding="utf-8")
+    assert code == 0 and "page.html" in out and "most probable" in out
+    assert page.count('<button type="button"') == 8 and "&lt;/script&gt;&lt;b&gt;Hello &amp; there" in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert len(data) == 8 and all(len(row[4]) == 8 for row in data)
+    assert re.findall(r"https?:|//\w|@import|url\(|\bsrc=|<link", page) == [] and "default-src 'none'" in page
+    assert command("runs/one", "x", "--explore", "none/page.html")[0] == 2
+    assert command("runs/one", "x", "--explore", ".")[0] == 2
+    code, out, _ = command("runs/one", "x", "--explore", "page.html", "--max-new-tokens", "0")
+    assert code == 0 and (place / "page.html").read_text().count("<button") == 0
+
+
+def test_terminal_is_coloured_only_where_it_should_be(monkeypatch):
+    thought = explore.Thought(" cat", "·cat", 0.9, 1, 0.5, [("·cat", 0.9), ("·dog", 0.1)])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert f"\x1b[{explore.BANDS[0][2]}m cat\x1b[0m" in explore.in_terminal("The", [thought], 100)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = explore.in_terminal("The", [thought], 100)
+    assert "\x1b" not in plain and "·cat 90% ·dog 10%" in plain
+    assert max(map(len, explore.in_terminal("The", [thought] * 3, 40).splitlines()[6:])) <= 40
+
+
+# ------------------------------------------------------------------------------------------------------------------ arena
+
+def test_arena_shows_two_answers(command):
+    code, out, _ = command("runs/one", "Hello", "--arena", "models/large", *FEW)
+    assert code == 0 and "A: one, 0.8M parameters" in out and "B: large, 2." in out
+    alone = json.loads(command("runs/one", "Hello", "--json", *FEW)[1])["answers"][0]["text"]
+    assert alone.split()[0][:8] in out
+    assert not arena.SCORES.exists()
+
+
+def test_blind_arena_hides_names_until_the_vote_and_keeps_the_score(command):
+    for vote in ("a", "b", "tie", "nothing"):
+        code, out, _ = command("runs/one", "Hello", "--arena", "runs/two", "--blind", *FEW, stdin=f"what?\n{vote}\n".encode())
+        before, _, after = out.partition("A was ")
+        assert code == 0 and " > " in before and "one" not in before.replace("none", "") and "two" in after
+    votes = [json.loads(line) for line in arena.SCORES.read_text().splitlines()]
+    assert [vote["vote"] for vote in votes] == ["a", "b", "t", "n"]
+    rows = {name: counts for name, *counts in arena.score()}
+    won = {vote[vote["vote"]] for vote in votes[:2]}
+    assert all(rows[name][2:] == [1, 1] for name in ("one", "two")) and all(rows[name][0] > 0 for name in won)
+    with open(arena.SCORES, "a") as lines:
+        lines.write('{"a": "one"\n[]\n')
+    assert len(arena.score()) == 2
+    code, out, _ = command("runs/one", "Hello", "--arena", "runs/two", "--blind", *FEW)
+    assert code == 0 and "no vote" in out and len(arena.SCORES.read_text().splitlines()) == 6
+
+
+def test_random_pair_is_matched_by_size(command, place):
+    places = arena.models_here()
+    assert [str(found) for found in places] == ["runs/one", "runs/two", "models/large"]
+    for seed in range(5):
+        assert set(arena.draw_pair(places, random.Random(seed))) == {Path("runs/one"), Path("runs/two")}
+    model = Llama.from_pretrained(place / "models" / "large")
+    assert arena.parameters_of("models/large") == sum(parameter.numel() for parameter in model.parameters())
+    code, out, _ = command("--arena", "random", *FEW)
+    assert code == 0 and "one" in out and "two" in out
+    code, _, log = command("models/large", "Hello", "--arena", "random", *FEW)
+    assert code == 2 and "within a factor of 2" in log and log.count("\n") == 1
+
+
+def test_arena_against_another_architecture(command, place):
+    transformers = pytest.importorskip("transformers", reason="transformers loads what is no Llama")
+    tokenizers = pytest.importorskip("tokenizers", reason="the other model needs a tokenizer")
+    letters = {letter: i for i, letter in enumerate(["<end>", *" abcdefghijklmnopqrstuvwxyzH"])}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[]))
+    library.decoder = tokenizers.decoders.Fuse()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<end>").save_pretrained(place / "models" / "gpt")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=len(letters), n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=None, bos_token_id=None)
+    transformers.GPT2LMHeadModel(config).save_pretrained(place / "models" / "gpt")
+    code, out, _ = command("runs/one", "Hello", "--arena", "models/gpt", *FEW)
+    assert code == 0 and "B: gpt, 0.0M" in out
+    player = arena.open_contender("models/gpt")
+    answers = [arena.last_of(player.answer("Hello", Settings(max_new_tokens=20), seed)) for seed in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2] and len(answers[0]) > 5
+    with pytest.raises(UserError, match="reads at most 64"):
+        arena.last_of(player.answer("a" * 65, Settings(), 0))
+    (place / "models" / "gpt" / "model.safetensors").write_bytes(b"\xff" * 100)
+    code, _, log = command("runs/one", "Hello", "--arena", "models/gpt")
+    assert code == 2 and "models/gpt" in log and log.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+@pytest.mark.parametrize("arguments, words", [
+    (["x", "--chat", "--sweep", "1"], "--chat and --sweep do not go together"),
+    (["x", "--explore", "p.html", "--n", "2"], "--explore and --n"),
+    (["x", "--arena", "random", "--json"], "--arena and --json"),
+    (["x", "--n", "0"], "--n must be at least 1"),
+    (["x", "--blind"], "--arena"),
+    (["runs", "x"], "runs: no model here"),
+    (["x", "--arena", "runs/none"], "runs/none: no such run"),
+    (["x", "--sweep", "0.5,nan"], "temperature must be between"),
+    (["x", "--temperature", "inf"], "temperature must be between"),
+    (["--prompt-file", "runs"], "runs"),
+])
+def test_mistakes_are_one_line(command, arguments, words):
+    code, _, log = command(*arguments)
+    assert code == 2 and words in log and log.count("\n") == 1 and "Traceback" not in log
+
+
+def test_cuda_that_is_not_there(command):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    code, _, log = command("x", "--device", "cuda")
+    assert code == 2 and "no CUDA device" in log
+
+
+def test_input_that_is_closed_or_no_text(command):
+    assert command("Hello", *FEW, stdin=None)[0] == 0
+    assert command(*FEW, stdin=None)[1].startswith(sample.PROMPT)
+    code, _, log = command("-", stdin=None)
+    assert code == 2 and "standard input is closed" in log
+    assert command("--chat", stdin=None)[0] == 0
+    code, out, _ = command("-", *FEW, stdin=b"caf\xe9\n")
+    assert code == 0 and out.startswith("caf\ufffd")
+    code, out, _ = command(os.fsdecode(b"caf\xe9"), *FEW)
+    assert code == 0 and out.startswith("caf?")
+
+
+def test_ctrl_c_ends_with_130(place):
+    process = subprocess.Popen([sys.executable, str(ROOT / "sample.py"), "runs/one", "--chat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert "no assistant" in process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in log
+
+
+# --------------------------------------------------------------------------------------------- generate, as an outsider calls it
+
+def test_extreme_settings_of_generate(place):
+    model = Llama.from_pretrained(place / "runs" / "one" / "best").eval()
+    greedy = generate(model, [1, 2, 3], 10, temperature=0)
+    for temperature in (1e-320, 1e-40, 1e-9):
+        assert generate(model, [1, 2, 3], 10, temperature=temperature, seed=1) == greedy
+    assert len(generate(model, [1, 2, 3], 10, temperature=1e9, seed=1)) == 10
+    assert generate(model, [1, 2, 3], 10, top_k=1, seed=1) == greedy
+    assert generate(model, [1, 2, 3], 10, top_p=1e-9, seed=1) == greedy
+    assert generate(model, [1, 2, 3], 10, min_p=1, seed=1) == greedy
+    assert generate(model, [1, 2, 3], 10, top_k=10**6, seed=1) == generate(model, [1, 2, 3], 10, seed=1)
+    assert generate(model, [1, 2, 3], 10, temperature=0, stop_id=greedy[0]) == []
+    for name, value in [("temperature", math.nan), ("temperature", math.inf), ("temperature", -1), ("top_p", 0), ("top_p", math.nan), ("top_k", -1),
+                        ("min_p", math.nan), ("repetition_penalty", 0), ("repetition_penalty", math.inf)]:
+        with pytest.raises(UserError, match=name):
+            generate(model, [1, 2, 3], 10, **{name: value})
+    with pytest.raises(UserError, match="token -1"):
+        generate(model, [1, -1], 3)
+    with pytest.raises(UserError, match="max_new_tokens"):
+        generate(model, [1], -1)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1e38)
+    with pytest.raises(UserError, match="not finite"):
+        generate(model, [1, 2, 3], 10)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page's handlers
+
+@pytest.fixture()
+def views(place):
+    pytest.importorskip("gradio", reason="the page is made with gradio")
+    from extras import web_views
+    return web_views
+
+
+FIELDS = (0.8, 0.9, 0, 0.0, 1.15, 8, 3)
+
+
+def test_two_visitors_at_once_do_not_mix(views):
+    """Two generators taken in turns give what each gives alone, and each session's history holds only its own."""
+    def texts(frames):
+        return [frame[0] for frame in frames]
+
+    alone = [texts(views.on_generate(run, prompt, 2, [], *FIELDS))[-1] for run, prompt in (("runs/one", "Hello"), ("runs/two", "Bye"))]
+    first, second = views.on_generate("runs/one", "Hello", 2, [], *FIELDS), views.on_generate("runs/two", "Bye", 2, [], *FIELDS)
+    frames = [next(first), next(second)] + [*first][-1:] + [*second][-1:]
+    assert texts(frames[2:]) == alone
+    assert [record["prompt"] for record in frames[2][2]] == ["Hello"] and [record["prompt"] for record in frames[3][2]] == ["Bye"]
+    assert len(frames[2][3]) == 2 and "tokens/s" in frames[2][1]
+
+
+def test_mistakes_become_lines_on_the_page(views, place):
+    def generated(run, prompt, *fields):
+        return list(views.on_generate(run, prompt, 1, [], *(fields or FIELDS)))[-1][1]
+
+    assert "prompt is empty" in generated("runs/one", "  ")
+    assert "at most 1024" in generated("runs/one", "word " * 3000)
+    assert "top_p" in generated("runs/one", "Hello", 1, 7, 0, 0, 1, 8, 1)
+    assert "A setting is empty" in generated("runs/one", "Hello", None, 1, 0, 0, 1, 8, 1)
+    assert "tokens/s" in generated("runs/two", "Hello")
+    shutil.rmtree(place / "runs" / "two")
+    assert 'role="alert"' in generated("runs/two", "Hello") and "runs/two: no such run" in generated("runs/two", "Hello")
+    for handler, arguments in ((views.on_explore, ("x" * 30000,)), (views.on_sweep, ("Hello", "0.3, hot")), (views.on_sweep, ("", "0.3"))):
+        assert 'role="alert"' in list(handler("runs/one", *arguments, *FIELDS))[-1]
+    turns = [("user", "Hi"), ("assistant", "Ho")]
+    assert list(views.on_chat("runs/one", "", turns, *FIELDS))[-1][1] == turns
+    assert 'role="alert"' in list(views.on_arena("runs/one", "runs/two", "blind", "Hello", *FIELDS))[-1][0]
+    assert "&lt;b&gt;" in list(views.on_generate("runs/one", "<b>Hi", 1, [], *FIELDS))[-1][0]
+
+
+def test_blind_arena_on_the_page(views):
+    *_, (shown, vote, ballot, _) = views.on_arena("runs/one", "runs/two", "random pair, blind", "Hello", *FIELDS)
+    assert "one" not in re.sub("<[^>]*>", "", shown).split() and {name for name, _ in vote["pair"]} == {"one", "two"} and ballot["visible"]
+    _, _, result = views.on_vote(vote, "A is better")
+    assert f"A was {vote['pair'][0][0]}" in result and arena.score()[0][:2] == (vote["pair"][0][0], 1)
+    assert views.on_vote(None, "tie")[2] == ""
+
+
+def test_presets_fill_the_fields(views):
+    assert views.fields_for("runs/one", "focused")[:2] == [0.5, 0.8] and views.fields_for("runs/one", "creative")[5] == 250
+    assert views.fields_for("runs/none", "balanced") == list(vars(Settings()).values())
