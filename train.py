@@ -127,7 +127,10 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, t: int, lr: float) -> None:
-        """Update number t (from 1). The step's numbers travel in one small tensor, so that XLA sees an input and not a new constant."""
+        """Update number t (from 1). The step's numbers travel in one small tensor, so that XLA sees an input and not a new constant.
+
+        Nothing is divided by the rate, so a rate of 0, the cards' first step, is harmless (torch.optim.AdamW(capturable=True) divides, and is NaN).
+        """
         scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - self.beta2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
         scalars = scalars.to(self.params[0].device)
         if self.fused:

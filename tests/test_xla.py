@@ -160,21 +160,17 @@ def test_torch_xla_is_imported_only_for_xla(corpus, tmp_path):
 
 
 def test_the_step_of_tiny_compiles_for_a_tpu_v5e_8(tmp_path):
-    """The real training step, by libtpu's compiler: it fits, gradients are summed over the chips, and the kernel moves fewer bytes."""
+    """The real training step with the TPU's attention, by libtpu's compiler: it fits, and gradients are summed over the chips."""
     missing = [name for name in ("jax", "libtpu") if not list(PYTHON.parent.parent.glob(f"lib/python*/site-packages/{name}"))]
     if missing:
         pytest.skip(f"the environment xla has no {', '.join(missing)}")
-    programs = {}
-    for attention in ("sdpa", "flash"):
-        done = python("import sys; from extras import tpu_compile; sys.argv[1:] = ['--size', 'tiny', '--json', '--attention', sys.argv[1]]; "
-                      "sys.exit(tpu_compile.main())", attention, cwd=tmp_path, xla=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        programs[attention] = json.loads(done.stdout.splitlines()[-1])
-    for program in programs.values():
-        assert program["rows"] == 64 and program["seq_len"] == 1024 and "refused" not in program
-        assert 0.01 < program["sum GiB"] < 15.75 and program["TFLOP"] > 0.01
-        assert re.search(r"all-reduce x\d+ \(.*\bf32.*bf16|all-reduce x\d+ \(.*bf16.*f32", program["collectives"]), program
-    assert programs["flash"]["GB moved"] < programs["sdpa"]["GB moved"] / 1.5, programs
+    done = python("import sys; from extras import tpu_compile; sys.argv[1:] = ['--size', 'tiny', '--json']; sys.exit(tpu_compile.main())",
+                  cwd=tmp_path, xla=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    program = json.loads(done.stdout.splitlines()[-1])
+    assert program["attention"] == "flash" and program["rows"] == 64 and program["seq_len"] == 1024
+    assert 0.01 < program["sum GiB"] < 15.75 and program["TFLOP"] > 0.01
+    assert re.match(r"all-reduce x\d+ \((\d+ f32, \d+ bf16|\d+ bf16, \d+ f32)\)", program["collectives"]), program
 
 
 INTERPRETED = """
