@@ -383,7 +383,7 @@ def check_manifest(manifest: dict) -> None:
     require(whole(coder["vocab_size"], 2**16 + 1) and whole(coder["eos_id"], coder["vocab_size"]), "tokenizer")
     require(isinstance(coder["fingerprint"], str), "tokenizer fingerprint")
     require(len(coder["files"]) > 0, "tokenizer files")
-    require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in coder["files"]), "tokenizer file name")
+    require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in coder["files"].keys()), "tokenizer file name")
     require(0 < len(sources) <= 64, "sources")
     for side in ("start", "end"):
         shares = mixture[side]
