@@ -130,7 +130,7 @@ for distance in range(-length + 1, length):
     worst = max(worst, float(same_distance.max() - same_distance.min()))
 print(f"the scores themselves go from {float(score.min()):.2f} to {float(score.max()):.2f}")
 print(f"largest difference between two scores of the same distance: {worst:.1e}")
-print(f"length of the query: {float(query.norm()):.6f} before, {float(queries.norm(dim=1).min()):.6f} after, at every position")
+print(f"length of the query: {float(query.norm()):.6f}, rotated at least {float(queries.norm(dim=1).min()):.6f}")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 left.imshow(score, cmap="viridis")
