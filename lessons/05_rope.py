@@ -28,6 +28,12 @@ import matplotlib.pyplot as plt
 from model import SIZES, rotary_table, rotate
 
 # %% [markdown]
+# ## Two words first
+#
+# Attention makes two vectors of every position: a **query**, which says what this position is looking for, and a
+# **key**, which says what there is to be found at it. How well they fit is their dot product. Lesson 06 has the
+# rest; here we only ask how positions enter.
+#
 # ## One pair of numbers
 #
 # Take two features of a vector, `(a, b)`, as a point in the plane. To rotate it by an angle φ means
