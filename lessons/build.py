@@ -180,7 +180,8 @@ def code_html(source: str) -> str:
 
 
 STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #1d2127; --soft: #f4f5f7; --line: #d8dce2; --accent: #0b5fa5; --c: #5c6672; --s: #2f6f37; --k: #8a3a8f }
+:root { color-scheme: light dark; --back: #fff; --text: #1d2127; --soft: #f4f5f7; --line: #d8dce2; --accent: #0b5fa5;
+  --c: #5c6672; --s: #2f6f37; --k: #8a3a8f }
 @media (prefers-color-scheme: dark) {
   :root { --back: #15181c; --text: #dfe3e8; --soft: #1e2329; --line: #363d46; --accent: #7db8ec; --c: #98a2ae; --s: #94cf9b; --k: #d9a0de }
 }
@@ -262,7 +263,8 @@ def build(names: list[str], folder: Path) -> list[Path]:
 
 def main() -> None:
     """Build the course."""
-    parser = Parser("Run the lessons and write them as notebooks and pages.", "  python lessons/build.py\n  python lessons/build.py 06 07 --out pages")
+    examples = "  python lessons/build.py\n  python lessons/build.py 06 07 --out pages"
+    parser = Parser("Run the lessons and write them as notebooks and pages.", examples)
     parser.add_argument("lessons", nargs="*", metavar="NN", help="only the lessons whose names begin so (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "lessons" / "built", metavar="DIR", help="where to (default: lessons/built)")
     args = parser.parse_args()
