@@ -185,9 +185,9 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --back: #15181c; --text: #dfe3e8; --soft: #1e2329; --line: #363d46; --accent: #7db8ec; --c: #98a2ae; --s: #94cf9b; --k: #d9a0de }
 }
-body { margin: 0 auto; padding: 1.5rem; max-width: 52rem; background: var(--back); color: var(--text); font: 1.05rem/1.6 system-ui, sans-serif }
+body { margin: 0 auto; padding: 1.5rem; max-width: 60rem; background: var(--back); color: var(--text); font: 1.05rem/1.6 system-ui, sans-serif }
 a { color: var(--accent) }
-code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .86em }
+code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82em }
 code { background: var(--soft); padding: .1em .3em; border-radius: 3px }
 pre { overflow-x: auto; padding: .8rem; border-radius: 5px; line-height: 1.45 }
 pre.code { background: var(--soft); border: 1px solid var(--line) }
