@@ -106,10 +106,11 @@ def markdown(scores: dict[str, dict[str, float]], errors: dict[str, dict[str, fl
     for name, row in table.items():
         sign = -1 if name.endswith("(less is better)") else 1
         ranks = sorted({round(sign * value, 4) for value in row.values() if value is not None}, reverse=True)
+        compared = sum(value is not None for value in row.values())
         cells = []
         for model, value in row.items():
             cell = "" if value is None else f"{value:.4f}"
-            if cell and len(models) > 1 and round(sign * value, 4) in ranks[:2]:
+            if cell and compared > 1 and round(sign * value, 4) in ranks[:2]:
                 mark = "**" if round(sign * value, 4) == ranks[0] else "_"
                 cell = mark + cell + mark
             if name in errors.get(model, {}):

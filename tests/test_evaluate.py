@@ -455,11 +455,12 @@ def test_the_cards_mean_over_chance_is_reproduced():
 
 def test_the_table_marks_best_and_second_best():
     scores = {"a": {"PIQA": 0.6, "x: bits per byte (less is better)": 1.2}, "b": {"PIQA": 0.5, "x: bits per byte (less is better)": 1.1},
-              "c": {"PIQA": 0.6}}
+              "c": {"PIQA": 0.6, "MMLU": 0.3}}
     table = scoreboard.markdown(scores, {"a": {"PIQA": 0.01}}, {"PIQA": 0.5})
     assert table.splitlines()[2:] == [
         "| PIQA | 0.5000 | **0.6000** ± 0.0100 | _0.5000_ | **0.6000** |",
         "| x: bits per byte (less is better) |  | _1.2000_ | **1.1000** |  |",
+        "| MMLU |  |  |  | 0.3000 |",
         "| mean over chance |  | **0.1000** | _0.0000_ | **0.1000** |"]
 
 
