@@ -305,7 +305,7 @@ for part in ("embedding", "lm_head", "attention", "mlp"):
     left_end = [start + width for start, width in zip(left_end, widths)]
 axes.set(xlabel="percent of the parameters", title="where the parameters are")
 axes.invert_yaxis()
-axes.legend(loc="lower right")
+axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 save_figure(figure, "07_where_parameters_are")
 
 # %% [markdown]

@@ -188,11 +188,13 @@ save_figure(figure, "10_forgotten")
 # wrong update is made.
 #
 # How could one see such a mistake in practice? Hardly. None of these runs fails; all losses look like losses. With a
-# replayed position the curve may even look *better*, because the text has been seen before. Only the comparison with
-# an uninterrupted run shows it. This is why `pytest` makes that comparison for every change of this project.
+# replayed position the curve even looks *better* here than the right one, because the text has been seen before.
+# Only the comparison with an uninterrupted run shows it. This is why `pytest` makes that comparison for every change
+# of this project.
 
 # %%
 assert first_different["nothing"] is None
+assert sum(continued["position"]) < sum(whole.losses[10:])
 assert first_different["position"] == 11 and first_different["precision"] == 11
 assert first_different["moments"] == first_different["count"] == first_different["schedule"] == 12
 
