@@ -113,11 +113,13 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--paper:#16181a;--ink:#ececec;--soft:#a9a9a9;--line:#43474b;--panel:#212427;
 --green:#1f5f33;--yellow:#5d5712;--orange:#7a4811;--red:#7d2a26;--bar:#8db4ea}}
 *{box-sizing:border-box}
+html{scroll-padding-bottom:17rem}
 body{margin:0 auto;max-width:60rem;padding:1rem 1rem 1.5rem;background:var(--paper);color:var(--ink);font:1rem/1.6 system-ui,sans-serif}
 h1{font-size:1.25rem;margin:.2rem 0}
 p{margin:.4rem 0}
 .soft{color:var(--soft);font-size:.9rem}
-.legend span{padding:.1rem .5rem;margin-right:.4rem;border-radius:.25rem;white-space:nowrap}
+.legend{display:flex;flex-wrap:wrap;gap:.3rem .4rem}
+.legend span{padding:.1rem .5rem;border-radius:.25rem}
 #text{margin:1rem 0;font:1.1rem/2 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 #text .prompt{color:var(--soft)}
 #text button{font:inherit;color:inherit;border:0;border-radius:.2rem;margin:0 1px;padding:.1rem 0;cursor:pointer;white-space:pre-wrap;text-align:left}

@@ -208,6 +208,7 @@ def test_every_view_of_the_page(address, open_browser, tmp_path):
     frame = wait(lambda: driver.find_element("css selector", "iframe.explorer"))
     driver.switch_to.frame(frame)
     buttons = wait(lambda: driver.find_elements("css selector", "#text button"))
+    driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", buttons[-1])
     buttons[-1].click()
     assert f"token {len(buttons)} of {len(buttons)}" in text_of(driver, "#panel")
     driver.switch_to.default_content()

@@ -161,3 +161,22 @@ def test_table_of_forms(runs, tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(quantize.FORMS)
     assert lines[1].split()[3] == "+0.0000" and all(abs(float(line.split()[3])) < 0.1 for line in lines[1:])
+
+
+# ------------------------------------------------------------------------------------------------------------- benchmark
+
+def test_benchmark_prints_every_way_beside_the_memory(runs, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="transformers is what is compared with")
+    from extras import bench_sample
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 10)
+    monkeypatch.setattr(bench_sample, "memory_bandwidth", lambda: 1e10)
+    monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--run", str(runs / "large"), "--contexts", "12", "--tokens", "4", "--rounds", "1",
+                                      "--text", str(tmp_path / "text.txt")])
+    assert bench_sample.main() == 0
+    out = capsys.readouterr().out
+    ways = ["transformers fp32", "plain step fp32", *(f"ours {form}" for form in quantize.FORMS)]
+    rows = [line[20:].split() for line in out.splitlines() if line[:20].strip() in ways]
+    assert len(rows) == len(ways) and rows[0][1] == "1.00" and all(float(row[0]) > 0 for row in rows)
+    assert len([line for line in out.splitlines() if line.split() and line.split()[0] in quantize.FORMS]) == len(quantize.FORMS)
+    monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--text", "x"])
+    assert sample.run(bench_sample.main) == 2
