@@ -316,8 +316,8 @@ save_figure(figure, "08_logged_loss")
 
 # %% [markdown]
 # The mean of eight independent numbers has a spread smaller by the root of 8, which is 2.83. Measured, the ratio is
-# between 1.5 and 4.5. Whoever logs the last piece throws most of the information away and then smooths the curve to
-# get it back.
+# between 1.5 and 4.5 (with sixty steps it is itself a rough estimate). Whoever logs the last piece throws most of
+# the information away and then smooths the curve to get it back.
 #
 # ## Back to the question
 #
