@@ -34,7 +34,8 @@ def corpus(*kinds: str, tokens: int | None = None) -> Path:
     folder = HOME / "corpora" / "-".join(["lesson", *kinds, *([str(tokens)] if tokens else [])])
     if (folder / "manifest.json").is_file():
         return folder
-    return prepare([builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens)
+    share = 0.2 if tokens else 0.05                               # of few documents, a larger part for validation, so that there is one
+    return prepare([builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens, validation_share=share)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
