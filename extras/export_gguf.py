@@ -30,6 +30,7 @@ U32, F32_VALUE, STRING = 4, 6, 8  # types of a key's value
 TENSOR_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
 FILE_TYPES = {"f32": 0, "f16": 1}
 QUANTIZED = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # llama.cpp's numbers for the mixtures that it makes
+USUAL = {"q4_0": ("Q4_0", "Q6_K"), "q4_k_m": ("Q4_K", "Q6_K")}  # what they are made of; Q6_K is the head's in a q4_0 file
 
 
 def keys_of(config: ModelConfig, file_type: str, name: str) -> dict[str, tuple[int, object]]:
@@ -159,14 +160,13 @@ def quantize(source: Path, file: Path, file_type: str) -> None:
 
 def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
     """In words, what the file holds instead of what its name says, and why; "" where nothing was replaced."""
-    if file_type != "q4_k_m":
-        return ""
-    other = [name for name, (kind, shape) in types.items() if len(shape) == 2 and shape[1] % 256]
+    usual = USUAL.get(file_type)
+    other = [name for name, (kind, shape) in types.items() if usual and len(shape) == 2 and kind not in usual]
     if not other:
         return ""
     kinds = Counter(types[name][0] for name in other)
     held = ", ".join(f"{count} as {kind}" for kind, count in sorted(kinds.items()))
-    return (f"{len(other)} matrices have rows of a length that is no multiple of 256, the block of the K types; "
+    return (f"{len(other)} of the matrices have rows of a length that is no multiple of 256, the block of the K types; "
             f"llama.cpp stored them with blocks of 32 instead: {held}")
 
 
