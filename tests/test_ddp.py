@@ -35,6 +35,7 @@ def test_two_processes_equal_one(tmp_path):
             assert abs(one[key] - two[key]) < 2e-5, (one, two)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(os.name != "posix", reason="torchrun passes signals on where the system is POSIX")
 def test_a_signal_stops_both_processes_at_the_same_step(tmp_path):
     """torchrun hands SIGTERM on to its processes; they agree on the step, save, and end long before it would kill them."""
