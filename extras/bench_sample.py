@@ -49,11 +49,10 @@ def cache_bytes(config: ModelConfig, context: int) -> int:
 
 
 @torch.inference_mode()
-def step_seconds(step: Callable[[Tensor, KVCache], Tensor], model: Llama, ids: list[int], tokens: int) -> float:
-    """Seconds per token of our greedy decoding after `ids`; the prompt is read before the clock starts."""
-    cache = KVCache(model.config, 1, len(ids) + tokens + 1)
-    model.model(torch.tensor([ids]), cache)
-    newest = step(torch.tensor([[ids[-1]]]), cache).argmax(dim=1, keepdim=True)               # (1, 1)
+def step_seconds(step: Callable[[Tensor, KVCache], Tensor], cache: KVCache, prompt: int, tokens: int) -> float:
+    """Seconds per token of our greedy decoding after the first `prompt` positions of a cache that holds them; what came later is forgotten."""
+    cache.length = prompt
+    newest = step(torch.tensor([[1]]), cache).argmax(dim=1, keepdim=True)                     # (1, 1)
     began = time.perf_counter()
     for _ in range(tokens - 1):
         newest = step(newest, cache).argmax(dim=1, keepdim=True)                              # (1, 1)
@@ -81,14 +80,17 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
     model = Llama.from_pretrained(folder).eval()
     theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.randint(model.config.vocab_size, (context - tokens,), generator=torch.Generator().manual_seed(0)).tolist()
+    cache = KVCache(model.config, 1, context)
+    with torch.inference_mode():
+        model.model(torch.tensor([ids]), cache)
     read = {form: bytes_read(model, form) + cache_bytes(model.config, context) for form in FORMS}
     ways: dict[str, tuple[Callable[[], float], int]] = {
         "transformers fp32": (lambda: their_seconds(theirs, ids, tokens), read["fp32"]),
-        "plain step fp32": (lambda: step_seconds(lambda newest, cache: model(newest, cache)[:, -1], model, ids, tokens), read["fp32"]),
+        "plain step fp32": (lambda: step_seconds(lambda newest, cache: model(newest, cache)[:, -1], cache, len(ids), tokens), read["fp32"]),
     }
     for form in FORMS:
-        changed, step = quantized(Llama.from_pretrained(folder).eval(), form)
-        ways[f"ours {form}"] = (lambda changed=changed, step=step: step_seconds(step, changed, ids, tokens), read[form])
+        step = quantized(Llama.from_pretrained(folder).eval(), form)[1]
+        ways[f"ours {form}"] = (lambda step=step: step_seconds(step, cache, len(ids), tokens), read[form])
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, (measure, _) in ways.items():
