@@ -206,6 +206,8 @@ def run_lesson(lesson: Path, home: Path, fast: bool) -> tuple[float, float]:
     """Run a lesson in a fresh process and check what it leaves; returns (seconds, seconds of CPU)."""
     environment = {**os.environ, "LESSON_HOME": str(home), "LESSON_FAST": str(int(fast)), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("STENTOR_SHARED", None)                       # offline, and from the project alone
+    if fast:
+        environment["OMP_NUM_THREADS"] = "1"                      # threads that wait for each other on a busy machine count as work
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run([sys.executable, str(lesson)], cwd=home, env=environment, capture_output=True, text=True, timeout=600)
     seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
