@@ -19,6 +19,7 @@ import json
 import keyword
 import re
 import sys
+import time
 import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import Parser, UserError, atomic_write, run  # noqa: E402
-from lessons.tools import OUT  # noqa: E402
+from lessons import tools  # noqa: E402
 
 
 @dataclass
@@ -62,6 +63,7 @@ def cells_of(text: str) -> list[Cell]:
 def run_cells(cells: list[Cell], path: Path) -> None:
     """Run the code cells in their order, in one namespace, and keep what each prints and draws. A traceback names lesson and cell."""
     namespace = {"__name__": "__main__", "__file__": str(path)}
+    tools.STARTED = time.monotonic()                                      # a lesson says how long it took, not how long all did
     for number, cell in enumerate(cells, 1):
         if cell.kind != "code":
             continue
@@ -76,7 +78,7 @@ def run_cells(cells: list[Cell], path: Path) -> None:
 
 def image(name: str, kind: str) -> str:
     """A figure of a lesson as base64 text; `kind` is png or svg."""
-    return base64.b64encode((OUT / f"{name}.{kind}").read_bytes()).decode()
+    return base64.b64encode((tools.OUT / f"{name}.{kind}").read_bytes()).decode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- notebooks
