@@ -19,7 +19,6 @@ sys.path.insert(0, str(next(folder for folder in place.parents if (folder / "mod
 import copy
 import dataclasses
 import json
-import math
 import subprocess
 from importlib.util import find_spec
 
