@@ -153,8 +153,8 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
     and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v, gate and
     up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input
     of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
-    log-probabilities, and a gradient of each; with `loss_chunk` for so many positions at a time, and two of the output matrix's
-    gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
+    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are
+    gone by then) for so many positions at a time, and two of the output matrix's gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
     written out would add B*H*T*T a layer.
 
     The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those of earlier
@@ -177,7 +177,7 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
         "16-bit copies": 2.0 * matrices if autocast else 0.0,
         "activations": float(stored),
         "one layer rebuilt": float(layer) if recompute else 0.0,
-        "logits": 16.0 * batch * min(loss_chunk or length, length) * c.vocab_size,
+        "logits": (12.0 if loss_chunk else 16.0) * batch * min(loss_chunk or length, length) * c.vocab_size,
     }
     at_loss = stored + max(memory["logits"], memory["one layer rebuilt"])
     if loss_chunk:
