@@ -149,13 +149,13 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
     """Bytes that one training step of this project's model holds, by part, and the "peak" of the step.
 
     Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the products. For each
-    token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of two norms; row sums of softmax and norms)
-    and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v, gate and
-    up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input
-    of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
-    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are
-    gone by then) for so many positions at a time, and two of the output matrix's gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices. Attention is a fused kernel; scores
-    written out would add B*H*T*T a layer.
+    token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of two norms; row sums of softmax and
+    norms) and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v,
+    gate and up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps
+    the input of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
+    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are gone by then) for so many positions at a
+    time, and two of the output matrix's gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices.
+    Attention is a fused kernel; scores written out would add B*H*T*T a layer.
 
     The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those of earlier
     micro-batches are there from the start.
