@@ -325,7 +325,7 @@ def help_of(script: str, word: str | None) -> str | None:
 
     None where the script needs a library that is not installed here.
     """
-    argv, printed = sys.argv, io.StringIO()
+    argv, path, printed = sys.argv, list(sys.path), io.StringIO()
     sys.argv = [script, *([word] if word else []), "--help"]
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -339,7 +339,7 @@ def help_of(script: str, word: str | None) -> str | None:
                     return None
                 assert not end.code, f"{' '.join(sys.argv)} ends with {end.code}: {printed.getvalue()}"
     finally:
-        sys.argv = argv
+        sys.argv, sys.path = argv, path
     return printed.getvalue()
 
 

@@ -87,5 +87,5 @@ def test_flags_of_train_are_frozen():
     flags = [field.name for field in dataclasses.fields(train.TrainConfig) if "help" in field.metadata]
     assert flags == ["size", "data", "out", "resume", "init", "recipe", "precision", "device", "steps", "tokens", "epochs", "stop_after", "deadline",
                      "seq_len", "batch_size", "micro_batch", "learning_rate", "warmup_steps", "schedule", "stable_steps", "weight_decay",
-                     "max_grad_norm", "seed", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps", "recompute", "fused",
-                     "compile", "skip_nonfinite", "document_mask", "dry_run"]
+                     "max_grad_norm", "seed", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps", "recompute",
+                     "loss_chunk", "fused", "compile", "skip_nonfinite", "document_mask", "dry_run"]
