@@ -457,3 +457,13 @@ def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, command, argu
     code, printed, error = command(*arguments)
     assert code == 2 and message in error and error.count("\n") == 1 and not printed
     assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_a_killed_run_are_no_part_of_the_corpus(tmp_path):
+    """A kill inside the writing of a vocabulary's file leaves a temporary neighbour; the next run removes it and does not list it."""
+    files = kill_files(tmp_path)
+    (tmp_path / "out" / "tokenizer").mkdir(parents=True)
+    for place in ("", "tokenizer"):
+        (tmp_path / "out" / place / ".tokenmonster_hf.py.1.tmp").write_text("half")
+    folder = prepare([path_source("math", files[0])], tmp_path / "out", workers=1)
+    assert not list(folder.rglob("*.tmp")) and not any(".tmp" in name for name in data.read_manifest(folder)["tokenizer"]["files"])
