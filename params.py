@@ -268,7 +268,7 @@ def positive(text: str) -> int:
     """A whole number of at least one, written as `count_of` reads it."""
     value = count_of(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
     return value
 
 

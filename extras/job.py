@@ -25,8 +25,8 @@ from common import ROOT, UserError, find_run
 from extras.keep_memory import keep_freed_memory
 from extras.settings import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
+    resumed_config,
 )
-from extras.settings import resumed_config
 from model import SIZES, ModelConfig
 from params import count
 

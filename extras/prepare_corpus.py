@@ -218,7 +218,7 @@ def prepare(sources: list[Source], out: str | Path, vocab: str | Path | None = N
         free = shutil.disk_usage(out).free
         if 2.2 * missing > free:  # two bytes each, and a tenth for validation
             raise UserError(f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} GB free; lower --tokens")
-        for file in [*out.glob(".*.tmp"), *out.glob("tokenizer/.*.tmp")]:  # of a killed run
+        for file in list(out.rglob(".*.tmp")):  # of a killed run
             file.unlink()
         coder.save_pretrained(out / "tokenizer")
         for source in sources:

@@ -17,9 +17,10 @@ import numpy
 import torch
 
 import data
-from common import ROOT, Parser, UserError, atomic_write, count_of, read_json, sha256_file
+from common import ROOT, Parser, UserError, atomic_write, read_json, sha256_file
 from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
 from model import Llama
+from params import positive
 from precision import open_device
 from tokenizer import Tokenizer, load
 
@@ -36,14 +37,6 @@ EXAMPLES = """  python evaluate.py                                          the 
   python evaluate.py runs/20m --curve                         its training curve over the published one of its size"""
 
 
-def number_of_items(text: str) -> int:
-    """A whole number that is at least 1."""
-    value = count_of(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
-    return value
-
-
 def parser() -> Parser:
     """The flags of evaluate.py."""
     parser = Parser("Judge models as the cards do, side by side.", EXAMPLES)
@@ -58,8 +51,8 @@ def parser() -> Parser:
     parser.add_argument("--prompt", choices=["plain", "lm-eval"], default="plain", help="how context and choice are joined (default: plain)")
     parser.add_argument("--boundary", choices=["bytes", "lm-eval"], default="bytes",
                         help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice (default: bytes)")
-    parser.add_argument("--limit", type=number_of_items, metavar="N", help="only the first N items (of each paradigm, of each source of a folder)")
-    parser.add_argument("--context", type=number_of_items, metavar="N", help="positions for --text (default: as trained, else all the model has)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N items (of each paradigm, of each source of a folder)")
+    parser.add_argument("--context", type=positive, metavar="N", help="positions for --text (default: as trained, else all the model has)")
     parser.add_argument("--device", choices=["cpu", "cuda", "mps"], help="where to compute (default: cuda where there is one, else cpu)")
     parser.add_argument("--peers", action="store_true", help="put the models of the Stentor3 card's comparison table beside them")
     parser.add_argument("--out", metavar="STEM", help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)")
