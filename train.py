@@ -141,7 +141,7 @@ class AdamW:
             m.lerp_(p.grad, 1 - BETA1)
             v.mul_(self.beta2).addcmul_(p.grad, p.grad, value=1 - self.beta2)
             denominator = v.sqrt().div_(scalars[1]).add_(EPS)
-            p.sub_(scalars[0] * m / denominator)
+            p.sub_((scalars[0] * m).div_(denominator))
 
     def fused_step(self, t: int, lr: float) -> None:
         """The same update by torch's fused kernel, one call per decay value."""

@@ -6,7 +6,7 @@
 A decoding step reads every weight once, so half or a quarter of the bytes is up to two or four times the speed, where the processor can multiply
 what it reads. The forms:
 
-    fp32          as trained, stored transposed
+    fp32          as trained
     bf16          weights and what they are multiplied with rounded to 8 significant bits
     int8          each row of a weight as whole numbers -127..127 times one scale; what it is multiplied with is BF16
     int8-dynamic  torch's dynamic quantization (torch.ao.quantization.quantize_dynamic): what it is multiplied with is INT8 too, scaled anew each time
@@ -28,16 +28,16 @@ from torch import Tensor, nn
 import evaluate
 import sample
 from common import Parser, UserError, run
-from extras.fast_step import FastStep, Product, transposed
+from extras.fast_step import FastStep, Product, shared_out
 from model import KVCache, Llama
 
 
 def bf16_product(weight: Tensor) -> Product:
-    """x (..., in), FP32 -> x weight^T (..., out), FP32, with weight and x rounded to BF16."""
+    """x (B, in) -> x weight^T (B, out) in BF16, with weight and x rounded to BF16."""
     rounded = weight.detach().bfloat16()                                      # (out, in)
 
     def product(x: Tensor) -> Tensor:
-        return F.linear(x.bfloat16(), rounded).float()
+        return F.linear(x.bfloat16(), rounded)
 
     return product
 
@@ -49,9 +49,7 @@ def int8_product(weight: Tensor) -> Product:
     scale = scale.bfloat16()
 
     def product(x: Tensor) -> Tensor:
-        rows = x.bfloat16().flatten(0, -2)                                    # (n, in)
-        result = torch._weight_int8pack_mm(rows, whole, scale)                # (n, out)
-        return result.float().unflatten(0, x.shape[:-1])
+        return torch._weight_int8pack_mm(x.bfloat16(), whole, scale)          # (B, out)
 
     return product
 
@@ -67,19 +65,19 @@ def int8_dynamic_product(weight: Tensor) -> Product:
 
 
 FORMS: dict[str, Callable[[Tensor], Product]] = {
-    "fp32": transposed, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
+    "fp32": shared_out, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
 }
 
 
 class Quantized(nn.Module):
-    """A Linear that is its product alone."""
+    """A Linear that is its product alone: x (..., in), FP32 -> (..., out), FP32."""
 
     def __init__(self, product: Product):
         super().__init__()
         self.product = product
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x)
+        return self.product(x.flatten(0, -2)).float().unflatten(0, x.shape[:-1])
 
 
 def quantized(model: Llama, form: str) -> tuple[Llama, FastStep]:
@@ -95,7 +93,7 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastStep]:
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, Quantized(prepare(child.weight)))
-        model.project = step.project
+        model.project = Quantized(step.project).forward
     return model, step
 
 

@@ -46,10 +46,11 @@ CARDS = {
 }
 # A few minutes on two cores: short rows, a small batch, a few hundred steps.
 LAPTOP = {
-    "seq_len": 256, "batch_size": 2, "steps": 600, "learning_rate": 1e-3, "eval_steps": 150, "best_eval_start_step": 1,
-    "logging_steps": 10, "max_eval_samples": 48,
+    "seq_len": 128, "batch_size": 4, "steps": 600, "learning_rate": 2e-3, "eval_steps": 150, "best_eval_start_step": 1,
+    "logging_steps": 10, "max_eval_samples": 192,
 }
-LAPTOP_TINY = {**LAPTOP, "batch_size": 8, "steps": 400, "eval_steps": 100, "learning_rate": 3e-3, "logging_steps": 25}
+LAPTOP_TINY = {**LAPTOP, "seq_len": 256, "batch_size": 8, "steps": 400, "eval_steps": 100, "learning_rate": 3e-3, "logging_steps": 25,
+               "max_eval_samples": 96}
 # The cards' settings for fine-tuning (their section "LoRA starter"; here all weights train), a range's lower end. They go with --init.
 FINETUNING = {"seq_len": 512, "epochs": 2, "eval_steps": 50, "best_eval_start_step": 1, "logging_steps": 10, "max_eval_samples": 500}
 FINETUNE = {

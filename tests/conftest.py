@@ -10,6 +10,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """A plain `pytest` runs test files in two processes of one thread each (pytest-xdist, in the extra `test`); -n decides otherwise.
+
+    Most of its time is single programs that start, and exact runs of one thread. With a file or a tier (-m) named, nothing is divided.
+    """
+    plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr == config.getini("addopts")[1]
+    a_worker_itself = "PYTEST_XDIST_WORKER" in os.environ
+    if plain and not a_worker_itself and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the real vocabularies, corpora and evaluation sets; skips where the environment does not name it."""
@@ -18,3 +31,10 @@ def shared() -> Path:
         pytest.skip("STENTOR_SHARED is not set: the real vocabularies and corpus samples are needed here")
     assert Path(folder).is_dir(), f"STENTOR_SHARED={folder} is not a folder"
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Generated mathematics with the built-in vocabulary: the same on every Python version."""
+    import data
+    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "math", kinds=("math",))

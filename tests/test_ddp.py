@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import data
 from common import folder_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_two_processes_equal_one(tmp_path):
-    corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
+@pytest.mark.ci
+def test_two_processes_equal_one(tmp_path, corpus):
     arguments = [str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--device", "cpu", "--precision", "fp32", "--steps", "6",
                  "--seq-len", "32", "--batch-size", "8", "--micro-batch", "2", "--eval-steps", "3", "--max-eval-samples", "8", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -37,9 +36,8 @@ def test_two_processes_equal_one(tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.skipif(os.name != "posix", reason="torchrun passes signals on where the system is POSIX")
-def test_a_signal_stops_both_processes_at_the_same_step(tmp_path):
+def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, corpus):
     """torchrun hands SIGTERM on to its processes; they agree on the step, save, and end long before it would kill them."""
-    corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), "--size", "tiny",
                "--data", str(corpus), "--out", "run", "--device", "cpu", "--precision", "fp32", "--steps", "100000", "--seq-len", "32", "--batch-size", "4",
                "--eval-steps", "100000", "--logging-steps", "2", "--max-eval-samples", "8"]

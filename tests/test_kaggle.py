@@ -28,7 +28,7 @@ def test_data_commands_are_understood():
 
 def test_training_commands_are_understood(tmp_path):
     """Each `train.py` line with the page's own flags, the folders replaced, up to the first step: --dry-run resolves and prints everything."""
-    (tmp_path / "my.txt").write_text("\n\n".join(text for _, text in builtin_documents("math"))[:400_000])
+    (tmp_path / "my.txt").write_text("\n\n".join(text for _, text in builtin_documents("math"))[:150_000])
     corpus = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
     assert len(lines) == 3 and all("--deadline" in line and "--data /kaggle/input/corpus/corpus" in line for line in lines)

@@ -75,8 +75,7 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, kills):
-    corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, corpus, kills):
     made = kill_and_resume(tmp_path, corpus, kills, steps=4 * kills, seed=kills)
     assert made["kills"] == kills
 

@@ -5,7 +5,6 @@ import sys
 import threading
 from pathlib import Path
 
-import data
 import extras.announce
 import extras.card
 import train
@@ -45,9 +44,8 @@ def record_one_step(arguments: list[str]) -> list[str]:
     return calls
 
 
-def test_the_path_to_the_loss_is_the_list_of_the_readme(tmp_path, monkeypatch):
+def test_the_path_to_the_loss_is_the_list_of_the_readme(tmp_path, corpus, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    corpus = data.prepare_builtin(tmp_path / "math", kinds=("math",))
     monkeypatch.setattr(extras.card, "write_card", lambda run: None)
     monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1.0)
     threads = threading.active_count()

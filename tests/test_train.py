@@ -19,7 +19,7 @@ import extras.announce
 import extras.card
 import extras.training_log
 import train
-from common import CheckFailed, UserError, replace_folder
+from common import CheckFailed, UserError, replace_folder, run
 from extras import settings as presets
 from extras.curve import CARD_OF
 from extras.hub_sources import path_source
@@ -31,12 +31,6 @@ from train import AdamW, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    """Generated mathematics with the built-in vocabulary: the same on every Python version."""
-    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "math", kinds=("math",))
 
 
 @pytest.fixture(autouse=True)
@@ -430,11 +424,6 @@ def test_signals_finish_the_step_and_save(corpus, tmp_path, number, code):
     assert train.train(TrainConfig(resume=str(run), stop_after=state["step"] + 1)).losses
 
 
-def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
-
-
 @pytest.mark.parametrize("arguments, words", [
     (["--bach-size", "4"], ["unknown argument --bach-size", "did you mean --batch-size"]),
     (["--size", "21m"], ["invalid choice", "20m"]),
@@ -444,10 +433,11 @@ def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     (["--resume"], ["no run found", "python train.py --size tiny"]),
     (["--data", "nothing.txt"], ["nothing.txt"]),
 ])
-def test_misuse_is_one_line_and_exit_code_2(tmp_path, arguments, words):
-    done = run_script(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
+def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(lambda: train.main(arguments)) == 2
+    line = capsys.readouterr().err
+    assert len(line.strip().splitlines()) == 1 and all(word in line for word in words), line
     assert not (tmp_path / "runs").exists()
 
 
