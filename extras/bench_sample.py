@@ -9,8 +9,8 @@ A decoding step reads every weight once and the keys and values of all positions
     bytes per token = weights + context * layers * 2 * K * F * 4,      achieved bandwidth = bytes per token * tokens per second
 
 A step that achieves what the machine measures (a sum over a tensor far larger than the caches) is bound by memory. What is
-missing beyond that is the overhead of starting operations. The time of a token is the difference of two calls, one of which makes one token only:
-reading the prompt is not in it. Greedy, the same folder, the same number of threads; the ways take turns, and each one's best turn counts.
+missing beyond that is the overhead of starting operations. The clock starts when the first new token is there: reading the prompt is not in it.
+Greedy, the same folder, the same number of threads; the ways take turns, and each one's best turn counts.
 """
 from __future__ import annotations
 
@@ -61,15 +61,17 @@ def step_seconds(step: Callable[[Tensor, KVCache], Tensor], cache: KVCache, prom
 
 @torch.inference_mode()
 def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
-    """Seconds per token of transformers' `generate`: a call that makes `tokens`, less one that makes a single one."""
-    taken = []
-    for count in (1, tokens):
-        began = time.perf_counter()
-        new = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=count, do_sample=False,
-                              repetition_penalty=1.0, eos_token_id=None, pad_token_id=0)
-        taken.append(time.perf_counter() - began)
-        assert new.shape[1] == len(ids) + count
-    return (taken[1] - taken[0]) / (tokens - 1)
+    """Seconds per token of transformers' `generate`, from the end of the first new token to the end of the last."""
+    ends: list[float] = []
+
+    def note_the_time(input_ids: Tensor, scores: object, **unused: object) -> Tensor:
+        ends.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)                                  # (B,), nobody is done
+
+    theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=tokens, do_sample=False,
+                    repetition_penalty=1.0, eos_token_id=None, pad_token_id=0, stopping_criteria=[note_the_time])
+    assert len(ends) == tokens
+    return (ends[-1] - ends[0]) / (tokens - 1)
 
 
 def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float) -> None:

@@ -46,7 +46,7 @@ CARDS = {
 }
 # A few minutes on two cores: short rows, a small batch, a few hundred steps.
 LAPTOP = {
-    "seq_len": 128, "batch_size": 4, "steps": 600, "learning_rate": 2e-3, "eval_steps": 150, "best_eval_start_step": 1,
+    "seq_len": 128, "batch_size": 4, "steps": 660, "learning_rate": 2e-3, "eval_steps": 220, "best_eval_start_step": 1,
     "logging_steps": 10, "max_eval_samples": 192,
 }
 LAPTOP_TINY = {**LAPTOP, "seq_len": 256, "batch_size": 8, "steps": 400, "eval_steps": 100, "learning_rate": 3e-3, "logging_steps": 25,

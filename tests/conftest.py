@@ -2,6 +2,7 @@
 """Fixtures that all tests share. The real vocabularies and samples are not part of the repository: STENTOR_SHARED names their folder."""
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Generated mathematics with the built-in vocabulary: the same on every Python version."""
+    """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for all processes of pytest-xdist."""
     import data
-    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "math", kinds=("math",))
+    from common import UserError
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "math-corpus"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return data.prepare_builtin(folder, kinds=("math",))
+        except UserError:                                           # another process is preparing it
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

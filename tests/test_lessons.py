@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -197,9 +198,11 @@ def test_prose_stays_within_the_markdown_that_is_built(lesson):
 # ------------------------------------------------------------------------------------------------------------------- they run
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """One folder for what all lessons write, so that a corpus is prepared once."""
-    return tmp_path_factory.mktemp("lessons")
+def home(tmp_path_factory, corpus):
+    """One folder for what all lessons write. The built-in mathematics is in it before a lesson's time is taken: a reader prepares it once."""
+    folder = tmp_path_factory.mktemp("lessons")
+    shutil.copytree(corpus, folder / "corpora" / "lesson-math")
+    return folder
 
 
 def run_lesson(lesson: Path, home: Path, fast: bool) -> tuple[float, float]:
@@ -223,21 +226,14 @@ def run_lesson(lesson: Path, home: Path, fast: bool) -> tuple[float, float]:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.fixture(scope="module")
-def corpus_is_ready(home):
-    """The built-in mathematics, prepared before a lesson's time is taken: a reader has it from the first lesson on."""
-    code = "from lessons import tools; tools.corpus()"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "LESSON_HOME": str(home)}, check=True)
-
-
 @pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
-def test_a_lesson_runs_in_its_fast_form(lesson, home, corpus_is_ready):
+def test_a_lesson_runs_in_its_fast_form(lesson, home):
     _, cpu = run_lesson(lesson, home, fast=True)
     assert cpu < FAST_SECONDS, f"{cpu:.0f} s of CPU in the fast form"
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
-def test_a_lesson_runs_in_full_within_a_minute(lesson, home, corpus_is_ready):
+def test_a_lesson_runs_in_full_within_a_minute(lesson, home):
     seconds, _ = run_lesson(lesson, home, fast=False)
     assert seconds < FULL_SECONDS, f"{seconds:.0f} s in the full form"
