@@ -22,12 +22,12 @@ def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     FigureCanvasSVG(figure)
     axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
     axes.plot(losses.keys(), losses.values(), linewidth=0.8, label="training")
     axes.plot([row["step"] for row in evals], [row["eval_loss"] for row in evals], marker="o", label="validation")
-    axes.legend()
+    axes.legend(loc="upper right")                                # losses fall, so that corner is free
     image = io.BytesIO()
     figure.savefig(image, format="svg")
     atomic_write(folder / "training_curves.svg", image.getvalue())
