@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import decimal
 import difflib
 import hashlib
 import json
@@ -41,6 +42,9 @@ def run(main: Callable[[], int | None]) -> int:
     Errors of the operating system that name a file (no permission, no space, not a folder) are the user's to mend, so they are one line as well.
     """
     script = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")                  # a console that has not every character shows a question mark
     try:
         return main() or 0
     except UserError as error:
@@ -88,7 +92,9 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
-        known, unknown = self.parse_known_args(args, namespace)
+        has_commands = any(isinstance(action.choices, dict) for action in self._actions)
+        parse = self.parse_known_args if has_commands else self.parse_known_intermixed_args       # RUN --flag 1 "prompt"
+        known, unknown = parse(args, namespace)
         if unknown:
             parsers = [self, *(sub for action in self._actions if isinstance(action.choices, dict) for sub in action.choices.values())]
             flags = [option for parser in parsers for action in parser._actions for option in action.option_strings]
@@ -133,12 +139,14 @@ def count_of(text: str) -> int:
 
     >>> count_of("2.5M"), count_of("1e3"), count_of("8_192")
     (2500000, 1000, 8192)
+    >>> count_of("8.3B")
+    8300000000
     """
     match = re.fullmatch(r"([+-]?[\d_]*\.?\d*(?:[eE]\+?\d{1,2})?)([kKmMbB]?)", text.strip())
     scale = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
     try:
-        value = float(match[1]) * scale[match[2].lower()]
-    except (TypeError, ValueError):
+        value = decimal.Decimal(match[1].replace("_", "")) * scale[match[2].lower()]
+    except (TypeError, decimal.InvalidOperation):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 500, 1e9 or 2.5M") from None
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -305,9 +313,12 @@ def find_run(run: str | Path | None = None) -> Path:
     Without `run` the newest under `runs/`. Raises UserError if there is none.
     """
     folder = Path(run) if run else newest_run()
-    for name in ("", "best", "last", "last.new", "last.old"):
-        if (folder / name / "config.json").is_file():
-            return folder / name
+    found = [folder / name for name in ("", "best", "last", "last.new", "last.old") if (folder / name / "config.json").is_file()]
+    for place in found:
+        if not place.name.startswith("last") or place == folder or folder_problem(place) is None:
+            return place
+    if found:
+        raise UserError(f"{folder}: no whole model is left: {folder_problem(found[0])}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run or model folder")
     raise UserError(f"{folder}: no model here yet (expected config.json, best/ or last/); train one with: python train.py --size tiny")

@@ -333,7 +333,8 @@ def main() -> int:
     if args.audit:
         from extras import audit as cards
         from extras import audit_folder
-        return cards.main(args.json) if args.audit == "cards" else audit_folder.main(args.audit, args.json)
+        folder = args.folder if args.audit == "cards" else args.audit
+        return audit_folder.main(folder, args.json) if folder else cards.main(args.json)
     models = chosen(args)
     tables = [family(models)] if args.all and not (args.memory or args.flops) else []
     for name, config in models.items():

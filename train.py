@@ -27,7 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
+from common import (
+    Parser, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run,
+)
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -228,14 +230,19 @@ def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_sc
         try:
             return training_step(network, ids, job.micro_batch, job, loss_scale)
         except torch.OutOfMemoryError:
-            if job.micro_batch == 1:
-                raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
-            job.micro_batch = max(size for size in range(1, job.micro_batch // 2 + 1) if len(ids) % size == 0)
-            if job.device.world > 1:
-                raise UserError(f"out of memory: set --micro-batch {job.micro_batch}") from None
-            print(f"out of memory: continuing with --micro-batch {job.micro_batch}", file=sys.stderr)
+            halve_micro_batch(job, len(ids))
             network.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
+
+
+def halve_micro_batch(job: Job, rows: int) -> None:
+    """From now on at most half as many rows at once, a divisor of `rows`. Raises UserError where that is impossible or has to be asked for."""
+    if job.micro_batch == 1:
+        raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
+    job.micro_batch = max(size for size in range(1, job.micro_batch // 2 + 1) if rows % size == 0)
+    if job.device.world > 1:
+        raise UserError(f"out of memory: set --micro-batch {job.micro_batch}") from None
+    print(f"out of memory: continuing with --micro-batch {job.micro_batch}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------------------------------------------- the loop
@@ -386,8 +393,7 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
     for i in range(job.validation_batches()):
         if stop and stop.received and job.device.world == 1:
             return None
-        input_ids = job.device.put(job.validation.batch(i, job.device.rank, job.device.world))
-        losses.append(next_token_loss(model(input_ids), input_ids))
+        losses.append(validation_loss(model, job.validation.batch(i, job.device.rank, job.device.world), job))
         job.device.sync()
     mean = torch.stack(losses).cpu().double().mean()
     if job.device.world > 1:
@@ -395,6 +401,20 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
         torch.distributed.all_reduce(mean)
         mean = mean / job.device.world
     return mean.item()
+
+
+def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
+    """Mean loss of the rows `ids` (B, T), at most a micro-batch of them at once, which CUDA may have made smaller than B."""
+    while True:
+        try:
+            total = torch.zeros((), device=job.device.device)
+            for piece in numpy.split(ids, range(job.micro_batch, len(ids), job.micro_batch)):
+                input_ids = job.device.put(piece)                             # (B, T)
+                total += next_token_loss(model(input_ids), input_ids) * (len(piece) / len(ids))
+            return total
+        except torch.OutOfMemoryError:
+            halve_micro_batch(job, len(ids))
+            torch.cuda.empty_cache()
 
 
 # -------------------------------------------------------------------------------------------------- run folder and resume
@@ -415,6 +435,10 @@ class RunFolder:
         self.lock = lock_folder(self.path) if self.writes else None
         if self.job.source:
             self.load(self.job.source)
+        if self.job.source == self.path:
+            self.note_changes()
+        elif self.state.step:
+            self.save()                                           # the new folder can be resumed from its first moment on
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -428,14 +452,25 @@ class RunFolder:
         try:
             new.mkdir(parents=True)
             (new / "run.json").write_text(json.dumps(run_json(self.job), indent=2) + "\n")
-            for name in ("log.jsonl", "best") if self.job.source else ():
-                copy = shutil.copytree if name == "best" else shutil.copy
-                if (self.job.source / name).exists():
-                    copy(self.job.source / name, new / name)
+            if self.job.source and (self.job.source / "log.jsonl").exists():
+                shutil.copyfile(self.job.source / "log.jsonl", new / "log.jsonl")
+            if self.job.source and (self.job.source / "best").exists():
+                shutil.copytree(self.job.source / "best", new / "best", copy_function=shutil.copyfile)
+                (new / "best").chmod(0o755)                       # the source may be a read-only folder
             os.replace(new, self.path)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
             raise UserError(f"{self.path}: this run folder cannot be made: {error.strerror or error}; choose another --out") from None
+
+    def note_changes(self) -> None:
+        """run.json takes over what this call of --resume changed (limits, evaluation, logging), so that the next one goes on with it."""
+        from extras.settings import LASTING_CHANGES
+        if self.writes:
+            stored = read_json(self.path / "run.json")
+            now = {name: getattr(self.job.config, name) for name in stored["settings"] if name in LASTING_CHANGES}
+            if any(stored["settings"][name] != value for name, value in now.items()):
+                stored["settings"].update(now)
+                atomic_write(self.path / "run.json", json.dumps(stored, indent=2) + "\n")
 
     def load(self, source: Path) -> None:
         """Weights, moments and state of the newest whole checkpoint of `source`; the log is cut back to it.
@@ -494,15 +529,16 @@ class RunFolder:
         words.save_pretrained(folder)
 
     def evaluate(self, log: Log, stop: Any = None, note: str = "") -> int:
-        """Evaluate; from best_eval_start_step on the lowest loss so far becomes best/. An evaluation made only to stop does not compete.
+        """Evaluate; from best_eval_start_step on, and at the run's end in any case, the lowest loss so far becomes best/.
 
+        An evaluation made only to stop does not compete; until one has competed, best/ is the first there was.
         Returns the number of the signal that ended it, which leaves it to the resumed run, else 0.
         """
         begun = time.monotonic()
         loss = evaluate(self.model, self.job, stop)
         if loss is None:
             return stop.received
-        competes = self.state.step >= self.job.config.best_eval_start_step and not note
+        competes = not note and self.state.step >= min(self.job.config.best_eval_start_step, self.job.schedule_end())
         better = competes and (self.state.best_loss is None or loss < self.state.best_loss)
         if better:
             self.state.best_loss, self.state.best_step = loss, self.state.step

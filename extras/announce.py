@@ -29,7 +29,8 @@ def announce(job: Job, model: Llama, optimizer: dict[str, Any]) -> None:
     config = job.config
     rows = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in HIDDEN]
     rows += [(name, value) for name, value in optimizer.items()]
-    job.say("\n".join(f"  {name:<22}{value!s:<28}{job.origin.get(name, 'default')}" for name, value in rows if value not in (None, False)))
+    job.say("\n".join(f"  {name:<22}{value!s:<28}{job.origin.get(name, 'default')}" for name, value in rows
+                      if value is not None and value is not False))
     if config.recipe == "card":
         job.say(card_table(job, model, optimizer))
     tokens = job.tokens_per_step()

@@ -119,10 +119,9 @@ def log(folder: Folder) -> None:
 
 
 def best(folder: Folder) -> dict[str, Any] | None:
-    """The evaluation that best/ was saved from: the lowest of those that competed for it."""
+    """The evaluation that best/ was saved from: the last that is marked as such, before one is the first there was."""
     evals = [row for row in folder.log if row.get("eval_loss") is not None]
-    competing = [row for row in evals if row.get("note") != "stop"]
-    return min(competing, key=lambda row: row["eval_loss"], default=evals[-1] if evals else None)
+    return next((row for row in reversed(evals) if row.get("note") == "best"), evals[0] if evals else None)
 
 
 def seconds(folder: Folder) -> float:
@@ -163,7 +162,7 @@ def expected(folder: Folder) -> dict[str, tuple[Any, str]]:
                 values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
                 values[f"{key}_eval_ppl"] = (perplexity(row["eval_loss"]), f"exp of the {key} evaluation's loss")
         if top:
-            values["best_step"] = (top["step"], "lowest evaluation of log.jsonl")
+            values["best_step"] = (top["step"], "evaluation of log.jsonl that is marked best")
     results = folder.run / "evaluation.json" if folder.run else None
     if results and results.is_file():
         values["evaluation"] = (read_json(results), "evaluation.json")

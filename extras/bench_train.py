@@ -45,13 +45,13 @@ class Options:
     json: bool = flag(False, "print JSON")
 
 
-def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Any) -> Step:
-    """One step of train.py's own pieces."""
+def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Any, fused: bool) -> Step:
+    """One step of train.py's own pieces, with AdamW written out or torch's fused kernel of it."""
     import train
     torch.manual_seed(0)
     model = apply_recipe(Llama(SIZES[options.size]), recipe, device.device)
     network = torch.compile(model) if device.kind == "cuda" else model
-    optimizer = train.AdamW(model, 0.01, fused=device.kind == "cuda")
+    optimizer = train.AdamW(model, 0.01, fused)
     count = iter(range(1, 10**9))
 
     def step() -> torch.Tensor:
@@ -124,8 +124,11 @@ def main() -> int:
     shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
     torch.manual_seed(1)
     ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
-    ours, theirs = our_step(options, key, ids, device), transformers_step(options, key, ids, device)
+    ours = our_step(options, key, ids, device, fused=device.kind == "cuda")
+    theirs = transformers_step(options, key, ids, device)
     contenders = {f"ours, {key}": (ours, True), f"transformers, {key}": (theirs, False)}
+    if device.kind == "cpu":
+        contenders[f"ours, {key}, --fused"] = (our_step(options, key, ids, device, fused=True), True)
     if key != "fp32":
         contenders["transformers, FP32 default"] = (transformers_step(options, "fp32", ids, device), False)
     if keep_freed_memory():

@@ -104,7 +104,8 @@ def data_section(of: Run, found: dict[str, Any]) -> str:
 
 def recipe(of: Run, found: dict[str, Any]) -> str:
     hidden = ("model", "data", "out", "resume", "dry_run")
-    settings = [(f"`{name}`", value) for name, value in of.info["settings"].items() if value not in (None, False) and name not in hidden]
+    settings = [(f"`{name}`", value) for name, value in of.info["settings"].items()
+                if value is not None and value is not False and name not in hidden]
     versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
@@ -223,9 +224,11 @@ def write_card(run_folder: str | Path) -> Path:
     found = numbers(of, samples)
     name = folder.resolve().name
     total = found["parameters"]["total"]
+    init = of.info["settings"].get("init")
+    start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
     head = f"""# {name}
 
-A small Llama-style language model of {total:,} parameters (shape `{size}`), trained from scratch with stentor-from-scratch."""
+A small Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch."""
     licence = "## Licence\n\nApache-2.0, as the code. What the training text allows is for its sources to say: see the section on data."
     citation = f"""@misc{{{re.sub(r"[^0-9A-Za-z]+", "_", name)},
   title = {{{name}: a {total / 1e6:.1f}M-parameter language model}},

@@ -15,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 from common import ROOT, UserError, atomic_write, read_json
+from extras.training_log import read_log
 
 CARD_OF = {"12m-v1": "Stentor-12M v1", "30m-v1": "Stentor-30M v1", "12m": "Stentor2-12M", "30m": "Stentor2-30M", "20m": "Stentor3-20M",
            "50m": "Stentor3-50M", "150m": "Portimbria-150M"}
@@ -60,7 +61,7 @@ def overlay(run: str | Path) -> str:
     stored = read_json(run / "run.json")
     if not (run / "log.jsonl").is_file():
         raise UserError(f"{run}: no log.jsonl, so there is no curve to draw")
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rows = list(read_log(run / "log.jsonl"))
     training = [(row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None]
     validation = [(row["tokens"], row["eval_loss"]) for row in rows if row.get("tokens") and "eval_loss" in row]
     if not training:

@@ -109,12 +109,15 @@ def open_job(config: TrainConfig) -> Job:
     source, stored = None, {}
     if config.resume is not None:
         config, source, stored = resumed_config(config)
-    origin = {f.name: "run" if source else "flag" for f in dataclasses.fields(config) if getattr(config, f.name) not in (None, False)}
+    given = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) is not None and getattr(config, f.name) is not False]
+    origin = dict.fromkeys(given, "run" if source else "flag")
     model_config, init = first_model(config, source, stored)
     name = next((size for size, known in SIZES.items() if known == model_config), "custom")
     if config.size is None and name != "custom":
         origin["size"] = "the model"
         config = dataclasses.replace(config, size=name)
+    elif name == "custom":
+        config = dataclasses.replace(config, model=model_config)
     config = dataclasses.replace(config, **{name: value for name, value in DEFAULTS.items() if getattr(config, name) is None})
     out = Path(config.out) if config.out else source or free_folder(Path("runs"), name)
     check_out(out, source)
@@ -197,6 +200,8 @@ def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, 
     """The prepared corpus of this run, prepared now if need be (by the first process), and what the user should know about it."""
     if config.data and (Path(config.data) / "manifest.json").is_file():
         return Path(config.data), []
+    if config.data and (Path(config.data) / "prepare.json").is_file():
+        data.read_manifest(Path(config.data))                     # raises UserError: not finished, and how to go on
     notes = []
     vocab, tag = VOCABULARY.get(config.size), ""
     if config.init:
@@ -209,7 +214,7 @@ def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, 
         except UserError:
             notes.append(f"{vocab}, the vocabulary of {config.size}, is not on this machine: the built-in one takes its place")
             vocab = None
-    out = Path("corpora") / ((Path(config.data).stem if config.data else "builtin") + tag)
+    out = Path("corpora") / ((Path(config.data).resolve().stem if config.data else "builtin") + tag)
     if device.rank > 0:
         torch.distributed.barrier()
     folder = data.prepare_files([config.data], out, vocab) if config.data else data.prepare_builtin(out, vocab)

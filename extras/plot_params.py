@@ -17,7 +17,7 @@ def plot(models: dict[str, dict[str, int]], path: str) -> None:
     """
     matplotlib.use("Agg")
     labels = [f"{name}  {parts['total'] / 1e6:.1f}M" for name, parts in models.items()]
-    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.5 * len(models)))
+    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.5 * len(models)), layout="tight")
     left = [0.0] * len(models)
     for part, label in PARTS.items():
         width = [100 * parts[part] / parts["total"] for parts in models.values()]
@@ -29,7 +29,6 @@ def plot(models: dict[str, dict[str, int]], path: str) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("percent of the parameters (norms, under 0.2%, are left out)")
     axes.legend(ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    figure.tight_layout()
     try:
         figure.savefig(path)
     except ValueError as error:

@@ -129,6 +129,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64, help="how many tokens to time (default: 64)")
     args = parser.parse_args()
     text = Path(args.text).read_text(encoding="utf-8", errors="replace")
+    longest = sample.open_source(args.run).model.config.max_position_embeddings - 2
+    if not 0 < args.tokens <= longest:
+        raise UserError(f"--tokens {args.tokens} must be 1 to {longest}, what fits into this model's context")
     model, base = sample.open_source(args.run).model, None
     print(f"{'weights':14}{'MB read':>9}{'loss':>9}{'cost':>9}{'tokens/s':>10}")
     for form in FORMS:

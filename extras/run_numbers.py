@@ -61,7 +61,7 @@ def duration(rows: list[dict]) -> float:
 def numbers(of: Run, samples: list[Sample]) -> dict[str, Any]:
     """The figures of the card, each from the run's files."""
     config, settings = of.config, of.info["settings"]
-    best = min((row for row in of.evals if row.get("note") != "stop"), key=lambda row: row["eval_loss"], default=of.evals[-1])
+    best = next((row for row in reversed(of.evals) if row.get("note") == "best"), of.evals[0])
     losses = [row for row in of.steps if row["loss"] is not None]
     speeds = [row["tokens_per_second"] for row in of.steps if row.get("tokens_per_second")]
     found = {

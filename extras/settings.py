@@ -67,6 +67,7 @@ CHUNK_ON_TPU = 512
 DEFAULTS = {"size": "tiny", "precision": "auto", "device": "auto", "schedule": "cosine", "weight_decay": 0.01, "max_grad_norm": 1.0, "seed": 42}
 MAY_CHANGE_ON_RESUME = ("resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps", "best_eval_start_step",
                         "max_eval_samples", "logging_steps", "dry_run")
+LASTING_CHANGES = ("tokens", "epochs", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps")   # of those, run.json keeps
 THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")           # never taken from the run that is resumed
 
 
@@ -115,7 +116,7 @@ def resumed_config(config: TrainConfig) -> tuple[TrainConfig, Path, dict]:
     refused = []
     for name in names:
         asked = getattr(config, name)
-        if asked in (None, False) or asked == settings[name]:
+        if asked is None or asked is False or asked == settings[name]:
             continue
         if name not in MAY_CHANGE_ON_RESUME:
             refused.append(f"{name} {settings[name]} -> {asked}")
@@ -143,6 +144,8 @@ def resolve(config: TrainConfig, recipe: str, folder: Path) -> tuple[TrainConfig
     card = CARDS[config.size]
     laptop = LAPTOP_TINY if config.size == "tiny" else LAPTOP
     values = {"laptop": laptop, "card": card, **FINETUNE}[recipe].copy()
+    if config.model:                                              # no shape of the family: the recipe's rows may be longer than its context
+        values["seq_len"] = min(values["seq_len"], config.model.max_position_embeddings)
     usual_epochs = values.pop("epochs", 4 if config.data is None and recipe == "card" else None)
     values.update({f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) is not None})
     if config.steps is None:

@@ -52,7 +52,7 @@ class Log:
         numbers = numbers.cpu().tolist()
         now = time.monotonic()
         per_step = self.job.tokens_per_step()
-        speed = round(len(self.pending) * per_step / (now - self.clock), 1)
+        speed = round(len(self.pending) * per_step / max(now - self.clock, 1e-9), 1)
         graphs = self.job.device.compiled_graphs()
         if graphs != self.graphs:                                 # XLA compiled something in this window: no throughput
             speed, self.graphs = None, graphs
