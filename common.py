@@ -64,9 +64,11 @@ def run(main: Callable[[], int | None]) -> int:
         print(f"{script}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":            # torch's, by name: not every script needs torch
+        words = str(error).splitlines() or ["no more to be had."]
+        # torch's, by name and words: not every script needs torch
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in words[0]):
             raise
-        print(f"{script}: error: the device is out of memory: {str(error).splitlines()[0]} Use a smaller model, batch or length.", file=sys.stderr)
+        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.", file=sys.stderr)
         return 2
 
 
@@ -92,8 +94,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
-        has_commands = any(isinstance(action.choices, dict) for action in self._actions)
-        parse = self.parse_known_args if has_commands else self.parse_known_intermixed_args       # RUN --flag 1 "prompt"
+        parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args   # RUN --flag 1 "prompt"
         known, unknown = parse(args, namespace)
         if unknown:
             parsers = [self, *(sub for action in self._actions if isinstance(action.choices, dict) for sub in action.choices.values())]
@@ -148,22 +149,9 @@ def count_of(text: str) -> int:
         value = decimal.Decimal(match[1].replace("_", "")) * scale[match[2].lower()]
     except (TypeError, decimal.InvalidOperation):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 500, 1e9 or 2.5M") from None
-    if value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    if value != int(value) or abs(value) > 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:30]!r} is not a whole number of at most 2^63")
     return int(value)
-
-
-def duration(text: str) -> float:
-    """Seconds from `8h45m`, `90m`, `30s` or a bare number of seconds.
-
-    >>> duration("8h45m"), duration("90")
-    (31500.0, 90.0)
-    """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    if not match or not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 8h45m, 90m or 30s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -394,7 +394,7 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
 
 def judge_choices(item: dict, log_p: list[float], sizes: list[int]) -> tuple[float, float | None]:
     """(acc, acc_norm) of one item from its choices' log-probabilities and sizes in characters."""
-    if "labels" in item:
+    if item.get("labels") is not None:
         share = torch.tensor(log_p, dtype=torch.float64).softmax(dim=0)
         return float(share[torch.tensor(item["labels"]) == 1].sum()), None
     normed = [value / size for value, size in zip(log_p, sizes)]
@@ -415,6 +415,9 @@ def multiple_choice(model: Llama, tokenizer: Tokenizer, path: str | Path, bounda
     context, choices, label or labels (subject for MMLU).
     """
     from extras.choice_items import check_item
+    for name, value, known in (("boundary", boundary, ("bytes", "lm-eval")), ("prompt", prompt, ("plain", "lm-eval"))):
+        if value not in known:
+            raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)
@@ -437,7 +440,7 @@ def multiple_choice(model: Llama, tokenizer: Tokenizer, path: str | Path, bounda
     results = in_blocks(name, items, 500, judge, {} if finished is None else finished)
     acc, stderr = mean_and_error([right for right, _, _ in results])
     summary = {"acc": acc, "acc_norm": None, "stderr": stderr, "items": len(items), "task": items[0]["task"],
-               "chance": sum(sum(item.get("labels", [1])) / len(item["choices"]) for item in items) / len(items),
+               "chance": sum(sum(item.get("labels") or [1]) / len(item["choices"]) for item in items) / len(items),
                "boundary": boundary, "prompt": prompt, "crossed": sum(moved for _, _, moved in results)}
     if all(normed is not None for _, normed, _ in results):
         summary["acc_norm"], summary["stderr_norm"] = mean_and_error([normed for _, normed, _ in results])

@@ -168,9 +168,9 @@ def decode(model: Llama, ids: list[int], rows: list[Row], step: Step | None = No
     The prompt is read in one pass; then `step` (None: the model itself) does one position at a time. The cache is allocated once, for the longest
     row. Ends when all rows have their tokens or their `stop_id`, or at `max_position_embeddings`.
     """
-    config, device = model.config, model.model.embed_tokens.weight.device
+    config, device, dtype = model.config, model.model.embed_tokens.weight.device, model.model.embed_tokens.weight.dtype
     length = min(config.max_position_embeddings, len(ids) + max(row.left for row in rows))
-    prompt, cache = KVCache(config, 1, len(ids), device), KVCache(config, len(rows), length, device)
+    prompt, cache = (KVCache(config, B, T, device, dtype) for B, T in ((1, len(ids)), (len(rows), length)))
     hidden = model.model(torch.tensor([ids], device=device), prompt)                          # (1, T, D)
     logits = model.project(hidden[:, -1]).expand(len(rows), -1)                               # (B, V)
     cache.keys[..., :len(ids), :], cache.values[..., :len(ids), :], cache.length = prompt.keys, prompt.values, len(ids)
@@ -220,7 +220,7 @@ def open_source(run_or_folder: str | Path | None = None, weights: str = "fp32", 
     model, step = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
     if vocabulary.vocab_size > model.config.vocab_size:
         raise UserError(f"{folder}: the vocabulary has {vocabulary.vocab_size} tokens, the model {model.config.vocab_size}: not of one training")
-    name = folder.parent.name if folder.name.split(".")[0] in ("best", "last") else folder.resolve().name
+    name = folder.resolve().parent.name if folder.name.split(".")[0] in ("best", "last") else folder.resolve().name
     return Source(name, folder, model, step, vocabulary, recommended(model.config))
 
 
@@ -262,7 +262,7 @@ def say(source: Source, prompt: str, rows: list[tuple[Settings, int]], show: boo
     from extras import history
     began, shown = time.perf_counter(), 0
     for answers in respond(source, prompt, rows):
-        text, found, _ = answers[0].text.partition(stop or "\0")
+        text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
         if show:
             print(text[shown:], end="", flush=True)
             shown = len(text)

@@ -463,6 +463,7 @@ class TokenMonster:
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -527,7 +528,7 @@ class Tokenizer(TokenMonster):
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; `skip_special` drops the special ids before the tokens' bytes are joined."""
         special = {self.eos_id, self.bos_id, self.pad_id}
-        return super().decode([id for id in ids if id not in special] if skip_special else ids)
+        return super().decode([id for id in map(int, ids) if id not in special] if skip_special else ids)
 
     def stream(self) -> StreamDecoder:
         """A decoder for ids that come one by one."""
@@ -557,7 +558,7 @@ def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
     A name is looked for in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless `network` is
     False, on the hub.
     """
-    path = Path(DEFAULT if name == "builtin" else name).expanduser()
+    path = Path(os.path.expanduser(DEFAULT if name == "builtin" else name))
     if path.is_dir():
         found = [path / file for file in (VOCAB_FILE, "tokenizer.json", "tokenizer.model") if (path / file).is_file()]
         if not found:

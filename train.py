@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -27,9 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-from common import (
-    Parser, UserError, add_flags, atomic_write, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run,
-)
+from common import Parser, UserError, add_flags, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
+from extras.settings import duration
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -230,19 +228,9 @@ def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_sc
         try:
             return training_step(network, ids, job.micro_batch, job, loss_scale)
         except torch.OutOfMemoryError:
-            halve_micro_batch(job, len(ids))
+            job.halve_micro_batch(len(ids))
             network.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-
-
-def halve_micro_batch(job: Job, rows: int) -> None:
-    """From now on at most half as many rows at once, a divisor of `rows`. Raises UserError where that is impossible or has to be asked for."""
-    if job.micro_batch == 1:
-        raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
-    job.micro_batch = max(size for size in range(1, job.micro_batch // 2 + 1) if rows % size == 0)
-    if job.device.world > 1:
-        raise UserError(f"out of memory: set --micro-batch {job.micro_batch}") from None
-    print(f"out of memory: continuing with --micro-batch {job.micro_batch}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------------------------------------------- the loop
@@ -413,7 +401,7 @@ def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
                 total += next_token_loss(model(input_ids), input_ids) * (len(piece) / len(ids))
             return total
         except torch.OutOfMemoryError:
-            halve_micro_batch(job, len(ids))
+            job.halve_micro_batch(len(ids))
             torch.cuda.empty_cache()
 
 
@@ -428,15 +416,16 @@ class RunFolder:
         self.writes = job.device.rank == 0
 
     def __enter__(self) -> RunFolder:
+        from extras.job import create_folder, note_changes
         if self.writes and self.job.source != self.path:
-            self.create()
+            create_folder(self.job)
         if self.job.device.world > 1:
             torch.distributed.barrier()
         self.lock = lock_folder(self.path) if self.writes else None
         if self.job.source:
             self.load(self.job.source)
-        if self.job.source == self.path:
-            self.note_changes()
+        if self.writes and self.job.source == self.path:
+            note_changes(self.job)
         elif self.state.step:
             self.save()                                           # the new folder can be resumed from its first moment on
         return self
@@ -444,33 +433,6 @@ class RunFolder:
     def __exit__(self, *_: Any) -> None:
         if self.lock:
             self.lock.close()
-
-    def create(self) -> None:
-        """Make the folder with its run.json in one step, so that it never exists without. Raises UserError where that cannot be."""
-        from extras.job import run_json
-        new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
-        try:
-            new.mkdir(parents=True)
-            (new / "run.json").write_text(json.dumps(run_json(self.job), indent=2) + "\n")
-            if self.job.source and (self.job.source / "log.jsonl").exists():
-                shutil.copyfile(self.job.source / "log.jsonl", new / "log.jsonl")
-            if self.job.source and (self.job.source / "best").exists():
-                shutil.copytree(self.job.source / "best", new / "best", copy_function=shutil.copyfile)
-                (new / "best").chmod(0o755)                       # the source may be a read-only folder
-            os.replace(new, self.path)
-        except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
-            raise UserError(f"{self.path}: this run folder cannot be made: {error.strerror or error}; choose another --out") from None
-
-    def note_changes(self) -> None:
-        """run.json takes over what this call of --resume changed (limits, evaluation, logging), so that the next one goes on with it."""
-        from extras.settings import LASTING_CHANGES
-        if self.writes:
-            stored = read_json(self.path / "run.json")
-            now = {name: getattr(self.job.config, name) for name in stored["settings"] if name in LASTING_CHANGES}
-            if any(stored["settings"][name] != value for name, value in now.items()):
-                stored["settings"].update(now)
-                atomic_write(self.path / "run.json", json.dumps(stored, indent=2) + "\n")
 
     def load(self, source: Path) -> None:
         """Weights, moments and state of the newest whole checkpoint of `source`; the log is cut back to it.

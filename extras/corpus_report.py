@@ -2,6 +2,7 @@
 """What a prepared corpus holds and what a training step saw: `python data.py info DIR`, `python data.py show DIR --step N --row R`."""
 from __future__ import annotations
 
+import operator
 from argparse import Namespace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def opened(options: Namespace) -> Corpus:
     if (folder / "run.json").is_file():
         record = read_json(folder / "run.json")
         try:
-            settings, folder = {name: record["settings"][name] for name in (*settings, "steps")}, Path(record["data"])
+            settings, folder = {name: operator.index(record["settings"][name]) for name in (*settings, "steps")}, Path(record["data"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / 'run.json'}: not the record of a run ({error})") from None
     settings |= {name: value for name in ("seq_len", "batch_size", "steps", "seed") if (value := getattr(options, name)) is not None}

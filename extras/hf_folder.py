@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizer import Tokenizer
 
 MODULE = "tokenmonster_hf"
-EOS, BOS = "<|endoftext|>", "<|startoftext|>"
+EOS, BOS, PAD = "<|endoftext|>", "<|startoftext|>", "<|padding|>"
 
 # The template of the Stentor2 line: each message's role between <| and |>, then its content; at the end the assistant's tag. The tags are
 # text, not special tokens. The models were not trained on dialogue: the template is there so that tools that want one find one.
@@ -69,11 +69,14 @@ def tokenizer_config(tokenizer: Tokenizer, model_max_length: int | None) -> dict
     `auto_map` names a slow class and no fast one. The ids stand in `added_tokens_decoder`, because transformers would otherwise append
     the names after the last id, past the embedding. `split_special_tokens` makes a special token's name in a user's text plain text.
     """
+    from tokenizer import special_ids
     names = {}
     if tokenizer.eos_id is not None:
         names[tokenizer.eos_id] = EOS
     if tokenizer.bos_id is not None:
         names.setdefault(tokenizer.bos_id, BOS)
+    if tokenizer.pad_id is not None:
+        names.setdefault(tokenizer.pad_id, PAD)                   # only where padding has an id of its own
     config = {
         "tokenizer_class": "TokenMonsterTokenizer",
         "auto_map": {"AutoTokenizer": [f"{MODULE}.TokenMonsterTokenizer", None]},
@@ -82,6 +85,8 @@ def tokenizer_config(tokenizer: Tokenizer, model_max_length: int | None) -> dict
         "unk_token": None, "split_special_tokens": True, "clean_up_tokenization_spaces": False, "padding_side": "left",
         "chat_template": CHAT_TEMPLATE,
     }
+    if tokenizer.vocab_size != special_ids(tokenizer.vocab)["vocab_size"]:
+        config["embedding_rows"] = tokenizer.vocab_size           # of a foreign folder: its config.json says so, the vocabulary does not
     if model_max_length is not None:
         config["model_max_length"] = model_max_length
     return config
@@ -113,7 +118,8 @@ def configured_ids(folder: Path) -> dict[str, int]:
                 token = config.get(f"{kind}_token")
                 id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
                 stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
-            stated |= {"vocab_size": operator.index(config["vocab_size"])} if "vocab_size" in config else {}
+            rows = config.get("embedding_rows", config.get("vocab_size"))
+            stated |= {} if rows is None else {"vocab_size": operator.index(rows)}
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
     return stated

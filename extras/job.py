@@ -6,6 +6,7 @@ Kept out of train.py because it is no lesson: nothing here is computed in a trai
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -21,10 +22,10 @@ import torch
 import data
 import precision
 import tokenizer
-from common import ROOT, UserError, find_run
+from common import ROOT, UserError, atomic_write, find_run, read_json
 from extras.keep_memory import keep_freed_memory
 from extras.settings import (
-    DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
+    DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
     resumed_config,
 )
 from model import SIZES, ModelConfig
@@ -93,6 +94,15 @@ class Job:
     def validation_tokens(self) -> int:
         """Tokens that one evaluation reads."""
         return self.validation_batches() * self.validation.batch_size * self.config.seq_len
+
+    def halve_micro_batch(self, rows: int) -> None:
+        """After CUDA ran out of memory: at most half as many rows at once, a divisor of `rows`. Raises UserError where that cannot be done here."""
+        if self.micro_batch == 1:
+            raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
+        self.micro_batch = max(size for size in range(1, self.micro_batch // 2 + 1) if rows % size == 0)
+        if self.device.world > 1:
+            raise UserError(f"out of memory: set --micro-batch {self.micro_batch}") from None
+        print(f"out of memory: continuing with --micro-batch {self.micro_batch}", file=sys.stderr)
 
     def say(self, text: str) -> None:
         """Print once, however many processes train."""
@@ -256,3 +266,29 @@ def run_json(job: Job) -> dict:
         "machine": platform.processor() or platform.machine(), "git_commit": commit.stdout.strip() or None if commit else None,
         "command": " ".join(sys.argv),
     }
+
+
+def create_folder(job: Job) -> None:
+    """Make the run folder with its run.json in one step, so that it never exists without. Raises UserError where that cannot be."""
+    new = job.folder.with_name(f".{job.folder.name}.{os.getpid()}.new")
+    try:
+        new.mkdir(parents=True)
+        (new / "run.json").write_text(json.dumps(run_json(job), indent=2) + "\n")
+        if job.source and (job.source / "log.jsonl").exists():
+            shutil.copyfile(job.source / "log.jsonl", new / "log.jsonl")
+        if job.source and (job.source / "best").exists():
+            shutil.copytree(job.source / "best", new / "best", copy_function=shutil.copyfile)
+            (new / "best").chmod(0o755)                           # the source may be a read-only folder
+        os.replace(new, job.folder)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"{job.folder}: this run folder cannot be made: {error.strerror or error}; choose another --out") from None
+
+
+def note_changes(job: Job) -> None:
+    """run.json takes over what this call of --resume changed (limits, evaluation, logging), so that the next one goes on with it."""
+    stored = read_json(job.folder / "run.json")
+    now = {name: getattr(job.config, name) for name in LASTING_CHANGES}
+    if any(stored["settings"][name] != value for name, value in now.items()):
+        stored["settings"].update(now)
+        atomic_write(job.folder / "run.json", json.dumps(stored, indent=2) + "\n")

@@ -327,7 +327,8 @@ def validation_bound(name: str, first: list[str], share: float) -> int:
     """The split key below which a document is for validation: `share` of all keys, but at least one document of a small source."""
     keys = sorted({split_key(text) for text in first if text})
     if len(keys) < 2:
-        raise UserError(f"{name}: {len(keys)} different documents; at least two are needed, one of them for validation")
+        raise UserError(f"{name}: {len(keys)} different documents; at least two are needed, one of them for validation: give more text "
+                        "(a text file is cut at blank lines into documents of about 8,000 characters)")
     bound = int(share * 2**64)
     return max(bound, keys[0] + 1) if len(first) < FIRST else bound
 

@@ -23,6 +23,8 @@ def run_and_prompt(first: str | None, second: str | None, prompt_file: str | Non
         if "/" in first and not re.search(r"\s", first):
             raise UserError(f"{first}: no such run or model folder")
         first, second = None, first
+    if prompt_file and second is not None:
+        raise UserError("a prompt and --prompt-file do not go together; leave one out")
     if prompt_file and prompt_file != "-":
         text = Path(prompt_file).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
     elif "-" in (second, prompt_file):
@@ -54,5 +56,7 @@ def check_together(given: dict[str, Any]) -> None:
         raise UserError(" and ".join(f"--{name}" for name in views + plain) + " do not go together; leave one out")
     if given.get("n", 1) < 1:
         raise UserError(f"--n must be at least 1, not {given['n']}")
+    if given.get("seed", 0) < 0:
+        raise UserError(f"--seed must be zero or more, not {given['seed']}")
     if given.get("blind") and not given.get("arena"):
         raise UserError("--blind goes with --arena OTHER")

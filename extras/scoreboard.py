@@ -7,6 +7,7 @@ judged before is not judged again. The table is the cards': chance, one column f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import unicodedata
@@ -142,7 +143,8 @@ class Blocks(dict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
-        atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
+        with contextlib.suppress(PermissionError):                # a read-only folder can be judged, only not continued
+            atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
 
 
 def run_home(folder: Path) -> Path:
@@ -157,12 +159,17 @@ def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     tokenizer = load(folder)
     home = run_home(folder)
     stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
-    context = args.context or stored.get("settings", {}).get("seq_len")
+    try:
+        context = args.context or (stored["settings"]["seq_len"] if stored else None)
+        if context is not None and type(context) is not int or stored and type(stored["data"]) is not str:
+            raise TypeError("seq_len must be a whole number, data a folder")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{home / 'run.json'}: not the record of a run ({error})") from None
     weights = [sha256_file(file) for file in sorted(folder.glob("model*.safetensors"))]
     finished = Blocks(home / "evaluation_blocks.json", " ".join([sha256_file(folder / "config.json"), *weights, tokenizer.fingerprint]))
     texts = args.text
     if not asked(args):
-        if "data" not in stored:
+        if not stored:
             raise UserError(f"{folder}: nothing to judge it on; give --text, --blimp, --choices or --gsm8k")
         texts = [stored["data"]]
     results = {}
@@ -192,7 +199,8 @@ def asked(args: argparse.Namespace) -> bool:
 def judge_text(model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None, finished: Blocks) -> dict[str, Any]:
     """`perplexity` on a file or prepared folder, and a line that says all of it: the table has room for the bits only."""
     digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
-    key = f"text {digest[:16]} context {context} limit {limit}"
+    form = "folder" if path.is_dir() else "rows" if path.name.endswith((".jsonl", ".jsonl.gz")) else "text"
+    key = f"{form} {digest[:16]} context {context} limit {limit}"
     if key not in finished:
         finished[key] = perplexity(model, tokenizer, text_documents(path, limit), context)
     found = finished[key]
@@ -258,8 +266,8 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
             return
     out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
     out.parent.mkdir(parents=True, exist_ok=True)
-    alike = [home.name for home in homes]
-    names = [home.name if alike.count(home.name) == 1 else str(folder) for home, folder in zip(homes, folders)]
+    alike = [home.resolve().name for home in homes]
+    names = [home if alike.count(home) == 1 else str(folder) for home, folder in zip(alike, folders)]
     results = {name: judge_run(folder, args) for name, folder in zip(names, folders)}
     heads = {name: {title: headline(result) for title, result in row.items()} for name, row in results.items()}
     scores = {name: {title: score for title, (score, _) in row.items()} for name, row in heads.items()}

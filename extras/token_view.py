@@ -150,8 +150,11 @@ def parse_ids(words: list[str]) -> list[int]:
     text = " ".join(words) if words else sys.stdin.read()
     try:
         value = json.loads(text) if text.lstrip().startswith(("[", "{")) else re.findall(r"[^\s,]+", text)
-        return [int(id) for id in (value["ids"] if isinstance(value, dict) else value)]
-    except (ValueError, TypeError, KeyError) as error:
+        ids = value["ids"] if isinstance(value, dict) else value
+        if any(type(id) not in (int, str) for id in ids):
+            raise TypeError("an id is a whole number")
+        return [int(id) for id in ids]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"these are no token ids ({error}); give numbers, a JSON list or the output of encode --json") from None
 
 

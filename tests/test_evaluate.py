@@ -480,6 +480,16 @@ def two_runs(tmp_path, toy, monkeypatch):
     return [tmp_path / "one" / "best", tmp_path / "two" / "best"]
 
 
+def test_one_content_read_in_two_ways_is_judged_twice(two_runs, tmp_path, monkeypatch):
+    """A .jsonl is rows, the same bytes as .txt one text: what was computed for one is not the result of the other."""
+    finished = scoreboard.Blocks(tmp_path / "blocks.json", "a model")
+    monkeypatch.setattr(scoreboard, "perplexity", lambda model, tokenizer, texts, context: dict.fromkeys(
+        ("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char"), 0.0) | {"tokens": len(texts)})
+    for name in ("a.jsonl", "a.txt"):
+        (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert [scoreboard.judge_text(None, None, tmp_path / name, 8, None, finished)["tokens"] for name in ("a.jsonl", "a.txt")] == [2, 1]
+
+
 def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, capsys):
     items = write(tmp_path / "arc.jsonl", [question("cat?", ["he", "she is"], label=1)] * 4)
     text = tmp_path / "my.txt"

@@ -377,7 +377,7 @@ def test_streamed_text_has_no_broken_characters(run_folder):
     (["runs/none", "x"], "no such run or model folder"),
     (["runs/none"], "no such run or model folder"),
     (["x", "--top-p", "7"], "top_p must be between"),
-    (["x", "--prompt-file", "none.txt"], "none.txt"),
+    (["--prompt-file", "none.txt"], "none.txt"),
     (["word " * 3000], "at most 1024"),
     (["x", "--preset", "wild"], "--preset"),
 ])

@@ -194,6 +194,9 @@ def test_arena_against_another_architecture(command, place):
     (["x", "--sweep", "0.5,nan"], "temperature must be between"),
     (["x", "--temperature", "inf"], "temperature must be between"),
     (["--prompt-file", "runs"], "runs"),
+    (["hello", "--prompt-file", "runs"], "do not go together"),
+    (["x", "--seed", "-1"], "--seed must be zero or more"),
+    (["x", "--max-new-tokens", "9" * 400], "is not a whole number of at most 2^63"),
 ])
 def test_mistakes_are_one_line(command, arguments, words):
     code, _, log = command(*arguments)

@@ -10,7 +10,9 @@ import threading
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import tokenizer as module
 from common import ROOT, UserError
@@ -356,3 +358,26 @@ def test_a_download_leaves_one_file(bare, hub, monkeypatch, content):
     (hub / f"{NAME}.vocab").write_bytes(content)
     find(NAME)
     assert [file.name for file in (bare / "_tokenmonster").iterdir()] == [f"{NAME}.vocab"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("config, expected", [
+    ({"vocab_size": 4096, "eos_token_id": 2, "pad_token_id": 5}, (2, 5, 4096)),
+    ({"vocab_size": 4224, "eos_token_id": 4096, "pad_token_id": 4096}, (4096, 4096, 4224)),
+    ({"vocab_size": 4224, "eos_token_id": 2}, (2, 2, 4224)),
+])
+def test_special_ids_of_a_foreign_folder_survive_saving(tmp_path, config, expected):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "tokenmonster.vocab").write_bytes(find("builtin-4096").read_bytes())
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config))
+    theirs = load(tmp_path / "theirs")
+    theirs.save_pretrained(tmp_path / "ours")
+    ours = load(tmp_path / "ours")
+    for coder in (theirs, ours):
+        assert (coder.eos_id, coder.pad_id, coder.vocab_size) == expected
+    assert ours.fingerprint == theirs.fingerprint
+
+
+def test_decode_takes_ids_of_any_kind():
+    coder = load()
+    ids = [coder.eos_id, *coder.encode("red")]
+    assert coder.decode(np.array(ids), skip_special=True) == coder.decode(torch.tensor(ids), skip_special=True) == "red"

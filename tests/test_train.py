@@ -196,8 +196,30 @@ def test_resume_refuses_other_settings_and_lists_them(corpus, tmp_path):
     train.train(settings(corpus, run, stop_after=4))
     with pytest.raises(UserError, match=r"size tiny -> 20m.*batch_size 4 -> 8.*seed 42 -> 7"):
         train.train(TrainConfig(resume=str(run), size="20m", seed=7, batch_size=8))
+    with pytest.raises(UserError, match="weight_decay 0.01 -> 0.*seed 42 -> 0"):
+        train.train(TrainConfig(resume=str(run), seed=0, weight_decay=0.0))
+    with pytest.raises(UserError, match="--eval-steps 0 must be positive"):
+        train.train(TrainConfig(resume=str(run), eval_steps=0))
     with pytest.raises(UserError, match="exists already"):
         train.train(settings(corpus, run))
+
+
+def test_what_a_resume_changed_lasts(corpus, tmp_path):
+    run = tmp_path / "run"
+    train.train(settings(corpus, run, stop_after=4))
+    train.train(TrainConfig(resume=str(run), eval_steps=3, stop_after=6))
+    stored = json.loads((run / "run.json").read_text())["settings"]
+    assert stored["eval_steps"] == 3 and stored["stop_after"] is None and stored["steps"] == 12
+    assert [row["step"] for row in train.train(TrainConfig(resume=str(run))).evals] == [6, 9, 12]     # that at 6 was only to stop
+
+
+def test_best_is_the_last_model_where_no_evaluation_competed_before(corpus, tmp_path):
+    """`best_eval_start_step` beyond the end, as in a short run of a card's recipe: interrupted or not, best/ is the model of the end."""
+    train.train(settings(corpus, tmp_path / "whole", best_eval_start_step=100))
+    train.train(settings(corpus, tmp_path / "run", best_eval_start_step=100, stop_after=5))
+    train.train(TrainConfig(resume=str(tmp_path / "run")))
+    same_files(tmp_path / "whole", tmp_path / "run", EXACT)
+    assert (tmp_path / "run/best/model.safetensors").read_bytes() == (tmp_path / "run/last/model.safetensors").read_bytes()
 
 
 def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path):
@@ -208,6 +230,35 @@ def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path
     train.train(TrainConfig(resume=str(source), out=str(out)))
     assert before == {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
     same_files(tmp_path / "whole", out, EXACT)
+
+
+def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monkeypatch):
+    """A read-only source, and a kill before the new folder's own first save: it still goes on from the source's step."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    train.train(settings(corpus, source, stop_after=6))
+    for path in [source, *source.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(train, "training_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        train.train(TrainConfig(resume=str(source), out=str(out)))
+    assert len(train.train(TrainConfig(resume=str(out))).losses) == 6
+    assert out.joinpath("best").stat().st_mode & 0o200
+
+
+def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeypatch):
+    from extras.job import open_job
+    job = open_job(settings(corpus, tmp_path / "run"))
+    model = Llama(SMALL)
+    whole = train.evaluate(model, job)
+    real, sizes = train.next_token_loss, []
+
+    def scarce(logits, ids):
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(logits, ids)
+    monkeypatch.setattr(train, "next_token_loss", scarce)
+    assert abs(train.evaluate(model, job) - whole) < 1e-6 and job.micro_batch == 2 and sizes[0] == 4 and set(sizes[1:]) == {2}
 
 
 def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):
