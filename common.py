@@ -154,6 +154,19 @@ def count_of(text: str) -> int:
     return int(value)
 
 
+def duration(text: str) -> float:
+    """Seconds from `8h45m`, `90m`, `30s` or a bare number of seconds.
+
+    >>> duration("8h45m"), duration("90")
+    (31500.0, 90.0)
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 8h45m, 90m or 30s")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
 # ---------------------------------------------------------------------------------------------------------------- files
 
 def fsync_folder(folder: Path) -> None:
@@ -305,8 +318,6 @@ def find_run(run: str | Path | None = None) -> Path:
     for place in found:
         if not place.name.startswith("last") or place == folder or folder_problem(place) is None:
             return place
-    if found:
-        raise UserError(f"{folder}: no whole model is left: {folder_problem(found[0])}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run or model folder")
-    raise UserError(f"{folder}: no model here yet (expected config.json, best/ or last/); train one with: python train.py --size tiny")
+    raise UserError(f"{folder}: no model here yet, or none that is whole (config.json, best/ or last/); train one with: python train.py --size tiny")

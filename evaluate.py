@@ -414,10 +414,8 @@ def multiple_choice(model: Llama, tokenizer: Tokenizer, path: str | Path, bounda
     that of acc; `chance` is what guessing gives; `groups` has acc for each group of MMLU. The file has one item a line: task, kind,
     context, choices, label or labels (subject for MMLU).
     """
-    from extras.choice_items import check_item
-    for name, value, known in (("boundary", boundary, ("bytes", "lm-eval")), ("prompt", prompt, ("plain", "lm-eval"))):
-        if value not in known:
-            raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
+    from extras.choice_items import check_item, check_words
+    check_words(boundary, prompt)
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)

@@ -26,8 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-from common import Parser, UserError, add_flags, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
-from extras.settings import duration
+from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8

@@ -23,3 +23,10 @@ def check_item(path: str | Path, number: int, item: dict) -> None:
     broken = [rule for rule, kept in rules.items() if not kept]
     if broken:
         raise UserError(f"{path}, item {number}: {broken[0]}")
+
+
+def check_words(boundary: str, prompt: str) -> None:
+    """Raise UserError for a way to cut or to join that there is not: another spelling would silently be another score."""
+    for name, value, known in (("boundary", boundary, ("bytes", "lm-eval")), ("prompt", prompt, ("plain", "lm-eval"))):
+        if value not in known:
+            raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")

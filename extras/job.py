@@ -25,8 +25,8 @@ import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
 from extras.keep_memory import keep_freed_memory
 from extras.settings import (
-    DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip, resolve,
-    resumed_config,
+    DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
+    resolve, resumed_config,
 )
 from model import SIZES, ModelConfig
 from params import count

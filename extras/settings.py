@@ -10,7 +10,6 @@ import dataclasses
 import math
 import numbers
 import os
-import re
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,19 +69,6 @@ MAY_CHANGE_ON_RESUME = ("resume", "out", "data", "device", "stop_after", "tokens
                         "max_eval_samples", "logging_steps", "dry_run")
 LASTING_CHANGES = ("tokens", "epochs", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps")   # of those, run.json keeps
 THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")           # never taken from the run that is resumed
-
-
-def duration(text: str) -> float:
-    """Seconds from `8h45m`, `90m`, `30s` or a bare number of seconds.
-
-    >>> duration("8h45m"), duration("90")
-    (31500.0, 90.0)
-    """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    if not match or not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 8h45m, 90m or 30s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 def checked(config: TrainConfig) -> TrainConfig:

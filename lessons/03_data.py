@@ -53,8 +53,8 @@ assert data.clean_text(program, preserve_linebreaks=True) == "def half(x):\n    
 
 # %% [markdown]
 # Every document is then encoded (lesson 02), the separator is put behind it, and all of one kind are written behind
-# each other: one long stream of ids on disk. A few documents, five in a hundred, are kept apart for **validation**:
-# the model never trains on them, so its loss there is honest.
+# each other: one long stream of ids on disk. A few documents (five in a hundred; of the few in this lesson, twenty)
+# are kept apart for **validation**: the model never trains on them, so its loss there is honest.
 #
 # ## Packing
 #
@@ -181,8 +181,8 @@ print(f"largest deviation in any window: {worst:.2f} blocks")
 
 # %% [markdown]
 # In no window of 80 blocks does the mixture miss its plan by more than 1.6 blocks. Drawing sources by chance would
-# miss it by √(80 · 0.75 · 0.25) = 3.9 blocks on *average*. The picture shows the plan and how often the run goes
-# through each source.
+# miss the count of prose with a standard deviation of √(80 · 0.75 · 0.25) = 3.9 blocks. The picture shows the plan
+# and how often the run goes through each source.
 
 # %%
 assert worst < 1.6 and window == 80

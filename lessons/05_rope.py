@@ -76,10 +76,10 @@ assert abs(products[0] - products[1]) < 1e-9 and abs(products[0] - products[2]) 
 # ## Many pairs, many speeds
 #
 # One angle is not enough: after a full turn the same values come again, and positions that are a turn apart could
-# not be told from each other. So the F features of a head form F/2 pairs, and each pair has a speed of its own. Pair
-# j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very slowly. θ (theta) is `rope_theta`
-# of the configuration, 10,000 as in the paper or 50,000 in the models with a long context. It is like a clock: the
-# second hand tells near times apart, the hour hand far ones.
+# not be told from each other. So the F features of a query or key form F/2 pairs, and each pair has a speed of its
+# own. Pair j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very slowly. θ (theta) is
+# `rope_theta` of the configuration, 10,000 as in the paper or 50,000 in the models with a long context. It is like a
+# clock: the second hand tells near times apart, the hour hand far ones.
 
 # %%
 assert rows[0][2] == rows[1][2] == rows[2][2] == 2 and rows[3][2] == 1
@@ -115,7 +115,7 @@ save_figure(figure, "05_hands")
 # ## The real thing
 #
 # `model.py:rotary_table` computes cosines and sines once for all positions; `model.py:rotate` applies them to
-# queries and keys, never to values. Now the prediction, with real vectors of all 32 features: the matrix of all dot
+# queries and keys, and to nothing else. Now the prediction, with real vectors of all 32 features: the matrix of all dot
 # products of one query vector and one key vector, put at every pair of positions.
 
 # %%
@@ -227,7 +227,7 @@ finish("05_rope", results)
 # ## Exercises
 #
 # 1. Write the rotation in `lessons/exercises/rotary.py` and run `pytest lessons/exercises/test_rotary.py`.
-# 2. Rotate the values as well as queries and keys. Does the result of attention still depend on distances only? Try
-#    it with two positions before you answer.
+# 2. Rotate the query by its position and the key by twice its position. Does the score still depend on the distance
+#    only? Try it with two positions before you answer.
 # 3. Compute the table in BF16 (`.bfloat16()` on the angles, before cosine and sine) and measure the error of a score
 #    at position ten, a hundred and a thousand. Why does it grow? (Lesson 09 has the reason.)

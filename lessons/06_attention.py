@@ -143,7 +143,8 @@ save_figure(figure, "06_causality")
 #
 # Attention's inner product is a parameter of our model (`attend`), so a function of ours may stand in its place,
 # write the weights down, and return what the real one returns. We look at a model without training and at one that
-# was trained for half a minute (it is made now if there is none; lessons 11 and 12 use it again).
+# is trained: your newest run under `runs/`, or, if there is none, a tiny one that is trained now for half a minute
+# (lessons 11 and 12 look at the same one).
 
 # %%
 assert int((moved > 0).sum()) == 20 and int(moved.nonzero()[0]) == 20 and float(moved[:20].max()) == 0
@@ -236,7 +237,8 @@ assert noticed == [False, False, True, True] and gap < 1e-5
 
 # %% [markdown]
 # So grouping is a *constraint*, not another formula: a model with 2 key/value heads is a model with 4 in which pairs
-# are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache. For `20m` at its full
+# are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache: with L layers and K
+# key/value heads of F features, keys and values of T positions are `2 · L · K · F · T` numbers. For `20m` at its full
 # context:
 
 # %%
@@ -281,7 +283,8 @@ finish("06_attention", results)
 #
 # 1. Write attention with grouped heads in `lessons/exercises/attention.py` and run `pytest
 #    lessons/exercises/test_attention.py`.
-# 2. Replace the mask by one that lets each position see only the eight before it. At how many positions does the
-#    answer change now, after one layer and after four? Predict both numbers first.
+# 2. Replace the mask by one that lets each position see only itself and the eight before it, in a text of eighty
+#    tokens. At how many positions does the answer change now, after one layer and after four? Predict both numbers
+#    first.
 # 3. Remove the rotation of lesson 05 (call `few` with `cos` of ones and `sin` of zeros) and exchange two earlier
 #    tokens. Does the answer at the last position change? What does this say about attention without positions?

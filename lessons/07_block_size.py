@@ -26,6 +26,7 @@ from lessons.tools import FAST, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 import params
+from extras.settings import LAPTOP
 from model import SIZES, Llama, attention_written_out, init_weights, next_token_loss
 
 # %% [markdown]
@@ -155,7 +156,8 @@ table(("blocks", *finals), [(n, *(f"{column[i]:.3f}" for column in finals.values
 # every depth.
 #
 # The cards differ here. Stentor3 and Portimbria scale; the Stentor2 card says that it does not, and the table
-# `model.py:UNSCALED` says which sizes follow it. With the ten to twelve blocks of those models both work.
+# `model.py:UNSCALED` says which sizes follow it. With the ten to twelve blocks of the Stentor2 models both work;
+# `30m-v1`, with twenty-one, follows them by our choice.
 #
 # ## A famous bug, and how it hides
 #
@@ -292,7 +294,7 @@ assert large_vocabulary.vocab_size == 32768 and round(params.embedding_share(lar
 assert params.kv_cache_bytes(SIZES["20m"], 4096) / 2**20 == 12.0
 
 rows = []
-for length in (256, 1024, 4096):
+for length in (128, 1024, 4096):
     work = params.flops(SIZES["20m"], length)
     rows.append((length, f"{work['training'] / 1e6:.0f}", f"{100 * work['attention share']:.0f}%"))
 table(("context", "training MFLOP/token of 20m", "of which attention"), rows)
@@ -309,7 +311,7 @@ axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 save_figure(figure, "07_where_parameters_are")
 
 # %% [markdown]
-# At the length that a laptop trains on, attention's products are 9% of the work and `6N` is a good estimate. At the
+# At 128, the length of the laptop recipe, attention's products are 5% of the work and `6N` is a good estimate. At the
 # card's length of 4096 they are 61%: for a small model with a long context the rule "six times the parameters"
 # misses more than half.
 #
@@ -321,8 +323,9 @@ save_figure(figure, "07_where_parameters_are")
 # that nothing else on the card decides is called "not checkable", not right.
 
 # %%
-short, long = params.flops(SIZES["20m"], 256), params.flops(SIZES["20m"], 4096)
-assert round(100 * short["attention share"]) == 9 and round(100 * long["attention share"]) == 61
+short, long = params.flops(SIZES["20m"], 128), params.flops(SIZES["20m"], 4096)
+assert LAPTOP["seq_len"] == 128 and round(100 * short["attention share"]) == 5
+assert round(100 * long["attention share"]) == 61
 assert SIZES["20m"].max_position_embeddings == 4096
 
 findings = params.audit()
@@ -382,9 +385,10 @@ print("every number above is in these asserts")
 # The parts are put together by addition: each block reads the stream through a norm and adds two results to it. With
 # n independent additions of the same size the stream grows like the square root of n: two dozen blocks make 48
 # additions, and the root of that is about seven. "About five" was the best of the three guesses, if you thought of
-# square roots; what was measured is still more than twenty, because the stream starts smaller than one addition: the
-# embedding has a deviation of 0.02, and the first block alone doubles that. Counted from the second block on, the
-# growth is that of the square root. Scaling the additions by `1/√(2L)` takes the depth out of it.
+# square roots; what was measured is still more than twenty. The stream starts smaller than one addition: the embedding
+# has a deviation of 0.02, and the first block alone doubles that. And the additions are neither all of one size, as
+# exercise 1 shows, nor independent. The curve bends downwards as a root does, but it lies above the root. Scaling the
+# additions by `1/√(2L)` takes the depth out of it.
 #
 # The cost follows from the shape by a formula short enough to compute by hand, and numbers that can be computed
 # should be.
@@ -407,9 +411,9 @@ finish("07_block_size", results)
 #
 # 1. The stream of the *scaled* model still grows, by a factor of about three. Which of the two additions of a block
 #    is responsible? Hook `self_attn` and `mlp` in place of the blocks, and look at the first and the last block.
-# 2. Design a model of at most ten million parameters with a vocabulary of `8064`, and find its shape with `python
-#    params.py --vocab-size 8064 --hidden-size 256 --num-hidden-layers 8`. What would you do with the parameters that
-#    tying the output head to the embedding saves?
+# 2. Design a model of at most ten million parameters with a vocabulary of `8064`. Begin with `python params.py
+#    --vocab-size 8064 --hidden-size 256 --num-hidden-layers 8 --num-attention-heads 8`, which is too large. What would
+#    you do with the parameters that tying the output head to the embedding (`--tie-word-embeddings`) saves?
 # 3. Take one statement that the audit calls inconsistent, `python params.py --audit` prints them all, and find by
 #    hand which single change would make it right. Then find one that the audit calls not checkable, and say what the
 #    card would have to add so that it could be checked.

@@ -35,13 +35,13 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_st
 #
 # Training repeats one thing: look at some text, see how wrong the predictions are, and move every weight a little in
 # the direction that makes them less wrong. In this project a step is five calls, and a debugger meets them in this
-# order in `train.py:train`:
+# order from `train.py:train`, the last two inside `train.py:update`:
 #
 # ```text
 # ids  = corpus.batch(step)                        which tokens            (lesson 03)
+# lr   = learning_rate(config, step)               how far to go in this step
 # loss = training_step(model, ids, ...)            forward, loss, backward
 # norm = clip_gradients(parameters, 1.0)           gradients that are too long are shortened
-# lr   = learning_rate(config, step)               how far to go in this step
 # optimizer.step(step + 1, lr)                     move the weights
 # ```
 #
@@ -140,9 +140,9 @@ assert float(norm) > 1 and abs(after - 1) < 1e-4
 # ## AdamW, by hand
 #
 # Plain gradient descent moves a weight by rate times gradient. Adam (Kingma and Ba 2015) looks at the *history* of
-# each weight's gradient: m is a running mean of it, v a running mean of its square. Both start at zero, and dividing
-# by `1 - b^t` corrects for that. The W (Loshchilov and Hutter 2019, algorithm 2) is **weight decay**: every step
-# shrinks the weight itself a little.
+# each weight's gradient: m is a running mean of it, v of its square: its two **moments**. Both start at zero, and
+# dividing by `1 - b^t` corrects for that. The W (Loshchilov and Hutter 2019, algorithm 2) is **weight decay**: every
+# step shrinks the weight itself a little.
 #
 # ```text
 # m = b1 · m + (1 - b1) · g                      g: the gradient, t: the number of the step, from 1
@@ -198,12 +198,12 @@ moves = (0.5 - pair[0].weight.detach())[0]
 print("moves:", [round(float(move), 6) for move in moves])
 
 # %% [markdown]
-# Both move by 0.01, which is the learning rate itself. At the first step `m / √v` is `g / |g|`: the sign of the
-# gradient, and nothing of its size. Later the two means differ, but the ratio stays near one or below. That is why
-# **the learning rate of Adam is a distance**: about how far a weight goes in one step. With a rate of 0.001, a
-# weight of the usual size 0.02 can be moved by a twentieth of itself. It is also why multiplying the loss by a
-# constant changes nearly nothing in Adam, and why the forgotten division above can stay unnoticed: only clipping
-# sees it.
+# Both move by 0.01, which is the learning rate itself. At the first step the corrected means are `g` and `g²`, so the
+# quotient is `g / |g|`: the sign of the gradient, and nothing of its size. Later the two means differ, but the ratio
+# stays near one or below. That is why **the learning rate of Adam is a distance**: about how far a weight goes in one
+# step. With a rate of 0.001, a weight of the usual size 0.02 can be moved by a twentieth of itself. It is also why
+# multiplying the loss by a constant changes nearly nothing in Adam, and why the forgotten division above can stay
+# unnoticed: only clipping sees it.
 #
 # Decay is applied to the matrices of the linear layers only, as the cards say: not to norms, and not to an embedding
 # that also serves as output head.
@@ -243,7 +243,8 @@ table(("step", *curves), rows)
 
 # %% [markdown]
 # At step 525, half way between warmup and end, the cosine is at half of its peak, 0.0004, and WSD still at the whole
-# of it, 0.0008. Over a run both spend rather similar sums of distance; they spend them at different times.
+# of it, 0.0008. Added over all steps, the cosine is worth 500 steps at the peak and WSD 900, so the two do not even
+# have the same best peak.
 #
 # ## A test that finds most bugs: overfit one batch
 #
@@ -254,6 +255,7 @@ table(("step", *curves), rows)
 # %%
 assert curves["cosine"][0] == curves["wsd"][0] == 0
 assert abs(curves["cosine"][525] - 0.0004) < 1e-9 and abs(curves["wsd"][525] - 0.0008) < 1e-12
+assert round(sum(curves["cosine"]) / 8e-4) == 500 and round(sum(curves["wsd"]) / 8e-4) == 900
 
 torch.manual_seed(8)
 model = Llama(SIZES["tiny"])

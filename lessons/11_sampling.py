@@ -84,7 +84,7 @@ print(f"{length} tokens; largest difference of any logit: {difference:.1e}; larg
 
 held = cache.keys.numel() * 4 + cache.values.numel() * 4
 computed = params.kv_cache_bytes(model.config, length, bytes_each=4)
-print(f"the cache holds {held:,} bytes; the formula of lesson 07 says {computed:,.0f}")
+print(f"the cache holds {held:,} bytes; the formula of lesson 06 says {computed:,.0f}")
 assert difference < 1e-3 and held == computed
 
 # %% [markdown]
@@ -258,9 +258,9 @@ print(f"the right sum stands in {sum(right)} of {len(right)} answers")
 
 # %% [markdown]
 # Arithmetic looks like knowledge and is a procedure: carry, align, add. A small model sees it as text, and completes
-# it with *some* number of about the right length. (Lesson 02 showed one reason: the tokenizer cuts numbers into
-# pieces that have nothing to do with digits.) More training on exercises improves the shape of the answers long
-# before their truth.
+# it with *some* number of about the right length. (One reason: the tokenizer cuts numbers into pieces that have
+# nothing to do with digits, as `python tokenizer.py encode "1234 + 35 = 1269"` shows.) More training on exercises
+# improves the shape of the answers long before their truth.
 #
 # **Loops.** We let the model write a hundred tokens in three ways, and count which share of all runs of four tokens
 # has occurred before in the same text.
@@ -326,7 +326,7 @@ print(f"the first thing in the continuation: the same {kept}, another {other}, n
 
 # %% [markdown]
 # To keep a topic, attention must find the word some twenty tokens back and copy it. Models learn such copying
-# suddenly, after much more training than the few seconds that the model of this lesson had (Olsson et al. 2022 call
+# suddenly, after much more training than the half minute that the model of this lesson had (Olsson et al. 2022 call
 # the circuit an induction head). A model that you trained for longer may already do it: this is a measurement worth
 # repeating on your own checkpoints.
 #

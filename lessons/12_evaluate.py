@@ -153,8 +153,8 @@ assert judged["pairs"] == 60
 # The **95% interval** answers the prediction. If the twenty pairs are seen as a sample of all pairs of this kind,
 # the interval is the range of true shares that fit with what was counted (Wilson 1927). For 12 of 20 it reaches from
 # 39% to 78%: one half lies well inside, so nothing has been shown. 15 of 20 is the first count whose interval, 53%
-# to 89%, does not contain one half. (With 67,000 pairs, a tenth of a percent matters. With twenty, a quarter does
-# not.)
+# to 89%, does not contain one half. (With 67,000 pairs, half a percent above one half matters. With twenty, a fifth
+# does not.)
 #
 # Note also what is *not* a reason to believe a number: that it was expected, that it is above one half, that it is
 # printed with two digits after the point.

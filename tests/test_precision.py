@@ -141,7 +141,7 @@ def test_evaluation_losses_are_no_bf16_numbers(recipe):
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]
 
     class Job:
-        device = precision.open_device("cpu")
+        device, micro_batch = precision.open_device("cpu"), 2
 
         class validation:
             batch = staticmethod(lambda i, rank, world: batches[i])
