@@ -25,7 +25,7 @@ from extras.builtin_corpus import builtin_documents
 from extras.hub_sources import MIXES, HubDataset, path_source, sources_of
 from extras.prepare_corpus import prepare
 
-DAMAGED = bytearray(gzip.compress("".join(json.dumps({"text": f"{n * n} is a square"}) + "\n" for n in range(999)).encode()))
+DAMAGED = bytearray(gzip.compress("".join(json.dumps({"text": f"{n * n} is a square"}) + "\n" for n in range(999)).encode(), mtime=0))
 DAMAGED[300:360] = bytes(60)  # neither cut nor another format: the compressed data make no sense from here on
 MATH = [text for _, text in itertools.islice(builtin_documents("math"), 120)]
 
@@ -278,7 +278,7 @@ def test_own_text_in_one_call(tmp_path):
 
 @pytest.mark.parametrize("name, content, message", [
     ("a.jsonl", b'{"body": "x"}\n', "no column text or content; found body"), ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
-    ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"), ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99)[:-9], "damaged gzip"),
+    ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"), ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-9], "damaged gzip"),
     ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.jsonl.gz", DAMAGED, "damaged gzip"), ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
 def test_broken_files_are_named(tmp_path, name, content, message):
     if name.endswith("parquet"):
