@@ -17,7 +17,7 @@ def pytest_cmdline_main(config):
 
     Most of its time is single programs that start, and exact runs of one thread. With a file or a tier (-m) named, nothing is divided.
     """
-    plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr == config.getini("addopts")[1]
+    plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr in config.getini("addopts")
     a_worker_itself = "PYTEST_XDIST_WORKER" in os.environ
     if plain and not a_worker_itself and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:
         config.option.numprocesses, config.option.dist, config.option.loadscopereorder = 2, "loadfile", False
