@@ -6,6 +6,7 @@ Kept out of train.py because it is no lesson: nothing here is computed in a trai
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
+from extras.corpus_recipe import OtherRecipe
 from extras.keep_memory import keep_freed_memory
 from extras.settings import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
@@ -210,6 +212,8 @@ def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, 
     """The prepared corpus of this run, prepared now if need be (by the first process), and what the user should know about it."""
     if config.data and (Path(config.data) / "manifest.json").is_file():
         return Path(config.data), []
+    if config.data and (Path(config.data) / "run.json").is_file():
+        raise UserError(f"{config.data} is a run, not a corpus: name the folder that it was trained on, or go on with --resume {config.data}")
     if config.data and (Path(config.data) / "prepare.json").is_file():
         data.read_manifest(Path(config.data))                     # raises UserError: not finished, and how to go on
     notes = []
@@ -227,7 +231,14 @@ def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, 
     out = Path("corpora") / ((Path(config.data).resolve().stem if config.data else "builtin") + tag)
     if device.rank > 0:
         torch.distributed.barrier()
-    folder = data.prepare_files([config.data], out, vocab) if config.data else data.prepare_builtin(out, vocab)
+    if not config.data:
+        folder = data.prepare_builtin(out, vocab)
+    for number in itertools.count(1) if config.data else ():
+        try:
+            folder = data.prepare_files([config.data], out if number == 1 else out.with_name(f"{out.name}-{number}"), vocab)
+            break
+        except OtherRecipe:                                       # kept: earlier runs need what was made of the earlier text
+            notes = [f"{config.data} is not as it was when {out} was made of it: its corpus is now {out}-{number + 1}"]
     if device.rank == 0 and device.world > 1:
         torch.distributed.barrier()
     return folder, notes

@@ -28,8 +28,9 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 import numpy as np
 
 import tokenizer
-from common import UserError, atomic_write, lock_folder, progress, read_json, sha256_file
+from common import UserError, atomic_write, lock_folder, progress, sha256_file
 from data import ANNEAL, END, FORMAT, SPLITS, START, average_share, builtin_documents, clean_text, split_key
+from extras.corpus_recipe import check_recipe, nothing_left_of_a_failure
 
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
 FIRST = 100  # a source with fewer documents than this gives at least one to validation
@@ -207,8 +208,7 @@ def prepare(sources: list[Source], out: str | Path, vocab: str | Path | None = N
     recipe = {"tokenizer": coder.fingerprint, "sources": {source.name: source.identity for source in sources}, "one_mode": one_mode,
               "start": start, "end": end, "anneal": ANNEAL, "token_budget": token_budget,
               "source_token_budget": source_token_budget, "validation_share": validation_share, "shard_tokens": shard_tokens}
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out):
+    with nothing_left_of_a_failure(out), lock_folder(out):
         done, begun = out / "manifest.json", out / "prepare.json"
         if done.is_file():
             check_recipe(done, recipe)
@@ -234,19 +234,6 @@ def prepare(sources: list[Source], out: str | Path, vocab: str | Path | None = N
         atomic_write(done, json.dumps(manifest, indent=1))
         begun.unlink(missing_ok=True)
     return out
-
-
-def check_recipe(path: Path, recipe: dict) -> dict:
-    """The JSON object in a manifest or a record of progress. Raises UserError if it was made with other settings than `recipe`."""
-    state = read_json(path)
-    stored = state.get("recipe")
-    if not isinstance(stored, dict) or not isinstance(state.get("sources"), dict):
-        raise UserError(f"{path}: damaged; remove {path.parent} and begin again")
-    changed = [key for key in recipe if stored.get(key) != recipe[key]]
-    if changed:
-        names = ", ".join(changed)
-        raise UserError(f"{path.parent} was made with another setting of {names}; choose another folder, or remove that one first")
-    return state
 
 
 def prepare_source(source: Source, out: Path, state: dict, budget: int, workers: int) -> None:

@@ -279,7 +279,8 @@ def test_own_text_in_one_call(tmp_path):
 @pytest.mark.parametrize("name, content, message", [
     ("a.jsonl", b'{"body": "x"}\n', "no column text or content; found body"), ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
     ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"), ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-9], "damaged gzip"),
-    ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.jsonl.gz", DAMAGED, "damaged gzip"), ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
+    ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.jsonl.gz", DAMAGED, "damaged gzip"),
+    ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
 def test_broken_files_are_named(tmp_path, name, content, message):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
@@ -287,6 +288,8 @@ def test_broken_files_are_named(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         prepare([path_source("web", tmp_path / name)], tmp_path / "out", workers=1)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+    progress = tmp_path / "out" / "prepare.json"                  # nothing is left unless something was written of it
+    assert progress.exists() == (tmp_path / "out").exists()
 
 
 def test_sources_of_the_command_line(tmp_path):

@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import json
 import subprocess
-import sys
 
 import numpy
 import pytest

@@ -19,7 +19,7 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from extras import arena, columns, explore, history
+from extras import columns, history
 from extras import prompt as extras_prompt
 from extras.fast_step import FastStep
 from model import SIZES, KVCache, Llama

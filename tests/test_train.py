@@ -23,6 +23,7 @@ from common import CheckFailed, UserError, replace_folder, run
 from extras import settings as presets
 from extras.curve import CARD_OF
 from extras.hub_sources import path_source
+from extras.job import open_job
 from extras.prepare_corpus import prepare
 from extras.stop_signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
@@ -246,7 +247,6 @@ def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monk
 
 
 def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeypatch):
-    from extras.job import open_job
     job = open_job(settings(corpus, tmp_path / "run"))
     model = Llama(SMALL)
     whole = train.evaluate(model, job)
@@ -490,6 +490,27 @@ def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, argum
     line = capsys.readouterr().err
     assert len(line.strip().splitlines()) == 1 and all(word in line for word in words), line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_text_that_was_edited_gets_a_corpus_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text, folders, notes = tmp_path / "my.txt", [], []
+    for words in ("one two three", "four five six", "four five six"):
+        text.write_text("\n\n".join([f"{words} {number}" for number in range(3000)]))
+        job = open_job(settings(text, tmp_path / "run", model=None, size="tiny"))
+        folders.append(job.corpus.folder.name)
+        notes.append(any("is not as it was when corpora/my was made of it" in note for note in job.notes))
+    assert folders == ["my", "my-2", "my-2"] and notes == [False, True, True]
+    text.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="my.txt: not UTF-8"):
+        open_job(settings(text, tmp_path / "run", model=None, size="tiny"))
+    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == ["my", "my-2"]
+
+
+def test_a_run_is_no_corpus(corpus, tmp_path):
+    made = train.train(settings(corpus, tmp_path / "run", steps=2))
+    with pytest.raises(UserError, match=f"{made.folder} is a run, not a corpus: .* --resume {made.folder}$"):
+        train.train(settings(made.folder, tmp_path / "other"))
 
 
 def test_all_impossible_settings_at_once(corpus, tmp_path):
