@@ -42,15 +42,16 @@ class Options:
     batch_size: int | None = flag(None, "rows in a step (default: the laptop recipe's)")
     rounds: int = flag(7, "how often each contender is timed")
     steps: int = flag(3, "steps in a round")
+    compile: bool = flag(False, "also our step as train.py --fused --compile makes it, on a CPU")
     json: bool = flag(False, "print JSON")
 
 
-def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Any, fused: bool) -> Step:
-    """One step of train.py's own pieces, with AdamW written out or torch's fused kernel of it."""
+def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Any, fused: bool, compiled: bool) -> Step:
+    """One step of train.py's own pieces, with AdamW written out or torch's fused kernel of it, eager or by torch.compile."""
     import train
     torch.manual_seed(0)
     model = apply_recipe(Llama(SIZES[options.size]), recipe, device.device)
-    network = torch.compile(model) if device.kind == "cuda" else model
+    network = torch.compile(model) if compiled else model
     optimizer = train.AdamW(model, 0.01, fused)
     count = iter(range(1, 10**9))
 
@@ -124,11 +125,14 @@ def main() -> int:
     shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
     torch.manual_seed(1)
     ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
-    ours = our_step(options, key, ids, device, fused=device.kind == "cuda")
+    on_gpu = device.kind == "cuda"
+    ours = our_step(options, key, ids, device, fused=on_gpu, compiled=on_gpu)
     theirs = transformers_step(options, key, ids, device)
     contenders = {f"ours, {key}": (ours, True), f"transformers, {key}": (theirs, False)}
     if device.kind == "cpu":
-        contenders[f"ours, {key}, --fused"] = (our_step(options, key, ids, device, fused=True), True)
+        contenders[f"ours, {key}, --fused"] = (our_step(options, key, ids, device, fused=True, compiled=False), True)
+        if options.compile:
+            contenders[f"ours, {key}, --fused --compile"] = (our_step(options, key, ids, device, fused=True, compiled=True), True)
     if key != "fp32":
         contenders["transformers, FP32 default"] = (transformers_step(options, "fp32", ids, device), False)
     if keep_freed_memory():

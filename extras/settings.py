@@ -10,6 +10,7 @@ import dataclasses
 import math
 import numbers
 import os
+import shutil
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,6 +185,10 @@ def check_settings(config: TrainConfig, model_config: ModelConfig, device: preci
             found.append(f"--batch-size {config.batch_size} is not a multiple of {parts} (processes x chips x --micro-batch)")
         if (config.seq_len or 0) > model_config.max_position_embeddings:
             found.append(f"--seq-len {config.seq_len} is more than the model's max_position_embeddings {model_config.max_position_embeddings}")
+        if config.compile and device.kind == "xla":
+            found.append("--compile is of no use on XLA, which compiles the step by itself")
+        if config.compile and device.kind == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+            found.append("--compile needs a C++ compiler (g++), and there is none here: install one, or leave --compile out")
         if config.seq_len == 1:
             found.append("--seq-len 1 leaves nothing to predict; use at least 2")
         ramps = (config.warmup_steps or 0) + (config.stable_steps or 0) * (config.schedule == "wsd")

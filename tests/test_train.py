@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import data
 import extras.announce
@@ -520,6 +521,24 @@ def test_all_impossible_settings_at_once(corpus, tmp_path):
     with pytest.raises(UserError, match=r"num_attention_heads 3 is not a multiple.*head_dim 5 is odd"):
         train.train(settings(corpus, tmp_path / "run", model=dataclasses.replace(SMALL, num_attention_heads=3, num_key_value_heads=2, head_dim=5)))
     assert not (tmp_path / "run").exists()
+
+
+def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"--compile needs a C\+\+ compiler \(g\+\+\), and there is none here"):
+        train.train(settings(corpus, tmp_path / "run", compile=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_give_the_same_losses_and_the_same_file(corpus, tmp_path):
+    eager = train.train(settings(corpus, tmp_path / "eager"))
+    train.train(settings(corpus, tmp_path / "compiled", compile=True, stop_after=6))
+    rest = train.train(TrainConfig(resume=str(tmp_path / "compiled")))
+    assert rest.losses == pytest.approx(eager.losses[-len(rest.losses):], rel=1e-4) and len(rest.losses) == 6
+    plain, compiled = (load_file(tmp_path / name / "best/model.safetensors") for name in ("eager", "compiled"))
+    assert plain.keys() == compiled.keys() and all(torch.allclose(plain[name], compiled[name], atol=1e-4) for name in plain)
 
 
 def test_nonfinite_loss_stops_with_a_diagnosis_and_an_intact_checkpoint(corpus, tmp_path):
