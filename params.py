@@ -289,7 +289,7 @@ def parser() -> Parser:
     p.add_argument("--step-tokens", type=positive, metavar="N", help="per step (default: 262,144; up to context 1,024: 8,192)")
     p.add_argument("--throughput", type=positive, metavar="RATE", help="tokens per second of the run, instead of --utilization")
     p.add_argument("--utilization", type=float, default=0.4, metavar="SHARE", help="share of a device's peak (default: 0.4)")
-    p.add_argument("--measure", action="store_true", help="with --flops: also train here for some seconds and count")
+    p.add_argument("--measure", action="store_true", help="--flops, and train here for some seconds and count")
     shape = p.add_argument_group("architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads")
     for item in dataclasses.fields(ModelConfig):
         kind = {"int": count_of, "float": float}.get(item.type)
@@ -336,15 +336,15 @@ def main() -> int:
         folder = args.folder if args.audit == "cards" else args.audit
         return audit_folder.main(folder, args.json) if folder else cards.main(args.json)
     models = chosen(args)
-    tables = [family(models)] if args.all and not (args.memory or args.flops) else []
+    tables = [family(models)] if args.all and not (args.memory or args.flops or args.measure) else []
     for name, config in models.items():
         length = args.context or config.max_position_embeddings
         if args.memory:
             tables += memory_tables(name, config, length, args.batch)
-        if args.flops:
+        if args.flops or args.measure:
             from extras import cost
             tables += cost.tables(name, config, length, args)
-        if not (args.all or args.memory or args.flops):
+        if not (args.all or args.memory or args.flops or args.measure):
             tables += breakdown(name, config)
     if args.plot:
         from extras import plot_params
