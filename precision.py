@@ -235,7 +235,7 @@ def open_device(name: str = "auto") -> Device:
     if name == "xla" and find_spec("torch_xla") is None:
         raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
     if name != "xla" and not here[name]:
-        raise UserError(f"device {name} is not available here; use --device auto")
+        raise UserError(f"device {name} is not available here; here is {', '.join(kind for kind in here if here[kind])}")
     if name == "xla":
         from extras.xla_device import open_xla
         return open_xla(reason)

@@ -76,8 +76,11 @@ def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
 
 def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float) -> None:
     """Print one table: transformers, our plain step, our step in each form of the weights."""
-    from transformers import LlamaForCausalLM
-    from transformers.utils import logging
+    try:
+        from transformers import LlamaForCausalLM
+        from transformers.utils import logging
+    except ImportError:
+        raise UserError("bench_sample compares with transformers: pip install transformers") from None
     logging.disable_progress_bar()
     model = Llama.from_pretrained(folder).eval()
     theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

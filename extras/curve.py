@@ -74,13 +74,15 @@ def overlay(run: str | Path) -> str:
     if validation:
         axes.plot(*zip(*validation), marker="o", label="this run, validation")
     reference = ROOT / "extras" / f"reference_{stored['settings']['size']}.jsonl"
+    known = []
     if reference.is_file() and stored["settings"]["recipe"] == "laptop" and not stored["settings"]["model"]:
         known = [json.loads(line) for line in reference.read_text().splitlines()]
         for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
             points = [(row["tokens"], row[key]) for row in known if key in row]
             axes.plot(*zip(*points), look, label=f"the committed laptop run, {split}")
     if not card:
-        text = f"no curve was published for size {stored['settings']['size']}; the plot shows this run alone"
+        others = "over the committed laptop run" if known else "alone"
+        text = f"no curve was published for size {stored['settings']['size']}; the plot shows this run {others}"
     else:
         if card["history"]:
             axes.plot(*zip(*card["history"]), marker=".", label=f"{card['name']}, validation, published")

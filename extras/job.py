@@ -25,7 +25,9 @@ import precision
 import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
 from extras.corpus_recipe import OtherRecipe
+from extras.hub_sources import path_source
 from extras.keep_memory import keep_freed_memory
+from extras.lost_text import lost_text
 from extras.settings import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
     resolve, resumed_config,
@@ -231,17 +233,27 @@ def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, 
     out = Path("corpora") / ((Path(config.data).resolve().stem if config.data else "builtin") + tag)
     if device.rank > 0:
         torch.distributed.barrier()
-    if not config.data:
-        folder = data.prepare_builtin(out, vocab)
-    for number in itertools.count(1) if config.data else ():
-        try:
-            folder = data.prepare_files([config.data], out if number == 1 else out.with_name(f"{out.name}-{number}"), vocab)
-            break
-        except OtherRecipe:                                       # kept: earlier runs need what was made of the earlier text
-            notes = [f"{config.data} is not as it was when {out} was made of it: its corpus is now {out}-{number + 1}"]
+    folder = own_corpus(config.data, out, vocab, notes) if config.data else data.prepare_builtin(out, vocab)
     if device.rank == 0 and device.world > 1:
         torch.distributed.barrier()
     return folder, notes
+
+
+def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str]) -> Path:
+    """The corpus of one's own text in `out`; in the next free folder if the text was edited, since earlier runs need what was made of it before."""
+    folder = out
+    for number in itertools.count(2):
+        try:
+            folder = data.prepare_files([path], folder, vocab)
+            break
+        except OtherRecipe:
+            folder = out.with_name(f"{out.name}-{number}")
+    if folder != out:
+        notes.append(f"{path} is not as it was when {out} was made of it: its corpus is now {folder}")
+    lost = lost_text(tokenizer.load(folder / "tokenizer"), path_source("web", path).documents(0))
+    if lost:
+        notes.append(f"{path}: {lost}: python tokenizer.py train makes a vocabulary of your own text")
+    return folder
 
 
 def validation_corpus(folder: Path, config: TrainConfig, micro_batch: int, device: precision.Device) -> data.Corpus:

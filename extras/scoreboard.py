@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 import data
 from common import ROOT, Parser, UserError, atomic_write, read_json, sha256_file
 from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
+from extras.lost_text import lost_text
 from model import Llama
 from params import positive
 from precision import open_device
@@ -202,10 +204,13 @@ def judge_text(model: Llama, tokenizer: Tokenizer, path: Path, context: int | No
     form = "folder" if path.is_dir() else "rows" if path.name.endswith((".jsonl", ".jsonl.gz")) else "text"
     key = f"{form} {digest[:16]} context {context} limit {limit}"
     if key not in finished:
-        finished[key] = perplexity(model, tokenizer, text_documents(path, limit), context)
+        documents = text_documents(path, limit)
+        finished[key] = {**perplexity(model, tokenizer, documents, context), "lost": lost_text(tokenizer, documents)}
     found = finished[key]
     print(f"{path}: loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, perplexity {found['ppl']:.2f}, {found['bits_per_byte']:.4f} bits"
           f" per byte, {found['bits_per_char']:.4f} per character, {found['tokens']:,} tokens")
+    if found.get("lost"):
+        print(f"warning: {path}: {found['lost']}; the bits per byte count them as read, so they are too low", file=sys.stderr)
     return found
 
 
@@ -254,6 +259,8 @@ def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
 
 def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     """Judge the models of these folders, print the table and write it as Markdown and JSON; plot their curves first if asked for."""
+    if args.examples and not args.gsm8k:
+        raise UserError("--examples goes with --gsm8k, whose problems they are examples for")
     if args.blimp == "":
         from extras.fetch_blimp import fetch_blimp
         args.blimp = fetch_blimp()

@@ -193,6 +193,7 @@ def check_settings(config: TrainConfig, model_config: ModelConfig, device: preci
             found.append("--seq-len 1 leaves nothing to predict; use at least 2")
         ramps = (config.warmup_steps or 0) + (config.stable_steps or 0) * (config.schedule == "wsd")
         if config.steps and ramps > config.steps:
-            found.append(f"--warmup-steps {config.warmup_steps} and --stable-steps {config.stable_steps} are more than --steps {config.steps}")
+            also = f" and --stable-steps {config.stable_steps}" if config.schedule == "wsd" and config.stable_steps else ""
+            found.append(f"--warmup-steps {config.warmup_steps or 0}{also}: more than --steps {config.steps}")
     if found:
         raise UserError("impossible settings: " + "; ".join(found))

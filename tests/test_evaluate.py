@@ -21,6 +21,7 @@ from evaluate import Row, choice_rows, choice_scores, score
 from data_helpers import numbered, write_corpus
 from extras import curve, fetch_blimp, scoreboard
 from extras.lm_eval_tasks import MMLU_GROUPS, lm_eval_prompt
+from extras.lost_text import lost_share
 from model import Llama, ModelConfig
 
 CONFIG = ModelConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -485,6 +486,7 @@ def test_one_content_read_in_two_ways_is_judged_twice(two_runs, tmp_path, monkey
     finished = scoreboard.Blocks(tmp_path / "blocks.json", "a model")
     monkeypatch.setattr(scoreboard, "perplexity", lambda model, tokenizer, texts, context: dict.fromkeys(
         ("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char"), 0.0) | {"tokens": len(texts)})
+    monkeypatch.setattr(scoreboard, "lost_text", lambda tokenizer, texts: None)
     for name in ("a.jsonl", "a.txt"):
         (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
     assert [scoreboard.judge_text(None, None, tmp_path / name, 8, None, finished)["tokens"] for name in ("a.jsonl", "a.txt")] == [2, 1]
@@ -503,6 +505,17 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     monkeypatch.setattr(evaluate, "score_batch", None)  # computing anything now would fail
     scoreboard.judge_all(two_runs, asked)
     assert json.loads((tmp_path / "new folder" / "table.json").read_text()) == report
+
+
+def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scoreboard, "perplexity", lambda *_: dict.fromkeys(("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char", "tokens"), 0))
+    words, told = tokenizer.load(), []
+    for name, content in (("russian.txt", "the cat " + "мир " * 9), ("english.txt", "the caf\u00e9, twice\n")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        scoreboard.judge_text(None, words, tmp_path / name, 8, None, {})
+        told.append(capsys.readouterr().err)
+    assert told[1] == "" and told[0].startswith(f"warning: {tmp_path / 'russian.txt'}: ") and "have no token in this vocabulary" in told[0]
+    assert lost_share(words, ["the cat " + "м" * 8]) == 0.5
 
 
 def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path):
