@@ -14,6 +14,9 @@ What it does not mean, on a TPU. Two things there are bfloat16 although FP32 is 
   (`torch_xla.backends.set_mat_mul_precision("highest")`: six passes, a switch for the whole program); the cards do not name it and we leave it alone;
 * the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16 products, XLA adds the chips' parts before the cast to
   FP32. So all chips agree, but eight parts are added with 8 bits of precision each. Norms, embedding and the FP32 layers are added in FP32.
+
+On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits where a TPU's bfloat16 keeps 7, and adds
+in FP32. Attention in an FP32 layer does not: its kernel multiplies in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
 """
 from __future__ import annotations
 
@@ -82,6 +85,8 @@ def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str)
     for module in model.modules():
         module.__dict__.pop("forward", None)                      # what an earlier recipe bound here
     model.to(device=device, dtype=torch.float32)
+    if torch.device(device).type == "cuda":                       # TF32 or FP32, see the head of this file; a switch for the whole program
+        torch.set_float32_matmul_precision("high" if recipe.autocast == torch.bfloat16 else "highest")
     model.recipe = recipe
     if recipe.autocast is not None:
         model.forward = types.MethodType(forward_in_autocast, model)
@@ -152,7 +157,7 @@ def cpu_multiplies_bf16() -> bool:
 class Device:
     """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA).
 
-    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py).
+    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py), on CUDA extras/cuda_attention.py.
     """
 
     kind: str
@@ -239,13 +244,10 @@ def open_device(name: str = "auto") -> Device:
     if name == "xla":
         from extras.xla_device import open_xla
         return open_xla(reason)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Device(name, torch.device(name), reason)
-    local = int(os.environ["LOCAL_RANK"])
+    attend = sdpa
     if name == "cuda":
-        torch.cuda.set_device(local)
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
-    device = torch.device(name, local) if name == "cuda" else torch.device(name)
-    return Device(name, device, reason, rank=torch.distributed.get_rank(), world=world)
+        from extras.cuda_attention import attend
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from extras.processes import open_in_group
+        return open_in_group(name, reason, attend)
+    return Device(name, torch.device(name), reason, attend=attend)

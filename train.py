@@ -195,8 +195,8 @@ def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job:
         input_ids = job.device.put(piece)                                     # (B, T)
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.config.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
-            if job.config.loss_chunk:
-                loss = network(input_ids, mask=mask)                          # extras/chunked_loss.py: never all logits at once
+            if job.config.loss_chunk or job.config.compile:
+                loss = network(input_ids, mask=mask)                          # extras/chunked_loss.py, extras/compiled.py
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss = next_token_loss(logits, input_ids)
@@ -358,11 +358,12 @@ def build_model(job: Job) -> Llama:
 def wrap(model: Llama, job: Job) -> nn.Module:
     """What the loop calls: the model, or on several processes DistributedDataParallel, which averages the gradients; compiled on request."""
     network = model
+    if job.config.compile:
+        from extras.compiled import CompiledLoss
+        network = CompiledLoss(model)
     if job.config.loss_chunk:
         from extras.chunked_loss import ChunkedLoss
         network = ChunkedLoss(model, job.config.loss_chunk, job.device.checkpoint())
-    if job.config.compile:
-        network = torch.compile(network)
     if job.device.world == 1:
         return network
     return nn.parallel.DistributedDataParallel(network)

@@ -8,6 +8,7 @@ A decoding step reads every weight once and the keys and values of all positions
 
     bytes per token = weights + context * layers * 2 * K * F * 4,      achieved bandwidth = bytes per token * tokens per second
 
+On a GPU "ours" replays one CUDA graph per token (its recording, once for each text, is in the time); "fast step" is the same work without.
 A step that achieves what the machine measures (a sum over a tensor far larger than the caches) is bound by memory. What is
 missing beyond that is the overhead of starting operations. The clock starts when the first new token is there: reading the prompt is not in it.
 Greedy, the same folder, the same number of threads; the ways take turns, and each one's best turn counts.
@@ -26,19 +27,20 @@ from torch import Tensor
 import evaluate
 import tokenizer
 from common import Parser, UserError, run
+from extras.fast_step import FastStep
 from extras.quantize import FORMS, bytes_read, quantized
-from model import SIZES, KVCache, Llama, ModelConfig
-from sample import open_source
+from model import SIZES, Llama, ModelConfig
+from sample import Row, Settings, Step, decode, open_source
 
 
-def memory_bandwidth(megabytes: int = 512) -> float:
+def memory_bandwidth(device: str, megabytes: int = 512) -> float:
     """Bytes per second at which this machine reads memory: the best of three sums over a tensor that fits no cache."""
-    block = torch.ones(megabytes * 2**20 // 4)
-    block.sum()
+    block = torch.ones(megabytes * 2**20 // 4, device=device)
+    block.sum().item()
     best = 0.0
     for _ in range(3):
         began = time.perf_counter()
-        block.sum()
+        block.sum().item()                                        # waits for the device
         best = max(best, block.numel() * 4 / (time.perf_counter() - began))
     return best
 
@@ -48,15 +50,12 @@ def cache_bytes(config: ModelConfig, context: int) -> int:
     return context * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
 
 
-@torch.inference_mode()
-def step_seconds(step: Callable[[Tensor, KVCache], Tensor], cache: KVCache, prompt: int, tokens: int) -> float:
-    """Seconds per token of our greedy decoding after the first `prompt` positions of a cache that holds them; what came later is forgotten."""
-    cache.length = prompt
-    newest = step(torch.tensor([[1]]), cache).argmax(dim=1, keepdim=True)                     # (1, 1)
-    began = time.perf_counter()
-    for _ in range(tokens - 1):
-        newest = step(newest, cache).argmax(dim=1, keepdim=True)                              # (1, 1)
-    return (time.perf_counter() - began) / (tokens - 1)
+def our_seconds(model: Llama, step: Step | None, ids: list[int], tokens: int) -> float:
+    """Seconds per token of `sample.decode`, greedy, from the end of the first new token to the end of the last."""
+    row = Row(model, ids, Settings(temperature=0, top_p=1, repetition_penalty=1, max_new_tokens=tokens), seed=0)
+    ends = [time.perf_counter() for _ in decode(model, ids, [row], step)]
+    assert len(ends) == tokens
+    return (ends[-1] - ends[0]) / (tokens - 1)
 
 
 @torch.inference_mode()
@@ -66,15 +65,16 @@ def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
 
     def note_the_time(input_ids: Tensor, scores: object, **unused: object) -> Tensor:
         ends.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool)                                  # (B,), nobody is done
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)         # (B,), nobody is done
 
-    theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=tokens, do_sample=False,
-                    repetition_penalty=1.0, eos_token_id=None, pad_token_id=0, stopping_criteria=[note_the_time])
+    prompt = torch.tensor([ids], device=theirs.device)                                        # (1, T)
+    theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, repetition_penalty=1.0,
+                    eos_token_id=None, pad_token_id=0, stopping_criteria=[note_the_time])
     assert len(ends) == tokens
     return (ends[-1] - ends[0]) / (tokens - 1)
 
 
-def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float) -> None:
+def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float, device: str) -> None:
     """Print one table: transformers, our plain step, our step in each form of the weights."""
     try:
         from transformers import LlamaForCausalLM
@@ -82,20 +82,21 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
     except ImportError:
         raise UserError("bench_sample compares with transformers: pip install transformers") from None
     logging.disable_progress_bar()
-    model = Llama.from_pretrained(folder).eval()
-    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = Llama.from_pretrained(folder).to(device).eval()
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
     ids = torch.randint(model.config.vocab_size, (context - tokens,), generator=torch.Generator().manual_seed(0)).tolist()
-    cache = KVCache(model.config, 1, context)
-    with torch.inference_mode():
-        model.model(torch.tensor([ids]), cache)
-    read = {form: bytes_read(model, form) + cache_bytes(model.config, context) for form in FORMS}
+    forms = [form for form in FORMS if device == "cpu" or not form.startswith("int8")]
+    read = {form: bytes_read(model, form) + cache_bytes(model.config, context) for form in forms}
     ways: dict[str, tuple[Callable[[], float], int]] = {
         "transformers fp32": (lambda: their_seconds(theirs, ids, tokens), read["fp32"]),
-        "plain step fp32": (lambda: step_seconds(lambda newest, cache: model(newest, cache)[:, -1], cache, len(ids), tokens), read["fp32"]),
+        "plain step fp32": (lambda: our_seconds(model, None, ids, tokens), read["fp32"]),
     }
-    for form in FORMS:
-        step = quantized(Llama.from_pretrained(folder).eval(), form)[1]
-        ways[f"ours {form}"] = (lambda step=step: step_seconds(step, cache, len(ids), tokens), read[form])
+    if device == "cuda":
+        eager = FastStep(model)
+        ways["fast step fp32"] = (lambda: our_seconds(model, eager, ids, tokens), read["fp32"])
+    for form in forms:
+        stored, step = quantized(Llama.from_pretrained(folder).to(device).eval(), form)
+        ways[f"ours {form}"] = (lambda stored=stored, step=step: our_seconds(stored, step, ids, tokens), read[form])
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, (measure, _) in ways.items():
@@ -126,13 +127,14 @@ def main() -> int:
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 4096], help="positions at the end of the measurement (default: 64 4096)")
     parser.add_argument("--tokens", type=int, default=48, help="how many tokens to time (default: 48)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--text", help="with --run: a text file to measure the loss on")
     args = parser.parse_args()
     if args.text and not args.run:
         raise UserError("--text needs --run: random weights have no loss worth measuring")
     if args.tokens < 2 or min(args.contexts) <= args.tokens:
         raise UserError("--tokens must be at least 2 and less than each of --contexts")
-    machine = memory_bandwidth()
+    machine = memory_bandwidth(args.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, memory reads {machine / 1e9:.1f} GB/s")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -141,7 +143,7 @@ def main() -> int:
         else:
             Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=tokenizer.load().eos_id)
         for context in args.contexts:
-            compare(folder, context, args.tokens, args.rounds, machine)
+            compare(folder, context, args.tokens, args.rounds, machine, args.device)
     if args.text:
         losses(args.run, Path(args.text).read_text(encoding="utf-8", errors="replace"))
     return 0

@@ -12,7 +12,7 @@ A small model's step is bound by two things: every weight is read once, and ever
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,22 +76,38 @@ class FastStep:
     @torch.inference_mode()
     def __call__(self, newest: Tensor, cache: KVCache) -> Tensor:
         """Newest tokens (B, 1) -> logits (B, V) of the token after them. The cache grows by one position."""
-        B, position, H, K = len(newest), cache.length, self.heads, self.kv_heads
-        cos, sin = self.cos[position], self.sin[position]                     # (F,)
-        keys = cache.keys[..., :position + 1, :].unbind()                   # for each layer (B, K, S, F)
+        position = cache.length
+        keys = cache.keys[..., :position + 1, :].unbind()                     # for each layer (B, K, S, F)
         values = cache.values[..., :position + 1, :].unbind()
         new_keys, new_values = cache.keys[..., position, :].unbind(), cache.values[..., position, :].unbind()    # (B, K, F)
+
+        def store(i: int, k: Tensor, v: Tensor) -> None:
+            new_keys[i].copy_(k)
+            new_values[i].copy_(v)
+
+        logits = self.through_layers(newest, self.cos[position], self.sin[position], store, keys, values)
+        cache.length = position + 1
+        return logits
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of q (B, K, H/K, F) to k and v (B, K, S, F)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def through_layers(self, newest: Tensor, cos: Tensor, sin: Tensor, store: Callable[[int, Tensor, Tensor], None], keys: Sequence[Tensor],
+                       values: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+        """The work of one position. `cos` and `sin` (F,) are its own; `store(layer, k, v)` puts its key and value (B, K, F) into the cache;
+        attention then reads `keys` and `values`, (B, K, S, F) for each layer, where `mask` (1, S) allows. Returns logits (B, V).
+        """
+        B, H, K = len(newest), self.heads, self.kv_heads
         x = self.embedding[newest[:, 0]]                                      # (B, D)
         for i, (attention_norm, qkv, output, mlp_norm, gate_up, down) in enumerate(self.layers):
             y = qkv(self.rms_norm(x, attention_norm)).view(B, -1, self.head_dim)              # (B, H+2K, F)
             qk = y[:, :H + K]                                                 # (B, H+K, F)
             qk = torch.addcmul(qk * cos, qk.index_select(2, self.other_half), sin)
-            new_keys[i].copy_(qk[:, H:])
-            new_values[i].copy_(y[:, H + K:])
+            store(i, qk[:, H:], y[:, H + K:])
             q = qk[:, :H].view(B, K, -1, self.head_dim)                       # (B, K, H/K, F)
-            attended = F.scaled_dot_product_attention(q, keys[i], values[i])  # (B, K, H/K, F)
-            x = x + output(attended.reshape(B, -1))                              # (B, D)
+            attended = self.attend(q, keys[i], values[i], mask)               # (B, K, H/K, F)
+            x = x + output(attended.reshape(B, -1))                           # (B, D)
             y = gate_up(self.rms_norm(x, mlp_norm))                           # (B, 2M)
             x = x + down(F.silu(y[:, :self.M]) * y[:, self.M:])               # (B, D)
-        cache.length = position + 1
         return self.project(self.rms_norm(x, self.norm)).float()              # (B, V)

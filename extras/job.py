@@ -152,7 +152,7 @@ def open_job(config: TrainConfig) -> Job:
     if recipe == "laptop" and "batch_size" not in given and config.batch_size % device.shards:
         config = dataclasses.replace(config, batch_size=device.shards)
         notes.append(f"the laptop recipe's batch was raised to one row for each of the {device.shards} devices")
-    config = fit_on_chip(config, model_config, device)
+    config = fit_on_chip(config, model_config, device, precision.RECIPES[key])
     check_settings(config, model_config, device)
     micro_batch = config.micro_batch * device.shards if config.micro_batch else config.batch_size // device.world     # rows of this process
     corpus = data.Corpus(folder, config.seq_len, config.batch_size, config.steps, config.seed)

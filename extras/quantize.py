@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import evaluate
 import sample
 from common import Parser, UserError, run
+from extras.cuda_graph import GraphStep
 from extras.fast_step import FastStep, Product, shared_out
 from model import KVCache, Llama
 
@@ -84,10 +85,11 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastStep]:
     """`model`, its Linear layers replaced by `form` (a key of FORMS; fp32 changes nothing), and the decoding step that belongs to it."""
     if form not in FORMS:
         raise UserError(f"unknown form of weights {form!r}; choose from {', '.join(FORMS)}")
-    if form.startswith("int8") and model.model.embed_tokens.weight.device.type != "cpu":
+    on_cpu = model.model.embed_tokens.weight.device.type == "cpu"
+    if form.startswith("int8") and not on_cpu:
         raise UserError(f"--weights {form} is for the CPU; on this device use fp32 or bf16")
     prepare = FORMS[form]
-    step = FastStep(model, prepare)
+    step = FastStep(model, prepare) if on_cpu else GraphStep(model, prepare)
     if form != "fp32":
         for module in list(model.modules()):
             for name, child in list(module.named_children()):

@@ -15,10 +15,13 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 import data
 import precision
 from common import UserError, newest_run, read_json
 from model import ModelConfig
+from params import training_memory
 
 if TYPE_CHECKING:
     from train import TrainConfig
@@ -65,6 +68,7 @@ VOCABULARY = {"12m": "english-8000-strict-nocapcode-v1", "30m": "english-8000-st
 # What a v5e chip's 15.75 GiB do not hold otherwise at the card's 8 rows of 4,096 tokens, by its compiler's figures (extras/tpu_compile.py).
 RECOMPUTE_ON_TPU = ("150m",)
 CHUNK_ON_TPU = 512
+MEMORY_SHARE = 0.9                                                # of what is free on a GPU; the rest is for gaps between tensors
 DEFAULTS = {"size": "tiny", "precision": "auto", "device": "auto", "schedule": "cosine", "weight_decay": 0.01, "max_grad_norm": 1.0, "seed": 42}
 MAY_CHANGE_ON_RESUME = ("resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps", "best_eval_start_step",
                         "max_eval_samples", "logging_steps", "dry_run")
@@ -130,8 +134,17 @@ def resumed_config(config: TrainConfig) -> tuple[TrainConfig, Path, dict]:
     return checked(dataclasses.replace(config, **settings)), source, stored
 
 
-def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precision.Device) -> TrainConfig:
-    """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB."""
+def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precision.Device, recipe: precision.Recipe) -> TrainConfig:
+    """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB.
+
+    On CUDA: as many rows at once as `params.training_memory` thinks will fit into MEMORY_SHARE of what is free (compiled, they need less).
+    """
+    if device.kind == "cuda" and not config.micro_batch:
+        free = MEMORY_SHARE * torch.cuda.mem_get_info(device.device)[0]
+        rows = config.batch_size // device.world
+        need = {size: training_memory(model_config, size, config.seq_len, recipe.autocast is not None, config.recompute, size < rows,
+                                      config.loss_chunk)["peak"] for size in range(1, rows + 1) if rows % size == 0}
+        return dataclasses.replace(config, micro_batch=max((size for size in need if need[size] < free), default=1))
     if device.kind != "xla":
         return config
     rows = config.micro_batch or config.batch_size // device.shards

@@ -110,7 +110,7 @@ def speculate(target: Llama, draft: Llama, ids: list[int], settings: Settings, s
 
 def show(source: Source, prompt: str, settings: Settings, seed: int, options: Options) -> None:
     """Print the text, then the acceptance rate and the speed beside plain decoding of the same prompt by the target alone."""
-    draft = open_source(options.draft)
+    draft = open_source(options.draft, device=options.device)
     check_pair(source, draft)
     ids = source.tokenizer.encode(prompt, document=True) or [source.tokenizer.eos_id]
     list(decode(source.model, ids, [Row(source.model, ids, Settings(max_new_tokens=2), seed)], source.step))        # both are timed warm

@@ -17,6 +17,8 @@ def pytest_cmdline_main(config):
 
     Most of its time is single programs that start, and exact runs of one thread. With a file or a tier (-m) named, nothing is divided.
     """
+    if "cuda" not in config.option.markexpr.replace("not cuda", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""                     # a GPU would have the card recipes run; its own tests are a tier
     plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr in config.getini("addopts")
     a_worker_itself = "PYTEST_XDIST_WORKER" in os.environ
     if plain and not a_worker_itself and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:

@@ -169,7 +169,7 @@ def test_benchmark_prints_every_way_beside_the_memory(runs, tmp_path, monkeypatc
     pytest.importorskip("transformers", reason="transformers is what is compared with")
     from extras import bench_sample
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 10)
-    monkeypatch.setattr(bench_sample, "memory_bandwidth", lambda: 1e10)
+    monkeypatch.setattr(bench_sample, "memory_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--run", str(runs / "large"), "--contexts", "12", "--tokens", "4", "--rounds", "1",
                                       "--text", str(tmp_path / "text.txt")])
     assert bench_sample.main() == 0

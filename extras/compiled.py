@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch.compile where it pays: one optimisation, beside the plain form `next_token_loss(model(ids), ids)`.
+
+The compiler turns the many small operations between two matrix products into one kernel each. The blocks are alike, so it is given one block
+and its result serves all of them: seconds before the first step where the whole model takes four times as long, and no slower (BENCHMARKS.md).
+Of the loss it makes one pass over the logits, which are never stored in FP32.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model import Llama, next_token_loss
+
+
+class CompiledLoss(nn.Module):
+    """ids (B, T) -> their mean next-token loss (FP32, scalar). Compiles the model's blocks in place, so that evaluation uses them too.
+
+    A kernel is made for each shape of its own (`dynamic=False`): a run has two or three.
+    """
+
+    def __init__(self, model: Llama):
+        super().__init__()
+        self.model = model
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+        self.loss = torch.compile(next_token_loss, dynamic=False)
+
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.loss(self.model(input_ids, mask=mask), input_ids)

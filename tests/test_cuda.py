@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CUDA GPU runs. `pytest -m cuda tests/test_cuda.py` needs one; the rest is computed on the CPU by the same functions."""
+import re
+
+import pytest
+import torch
+
+import sample
+from extras import cuda_graph
+from extras.cuda_attention import attend
+from extras.cuda_graph import GraphStep, positions_to_read
+from extras.settings import fit_on_chip
+from model import SIZES, KVCache, Llama, attention_written_out
+from precision import RECIPES, Device
+from train import TrainConfig, train
+
+on_gpu = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("size", ["tiny", "20m", "30m"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_what_a_graph_records_equals_the_model(size, B):
+    """At several positions, also after the cache was set back, as speculative decoding does."""
+    torch.manual_seed(0)
+    model = Llama(SIZES[size]).eval()
+    step, plain, ours = GraphStep(model), KVCache(model.config, B, 300), KVCache(model.config, B, 300)
+    ids = torch.randint(model.config.vocab_size, (B, 9))
+    step.cache = ours
+    with torch.inference_mode():
+        for cache in (plain, ours):
+            model(ids[:, :4], cache)
+        for position in (4, 5, 6, 5, 6, 7):
+            plain.length = position
+            expected = model(ids[:, position:position + 1], plain)[:, -1]
+            step.newest, step.position = ids[:, position:position + 1], torch.tensor([position])
+            assert torch.allclose(step.at_position(positions_to_read(ours)), expected, atol=1e-5)
+    assert torch.allclose(ours.keys, plain.keys, atol=1e-5) and torch.allclose(ours.values, plain.values, atol=1e-5)
+
+
+def test_positions_to_read():
+    cache = KVCache(SIZES["tiny"], 1, 1000)
+    for length, window in ((0, 256), (255, 256), (256, 512), (511, 512), (512, 1000), (999, 1000)):
+        cache.length = length
+        assert positions_to_read(cache) == window
+    assert positions_to_read(KVCache(SIZES["tiny"], 1, 20)) == 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attend(dtype):
+    q, k, v = (torch.randn(2, heads, 17, 8, generator=torch.Generator().manual_seed(heads)).to(dtype) for heads in (6, 2, 2))
+    assert torch.allclose(attend(q, k, v), attention_written_out(q, k, v), atol=1e-6 if dtype == torch.float32 else 2e-2)
+    mask = (torch.arange(17)[:, None] - torch.arange(17)).abs() < 5                           # (T, S)
+    assert torch.allclose(attend(q, k, v, mask), attention_written_out(q, k, v, mask), atol=1e-6 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("free, rows", [(80, 48), (50, 24), (24, 16), (6, 4), (1, 1)])
+def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 80 * 2**30))
+    config = TrainConfig(size="20m", batch_size=48, seq_len=4096)
+    device = Device("cuda", torch.device("cuda"), "")
+    assert fit_on_chip(config, SIZES["20m"], device, RECIPES["tpu-bf16"]).micro_batch == rows
+    assert fit_on_chip(TrainConfig(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]).micro_batch == 5
+
+
+def settings(corpus, out, **others):
+    return TrainConfig(**{"size": "tiny", "data": str(corpus), "out": str(out), "steps": 6, "seq_len": 64, "batch_size": 8, "eval_steps": 3,
+                          "max_eval_samples": 8, "warmup_steps": 1, "learning_rate": 1e-3, "recipe": "laptop", "precision": "fp32"} | others)
+
+
+@on_gpu
+def test_losses_equal_those_of_the_cpu_and_a_resumed_run_goes_on(corpus, tmp_path):
+    cpu = train(settings(corpus, tmp_path / "cpu", device="cpu")).losses
+    gpu = train(settings(corpus, tmp_path / "gpu", device="cuda", micro_batch=4)).losses
+    assert max(abs(a - b) for a, b in zip(cpu, gpu, strict=True)) < 1e-3
+    first = train(settings(corpus, tmp_path / "part", device="cuda", micro_batch=4, stop_after=4))
+    second = train(TrainConfig(resume=str(first.folder)))
+    assert max(abs(a - b) for a, b in zip(gpu, first.losses + second.losses, strict=True)) < 1e-3
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["tpu-bf16", "t4-fp16", "bf16"])
+def test_recipes_run_and_stay_near_fp32(corpus, tmp_path, precision):
+    fp32 = train(settings(corpus, tmp_path / "fp32", device="cuda")).losses
+    low = train(settings(corpus, tmp_path / precision, device="cuda", precision=precision)).losses
+    assert max(abs(a - b) for a, b in zip(fp32, low, strict=True)) < 0.03
+    assert (torch.get_float32_matmul_precision() == "high") == (precision != "t4-fp16")
+
+
+@on_gpu
+def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, capfd):
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
+    try:
+        history = train(settings(corpus, tmp_path / "run", device="cuda", steps=2, seq_len=1024, batch_size=64, micro_batch=64, eval_steps=2))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(history.losses) == 2 and re.search(r"out of memory: continuing with --micro-batch \d+", capfd.readouterr().err)
+
+
+@on_gpu
+def test_graphs_give_the_tokens_of_the_plain_model(monkeypatch):
+    """Across two recordings, for one row and for three, greedy and sampled; row i of a batch is the same alone."""
+    monkeypatch.setattr(cuda_graph, "FEWEST", 32)
+    torch.manual_seed(0)
+    model = Llama(SIZES["20m"]).to("cuda").eval()
+    step, ids = GraphStep(model), list(range(5, 25))
+    assert sample.generate(model, ids, 60, temperature=0, step=step) == sample.generate(model, ids, 60, temperature=0)
+    wanted = sample.Settings(max_new_tokens=60)
+    rows = [sample.Row(model, ids, wanted, seed) for seed in range(3)]
+    together = [list(column) for column in zip(*(tokens for tokens, _ in sample.decode(model, ids, rows, step)))]
+    for seed in range(3):
+        assert [tokens[0] for tokens, _ in sample.decode(model, ids, [sample.Row(model, ids, wanted, seed)], step)] == together[seed]
