@@ -7,10 +7,10 @@
 Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the figure is the median over rounds.
 A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets torch's own clip and AdamW, as its Trainer does; "FP32 default" is
 that model without autocast, which is what it does when nobody asks for anything else. On a CPU our run keeps freed memory (extras/keep_memory.py);
-what that alone is worth, to either, stands in two rows of its own. On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them: the
-width and head width of the size, with as many layers as come nearest to its parameters (GELU, learned positions, tied head, its
-own optimizer). There the table adds the share of an H100's or H200's peak (bf16) by the FLOPs of `params.flops`, and the memory that a step needs over what
-stands there between steps. At the end a profile says where our step's time goes.
+what that alone is worth, to either, stands in two rows of its own. On a GPU both are also compiled, and nanoGPT's GPT
+can be timed beside them: the width and head width of the size, with as many layers as come nearest to its parameters (GELU, learned positions,
+tied head, its own optimizer). There the table adds the share of an H100's or H200's peak (bf16) by the FLOPs of `params.flops`, and the memory
+that a step needs over what stands there between steps. At the end a profile says where our step's time goes.
 """
 from __future__ import annotations
 
