@@ -144,7 +144,10 @@ def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precisio
         rows = config.batch_size // device.world
         need = {size: training_memory(model_config, size, config.seq_len, recipe.autocast is not None, config.recompute, size < rows,
                                       config.loss_chunk)["peak"] for size in range(1, rows + 1) if rows % size == 0}
-        return dataclasses.replace(config, micro_batch=max((size for size in need if need[size] < free), default=1))
+        fitting = torch.tensor(max((size for size in need if need[size] < free), default=1), device=device.device)
+        if device.world > 1:                                      # the same for all processes, whose GPUs may differ
+            torch.distributed.all_reduce(fitting, op=torch.distributed.ReduceOp.MIN)
+        return dataclasses.replace(config, micro_batch=int(fitting))
     if device.kind != "xla":
         return config
     rows = config.micro_batch or config.batch_size // device.shards

@@ -57,7 +57,7 @@ def test_attend(dtype):
 def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 80 * 2**30))
     config = TrainConfig(size="20m", batch_size=48, seq_len=4096)
-    device = Device("cuda", torch.device("cuda"), "")
+    device = Device("cuda", torch.device("cpu"), "")
     assert fit_on_chip(config, SIZES["20m"], device, RECIPES["tpu-bf16"]).micro_batch == rows
     assert fit_on_chip(TrainConfig(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]).micro_batch == 5
 
