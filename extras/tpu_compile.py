@@ -79,7 +79,7 @@ def traced_step(size: str, attention: str, recompute: bool, loss_chunk: int | No
     asked = train.TrainConfig(size=size, recipe="card", recompute=recompute, loss_chunk=loss_chunk, steps=settings.CARDS[size]["steps"])
     asked = dataclasses.replace(asked, **{name: value for name, value in settings.DEFAULTS.items() if getattr(asked, name) is None})
     config, _ = settings.resolve(asked, "card", Path())
-    config = settings.fit_on_chip(config, SIZES[size], device)
+    config = settings.fit_on_chip(config, SIZES[size], device, precision.RECIPES["tpu-bf16"])
     job = Job(config, {}, SIZES[size], device, "tpu-bf16", "", None, None, None, Path(), None, None, config.batch_size)      # data is not asked for
     model = train.build_model(job)
     optimizer = train.AdamW(model, config.weight_decay)
