@@ -360,7 +360,7 @@ def wrap(model: Llama, job: Job) -> nn.Module:
     network = model
     if job.config.compile:
         from extras.compiled import CompiledLoss
-        network = CompiledLoss(model)
+        network = CompiledLoss(model)                             # compiles the blocks in place, for a chunked loss too
     if job.config.loss_chunk:
         from extras.chunked_loss import ChunkedLoss
         network = ChunkedLoss(model, job.config.loss_chunk, job.device.checkpoint())

@@ -2,7 +2,7 @@
 """torch.compile where it pays: one optimisation, beside the plain form `next_token_loss(model(ids), ids)`.
 
 The compiler turns the many small operations between two matrix products into one kernel each. The blocks are alike, so it is given one block
-and its result serves all of them: seconds before the first step where the whole model takes four times as long, and no slower (BENCHMARKS.md).
+and its result serves all of them: seconds before the first step where the whole model takes longer, and a step is no slower (BENCHMARKS.md).
 Of the loss it makes one pass over the logits, which are never stored in FP32.
 """
 from __future__ import annotations

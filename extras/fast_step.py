@@ -95,8 +95,8 @@ class FastStep:
 
     def through_layers(self, newest: Tensor, cos: Tensor, sin: Tensor, store: Callable[[int, Tensor, Tensor], None], keys: Sequence[Tensor],
                        values: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
-        """The work of one position. `cos` and `sin` (F,) are its own; `store(layer, k, v)` puts its key and value (B, K, F) into the cache;
-        attention then reads `keys` and `values`, (B, K, S, F) for each layer, where `mask` (1, S) allows. Returns logits (B, V).
+        """The work of one position. `cos` and `sin`, (F,) or (1, F), are its own; `store(layer, k, v)` puts its key and value (B, K, F) into
+        the cache; attention then reads `keys` and `values`, (B, K, S, F) for each layer, where `mask` (1, S) allows. Returns logits (B, V).
         """
         B, H, K = len(newest), self.heads, self.kv_heads
         x = self.embedding[newest[:, 0]]                                      # (B, D)
