@@ -3,12 +3,14 @@
 
     python -m extras.tpu_compile                          the defaults of 20m, 50m and 150m, 64 rows of 4,096 tokens
     python -m extras.tpu_compile --size 20m --attention sdpa     the same step with plain attention
+    python -m extras.tpu_compile --evaluation             the loss of a validation batch instead of the step
 
-Two processes a program. The first runs `train.training_step` and `train.update` on eight virtual CPU devices; torch_xla only records, nothing
-is computed, and the recorded program is written down with its shardings. The second gives it to libtpu's compile-only client for the topology
-v5e:2x4. Figures are the compiler's, per chip and step; none is a measured time. What fits is judged by arguments + temporaries, because a real
-step donates its weights and moments: their new values take the place of the old. Needs the packages of `pip install ".[tpu]"`, at exactly
-these versions (torch_xla 2.9.0, jax 0.7.1, libtpu 0.0.21), since the calls into the compiler are private.
+Two processes a program. The first runs `train.training_step` and `train.update`, or `train.validation_loss`, on eight virtual CPU devices;
+torch_xla only records, nothing is computed, and the recorded program is written down with its shardings. The second gives it to libtpu's
+compile-only client for the topology v5e:2x4. Figures are the compiler's, per chip; none is a measured time. What fits is judged by arguments +
+temporaries, because a real step donates its weights and moments: their new values take the place of the old. An evaluation's arguments are the
+weights; the moments, which lie beside them, are added to its sum. Needs the packages of `pip install ".[tpu]"`, at exactly these versions
+(torch_xla 2.9.0, jax 0.7.1, libtpu 0.0.21), since the calls into the compiler are private.
 """
 from __future__ import annotations
 
@@ -33,15 +35,15 @@ if TYPE_CHECKING:
 LIMIT = 15.75                                                     # GiB of a v5e chip that the compiler may use
 VIRTUAL = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "8"}
 COMPILER = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-COLUMNS = {"size": "", "attention": "", "recompute": "", "loss chunk": "", "arguments GiB": ".2f", "temporaries GiB": ".2f", "sum GiB": ".2f",
-           "TFLOP": ".2f", "GB moved": ".1f", "collectives": "", "compile s": ".0f"}
+COLUMNS = {"size": "", "program": "", "attention": "", "recompute": "", "loss chunk": "", "arguments GiB": ".2f", "temporaries GiB": ".2f",
+           "moments GiB": ".2f", "sum GiB": ".2f", "TFLOP": ".2f", "GB moved": ".1f", "collectives": "", "compile s": ".0f"}
 
 # What this script printed (size, attention, recompute, loss chunk, arguments + temporaries in GiB), for params.py --memory.
-RECORDED_ON = "2026-11-25"
+RECORDED_ON = "2026-11-27"
 RECORDED = [
     ("20m", "sdpa", False, None, 12.13),
-    ("20m", "flash", False, None, 12.79),
-    ("50m", "flash", False, None, 14.29),
+    ("20m", "flash", False, None, 12.58),
+    ("50m", "flash", False, None, 14.20),
     ("150m", "flash", True, 512, 5.82),
 ]
 
@@ -61,9 +63,13 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ first process: trace
 
-def traced_step(size: str, attention: str, recompute: bool, loss_chunk: int | None, file: Path) -> dict:
-    """Record one optimizer step as the defaults of `size` make it on a TPU, write its program to `file`, and return the settings it had."""
+def traced(size: str, attention: str, recompute: bool, loss_chunk: int | None, evaluation: bool, file: Path) -> dict:
+    """Record one optimizer step, or one batch of an evaluation, as the defaults of `size` make it on a TPU; write its program to `file`.
+
+    Returns the settings it had, and what an evaluation leaves in memory beside its own arguments: the moments, in GiB.
+    """
     import numpy
+    import torch
     import torch_xla
 
     import precision
@@ -85,11 +91,17 @@ def traced_step(size: str, attention: str, recompute: bool, loss_chunk: int | No
     optimizer = train.AdamW(model, config.weight_decay)
     device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
     ids = numpy.zeros((config.batch_size, config.seq_len), dtype=numpy.int64)
-    loss = train.training_step(train.wrap(model, job), ids, job.micro_batch, job)
-    norm = train.update(optimizer, job, train.State(), 1e-3)
-    written = [loss, norm, *model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq]
+    if evaluation:
+        with torch.no_grad():
+            written = [train.validation_loss(model, ids, job)]
+    else:
+        loss = train.training_step(train.wrap(model, job), ids, job.micro_batch, job)
+        norm = train.update(optimizer, job, train.State(), 1e-3)
+        written = [loss, norm, *model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq]
     file.write_bytes(torch_xla._XLAC._get_xla_tensors_hlo_proto(written))
-    return {"size": size, "rows": config.batch_size, "seq_len": config.seq_len, "attention": attention,
+    moments = sum(moment.nbytes for moment in (*optimizer.exp_avg, *optimizer.exp_avg_sq)) / 2**30
+    return {"size": size, "program": "evaluation" if evaluation else "step", "rows": config.batch_size, "seq_len": config.seq_len,
+            "moments GiB": moments if evaluation else 0.0, "attention": attention,
             "recompute": "layer" if config.recompute else "none", "loss chunk": str(config.loss_chunk or "whole")}
 
 
@@ -140,7 +152,6 @@ def compiled(file: Path) -> dict:
     memory, cost = program.get_compiled_memory_stats(), program.cost_analysis()
     return {
         "arguments GiB": memory.argument_size_in_bytes / 2**30, "temporaries GiB": memory.temp_size_in_bytes / 2**30,
-        "sum GiB": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
         "TFLOP": cost["flops"] / 1e12, "GB moved": cost["bytes accessed"] / 1e9, "compile s": time.monotonic() - begun,
         "collectives": collectives(program.hlo_modules()[0].to_string()),
     }
@@ -170,13 +181,16 @@ def in_another_process(environment: dict[str, str], *arguments: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def one_program(size: str, attention: str, recompute: bool = False, loss_chunk: int | None = None) -> dict:
-    """Trace and compile the step of one size: the settings it had, and the compiler's figures."""
+def one_program(size: str, attention: str, recompute: bool = False, loss_chunk: int | None = None, evaluation: bool = False) -> dict:
+    """Trace and compile the step, or the evaluation, of one size: the settings it had, and the compiler's figures."""
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "step.pb")
-        flags = ["--recompute"] * recompute + (["--loss-chunk", str(loss_chunk)] if loss_chunk else [])
+        flags = ["--recompute"] * recompute + (["--loss-chunk", str(loss_chunk)] if loss_chunk else []) + ["--evaluation"] * evaluation
         settings = in_another_process(VIRTUAL, "--trace", file, "--size", size, "--attention", attention, *flags)
-        return settings | in_another_process(COMPILER, "--compile", file)
+        program = settings | in_another_process(COMPILER, "--compile", file)
+    if "refused" not in program:
+        program["sum GiB"] = program["arguments GiB"] + program["temporaries GiB"] + program["moments GiB"]
+    return program
 
 
 def main() -> int:
@@ -185,6 +199,7 @@ def main() -> int:
     p.add_argument("--attention", choices=["flash", "sdpa"], default="flash", help="what runs on a TPU with jax, or without (default: flash)")
     p.add_argument("--recompute", action="store_true", help="recompute layers also where the default does not")
     p.add_argument("--loss-chunk", type=int, metavar="N", help="positions whose logits are held at once (default: as train.py)")
+    p.add_argument("--evaluation", action="store_true", help="the loss of one validation batch, as large as a step's, instead of the step")
     p.add_argument("--json", action="store_true", help="print the figures as JSON, one program a line")
     p.add_argument("--trace", help=argparse.SUPPRESS)
     p.add_argument("--compile", help=argparse.SUPPRESS)
@@ -193,15 +208,17 @@ def main() -> int:
     if missing:
         raise UserError(f'{", ".join(missing)}: not installed; this needs pip install ".[tpu]"')
     if args.trace:
-        print(json.dumps(traced_step(args.size, args.attention, args.recompute, args.loss_chunk, Path(args.trace))))
+        settings = traced(args.size, args.attention, args.recompute, args.loss_chunk, args.evaluation, Path(args.trace))
+        print(json.dumps(settings))
         return 0
     if args.compile:
         print(json.dumps(compiled(Path(args.compile))))
         return 0
     from params import Table
-    table = Table(f"one training step on a TPU v5e-8, compiled, never run: per chip, of {LIMIT} GiB", COLUMNS)
+    what = "evaluation batch" if args.evaluation else "training step"
+    table = Table(f"one {what} on a TPU v5e-8, compiled, never run: per chip, of {LIMIT} GiB", COLUMNS)
     for size in [args.size] if args.size else ["20m", "50m", "150m"]:
-        program = one_program(size, args.attention, args.recompute, args.loss_chunk)
+        program = one_program(size, args.attention, args.recompute, args.loss_chunk, args.evaluation)
         if args.json:
             print(json.dumps(program), flush=True)
         table.rows.append(tuple(program.get(name) for name in COLUMNS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training steps of 20m, 50m and 150m at full size, compiled for a TPU v5e-8 by libtpu's compile-only client (extras/tpu_compile.py).
+"""The training steps and evaluations of 20m, 50m and 150m at full size, compiled for a TPU v5e-8 by libtpu's compile-only client (extras/tpu_compile.py).
 
 Minutes each, so in the slow tier; the step of `tiny` is compiled in test_xla.py. Needs the oracle environment `xla`.
 """
@@ -19,10 +19,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON.is_file(), reason=
 
 
 @functools.cache
-def program(size: str, attention: str) -> dict:
-    command = [str(PYTHON), "-m", "extras.tpu_compile", "--size", size, "--attention", attention, "--json"]
+def program(size: str, attention: str, *flags: str) -> dict:
+    command = [str(PYTHON), "-m", "extras.tpu_compile", "--size", size, "--attention", attention, *flags, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    print(done.stdout.splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -31,10 +32,16 @@ def test_the_defaults_of_a_tpu_fit(size):
     found = program(size, "flash")
     assert found["rows"] == 64 and found["seq_len"] == 4096 and found["sum GiB"] < LIMIT
     assert "all-reduce" in found["collectives"]
-    print(found)
     (recorded,) = [row[-1] for row in RECORDED if row[:2] == (size, "flash")]
     assert found["sum GiB"] == pytest.approx(recorded, rel=0.05)  # what params.py --memory prints
 
 
 def test_the_attention_of_a_tpu_moves_a_third_of_the_bytes_of_plain_attention():
     assert 3 * program("20m", "flash")["GB moved"] < program("20m", "sdpa")["GB moved"]
+
+
+@pytest.mark.parametrize("size", ["20m", "50m", "150m"])
+def test_an_evaluation_fits_beside_the_moments(size):
+    found = program(size, "flash", "--evaluation")
+    assert found["program"] == "evaluation" and found["sum GiB"] < LIMIT
+    assert found["moments GiB"] > 0.9 * 2 * found["arguments GiB"]
