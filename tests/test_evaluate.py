@@ -510,7 +510,7 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
 def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scoreboard, "perplexity", lambda *_: dict.fromkeys(("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char", "tokens"), 0))
     words, told = tokenizer.load(), []
-    for name, content in (("russian.txt", "the cat " + "мир " * 9), ("english.txt", "the caf\u00e9, twice\n")):
+    for name, content in (("russian.txt", "the cat " + "мир " * 9), ("english.txt", "the caf\u00e9,\r\ntwice\r")):
         (tmp_path / name).write_text(content, encoding="utf-8")
         scoreboard.judge_text(None, words, tmp_path / name, 8, None, {})
         told.append(capsys.readouterr().err)
