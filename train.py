@@ -70,7 +70,7 @@ class TrainConfig:
     recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more work")
     loss_chunk: int | None = flag(None, "positions whose logits are held at once (default: all; 512 on a TPU where the vocabulary is large)")
     fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
-    compile: bool = flag(False, "torch.compile the model (always on CUDA)")
+    compile: bool = flag(False, "torch.compile blocks and loss (on CUDA wherever that can be done)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
     document_mask: bool = flag(False, "attention sees only its own document (the cards: no mask)")
     dry_run: bool = flag(False, "print the settings and stop")

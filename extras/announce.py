@@ -13,6 +13,7 @@ import torch
 import data
 import sample
 from common import ROOT, read_json
+from extras.compiled import lacking
 from extras.curve import CARD_OF
 from model import SIZES, Llama, next_token_loss
 from params import count
@@ -55,8 +56,10 @@ def announce(job: Job, model: Llama, optimizer: dict[str, Any]) -> None:
         lines["recipe"] = (f"card of {config.size}, but the built-in corpus is small: at most 4 epochs of it, which is the schedule's horizon too; "
                            f"the real thing is: python train.py --size {config.size} --data FOLDER (see python data.py prepare --help)")
     if job.device.kind == "cuda":
-        lines["kernels"] = "fused AdamW; torch.compile for blocks and loss; FP32 products in " + (
-            "TF32" if torch.get_float32_matmul_precision() == "high" else "FP32")
+        without = f"no torch.compile (it needs {lacking('cuda')}): a step takes some 1.6 times as long"
+        compiled = "torch.compile for blocks and loss" if job.config.compile else without
+        products = "TF32" if torch.get_float32_matmul_precision() == "high" else "FP32"
+        lines["kernels"] = f"fused AdamW; {compiled}; FP32 products in {products}"
     if job.device.kind != "xla":
         lines["time"] = f"about {total / measured_speed(model, job) / 60:.1f} minutes, from trial passes"
     lines.update({f"note {i + 1}": note for i, note in enumerate(job.notes)})

@@ -27,7 +27,7 @@ from typing import Any, Callable
 import torch
 
 from common import Parser, UserError, add_flags, flag, run
-from extras.compiled import CompiledLoss
+from extras.compiled import CompiledLoss, lacking
 from extras.cost import DEVICES
 from extras.keep_memory import keep_freed_memory
 from extras.settings import LAPTOP, LAPTOP_TINY
@@ -187,6 +187,8 @@ def main() -> int:
     torch.manual_seed(1)
     ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
     on_gpu = device.kind == "cuda"
+    if (on_gpu or options.compile) and lacking(device.kind):
+        raise UserError(f"bench_train compiles here, which needs {lacking(device.kind)}: install it")
     contenders = {}
     if on_gpu:
         for recipe_key in dict.fromkeys([key, "bf16"]):           # as train.py trains, and in the arithmetic of the others

@@ -7,10 +7,32 @@ Of the loss it makes one pass over the logits, which are never stored in FP32.
 """
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from model import Llama, next_token_loss
+
+
+def lacking(kind: str) -> str | None:
+    """What torch.compile needs on a device of this kind ("cuda", or one that C++ is made for) and does not find here; None if all is there.
+
+    On CUDA it writes Triton, whose launcher is built by a C compiler with Python's headers, for GPUs from compute capability 7.0 on.
+    """
+    if kind != "cuda":
+        return None if any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))) else "a C++ compiler (g++)"
+    if not find_spec("triton"):
+        return "the package triton"
+    if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        return "a C compiler (gcc)"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python's headers (python3-dev)"
+    return None if torch.cuda.get_device_capability() >= (7, 0) else "a GPU of compute capability 7.0"
 
 
 class CompiledLoss(nn.Module):

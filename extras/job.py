@@ -30,7 +30,7 @@ from extras.keep_memory import keep_freed_memory
 from extras.lost_text import lost_text
 from extras.settings import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
-    resolve, resumed_config,
+    for_device, resolve, resumed_config,
 )
 from model import SIZES, ModelConfig
 from params import count
@@ -136,6 +136,7 @@ def open_job(config: TrainConfig) -> Job:
     out = Path(config.out) if config.out else source or free_folder(Path("runs"), name)
     check_out(out, source)
     device = precision.open_device(config.device)
+    config = for_device(config, device, stored)
     if device.kind == "cpu":
         keep_freed_memory()
     key, reason = config.precision, origin.get("precision")
@@ -148,7 +149,7 @@ def open_job(config: TrainConfig) -> Job:
     config, from_recipe = resolve(config, recipe, folder)
     given = set(origin)
     origin.update({field: from_recipe for field in LAPTOP if field not in origin})
-    config = dataclasses.replace(config, recipe=recipe, fused=config.fused or device.kind == "cuda", compile=config.compile or device.kind == "cuda")
+    config = dataclasses.replace(config, recipe=recipe)
     if recipe == "laptop" and "batch_size" not in given and config.batch_size % device.shards:
         config = dataclasses.replace(config, batch_size=device.shards)
         notes.append(f"the laptop recipe's batch was raised to one row for each of the {device.shards} devices")

@@ -10,7 +10,6 @@ import dataclasses
 import math
 import numbers
 import os
-import shutil
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import torch
 import data
 import precision
 from common import UserError, newest_run, read_json
+from extras.compiled import lacking
 from model import ModelConfig
 from params import training_memory
 
@@ -134,6 +134,18 @@ def resumed_config(config: TrainConfig) -> tuple[TrainConfig, Path, dict]:
     return checked(dataclasses.replace(config, **settings)), source, stored
 
 
+def for_device(config: TrainConfig, device: precision.Device, stored: dict) -> TrainConfig:
+    """On CUDA: the fused AdamW, and torch.compile where it finds what it needs. `stored` is the run.json of a run that goes on here.
+
+    If that began on a device of another kind, what was decided for that one is left behind: its compiling, its micro-batch.
+    """
+    if stored and stored.get("device") != device.kind:
+        config = dataclasses.replace(config, compile=False, micro_batch=config.micro_batch if device.kind in ("cpu", "mps") else None)
+    asked, on_gpu = config.compile and not stored, device.kind == "cuda"
+    compiles = (config.compile or on_gpu) and not lacking(device.kind)
+    return dataclasses.replace(config, fused=config.fused or on_gpu, compile=asked or compiles)
+
+
 def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precision.Device, recipe: precision.Recipe) -> TrainConfig:
     """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB.
 
@@ -203,8 +215,8 @@ def check_settings(config: TrainConfig, model_config: ModelConfig, device: preci
             found.append(f"--seq-len {config.seq_len} is more than the model's max_position_embeddings {model_config.max_position_embeddings}")
         if config.compile and device.kind == "xla":
             found.append("--compile is of no use on XLA, which compiles the step by itself")
-        if config.compile and device.kind == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-            found.append("--compile needs a C++ compiler (g++), and there is none here: install one, or leave --compile out")
+        elif config.compile and lacking(device.kind):
+            found.append(f"--compile needs {lacking(device.kind)}, and there is none here: install it, or leave --compile out")
         if config.seq_len == 1:
             found.append("--seq-len 1 leaves nothing to predict; use at least 2")
         ramps = (config.warmup_steps or 0) + (config.stable_steps or 0) * (config.schedule == "wsd")

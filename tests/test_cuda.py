@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a CUDA GPU runs. `pytest -m cuda tests/test_cuda.py` needs one; the rest is computed on the CPU by the same functions."""
 import re
+import shutil
 
 import pytest
 import torch
 
 import sample
-from extras import cuda_graph
+from extras import compiled, cuda_graph
+from extras import settings as settings_module
 from extras.cuda_attention import attend
 from extras.cuda_graph import GraphStep, positions_to_read
-from extras.settings import fit_on_chip
+from extras.settings import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
 from precision import RECIPES, Device
 from train import TrainConfig, train
@@ -60,6 +62,39 @@ def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     device = Device("cuda", torch.device("cpu"), "")
     assert fit_on_chip(config, SIZES["20m"], device, RECIPES["tpu-bf16"]).micro_batch == rows
     assert fit_on_chip(TrainConfig(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]).micro_batch == 5
+
+
+def test_what_torch_compile_lacks(monkeypatch):
+    """Each thing in turn, from the first that is missing to a GPU that has all."""
+    capability = [(6, 1)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability[0])
+    for name, find, tool, headers, words in [
+            ("triton", None, "gcc", True, "the package triton"), ("cc", True, None, True, "a C compiler (gcc)"),
+            ("headers", True, "gcc", False, "Python's headers (python3-dev)"), ("old", True, "gcc", True, "a GPU of compute capability 7.0")]:
+        monkeypatch.setattr(compiled, "find_spec", lambda _, find=find: find)
+        monkeypatch.setattr(shutil, "which", lambda _, tool=tool: tool)
+        monkeypatch.setattr(compiled.Path, "is_file", lambda _, headers=headers: headers)
+        assert compiled.lacking("cuda") == words, name
+    capability[0] = (7, 5)
+    assert compiled.lacking("cuda") is None and compiled.lacking("cpu") is None
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert compiled.lacking("cpu") == "a C++ compiler (g++)"
+
+
+def test_a_device_decides_what_is_its_own(monkeypatch):
+    """A run that moves to a device of another kind leaves the first one's compiling and micro-batch behind."""
+    gpu, cpu, tpu = (Device(kind, torch.device("cpu"), "") for kind in ("cuda", "cpu", "xla"))
+    monkeypatch.setattr(settings_module, "lacking", lambda kind: None)
+    began = for_device(TrainConfig(), gpu, {})
+    assert began.compile and began.fused and began.micro_batch is None
+    stored, moved = {"device": "cuda"}, TrainConfig(compile=True, fused=True, micro_batch=16)
+    assert for_device(moved, gpu, stored) == moved
+    assert for_device(moved, cpu, stored) == TrainConfig(fused=True, micro_batch=16)
+    assert for_device(moved, tpu, stored) == TrainConfig(fused=True)
+    assert for_device(TrainConfig(micro_batch=2), gpu, {"device": "cpu"}) == TrainConfig(fused=True, compile=True)
+    monkeypatch.setattr(settings_module, "lacking", lambda kind: "a C compiler")
+    assert not for_device(TrainConfig(), gpu, {}).compile and not for_device(moved, gpu, stored).compile
+    assert for_device(TrainConfig(compile=True), gpu, {}).compile      # asked for: check_settings says what is missing
 
 
 def settings(corpus, out, **others):

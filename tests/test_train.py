@@ -535,6 +535,16 @@ def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_of_a_gpu_goes_on_on_a_cpu_without_a_compiler(corpus, tmp_path, monkeypatch):
+    whole = train.train(settings(corpus, tmp_path / "whole", fused=True)).losses
+    run = train.train(settings(corpus, tmp_path / "run", fused=True, stop_after=6)).folder
+    stored = json.loads((run / "run.json").read_text())
+    stored["device"], stored["settings"]["compile"] = "cuda", True     # as a GPU's run says it
+    (run / "run.json").write_text(json.dumps(stored))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert train.train(TrainConfig(resume=str(run))).losses == whole[6:]
+
+
 @pytest.mark.ci
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_give_the_same_losses_and_the_same_file(corpus, tmp_path):
