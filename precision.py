@@ -244,9 +244,9 @@ def open_device(name: str = "auto") -> Device:
     if name == "xla":
         from extras.xla_device import open_xla
         return open_xla(reason)
-    attend = sdpa
     if name == "cuda":
-        from extras.cuda_attention import attend
+        from extras.cuda_attention import choose_attention
+    attend = choose_attention() if name == "cuda" else sdpa
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from extras.processes import open_in_group
         return open_in_group(name, reason, attend)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention on a CUDA GPU: `model.sdpa`, with one detour for FP32.
+"""Attention on a CUDA GPU: `model.sdpa`, with a detour around what would hold all scores.
 
-torch's kernels that never hold the scores take shared key/value heads (`enable_gqa`) in 16 bits only. An FP32 layer, of which the cards' recipes have
-two, would fall back to the plain form: scores of (B, H, T, T), 43 GB for 64 rows of 20m at 4,096 tokens. With keys and values
-copied for each query head the FP32 kernel (Rabe and Staats 2021) takes them: K times H/K heads of memory instead, and the same numbers.
+Of torch's kernels that never hold the scores only FlashAttention (Dao 2023) takes shared key/value heads (`enable_gqa`). It wants 16 bits, no
+mask, and a GPU of compute capability 8.0; a T4 has 7.5. Everything else, the FP32 layers of the cards' recipes too, would fall back to the plain
+form: scores of (B, H, T, T), 43 GB for 64 rows of 20m at 4,096 tokens. With keys and values copied for each query head the memory-efficient
+kernel (Rabe and Staats 2021) takes them: H/K times their memory instead, and the same numbers.
 """
 from __future__ import annotations
+
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -14,9 +17,20 @@ from model import sdpa
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The function `sdpa` of q (B, H, T, F), k and v (B, K, S, F)."""
-    if q.dtype == torch.float32:
-        group = q.shape[1] // k.shape[1]
-        k = k.repeat_interleave(group, dim=1)                                 # (B, H, S, F)
-        v = v.repeat_interleave(group, dim=1)                                 # (B, H, S, F)
+    """The function `sdpa` of q (B, H, T, F), k and v (B, K, S, F), where there is FlashAttention."""
+    if q.dtype == torch.float32 or mask is not None:
+        return attend_with_copies(q, k, v, mask)
+    return sdpa(q, k, v)
+
+
+def attend_with_copies(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The function `sdpa` of q (B, H, T, F), k and v (B, K, S, F), for every dtype and GPU."""
+    group = q.shape[1] // k.shape[1]
+    k = k.repeat_interleave(group, dim=1)                                     # (B, H, S, F)
+    v = v.repeat_interleave(group, dim=1)                                     # (B, H, S, F)
     return sdpa(q, k, v, mask)
+
+
+def choose_attention() -> Callable[..., Tensor]:
+    """What this GPU trains with."""
+    return attend if torch.cuda.get_device_capability() >= (8, 0) else attend_with_copies
