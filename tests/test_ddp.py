@@ -2,6 +2,7 @@
 """Two processes see the same global batches as one and, to rounding, lose the same: DistributedDataParallel over gloo on the CPU."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.ci
-def test_two_processes_equal_one(tmp_path, corpus):
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_two_processes_equal_one(tmp_path, corpus, compiled):
+    """Also with torch.compile and the fused AdamW in the two, as several GPUs do it."""
+    if compiled and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
     arguments = [str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--device", "cpu", "--precision", "fp32", "--steps", "6",
                  "--seq-len", "32", "--batch-size", "8", "--micro-batch", "2", "--eval-steps", "3", "--max-eval-samples", "8", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     starts = {"one": [sys.executable], "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]}
+    flags = {"one": [], "two": ["--fused", "--compile"] if compiled else []}
     rows = {}
     for name, start in starts.items():
-        done = subprocess.run([*start, *arguments, str(tmp_path / name)], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        done = subprocess.run([*start, *arguments, str(tmp_path / name), *flags[name]], capture_output=True, text=True, cwd=tmp_path, env=environment,
+                              timeout=300)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         rows[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
     assert "2 in parallel" in done.stdout and done.stdout.count("first loss") == 1
