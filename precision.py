@@ -157,7 +157,7 @@ def cpu_multiplies_bf16() -> bool:
 class Device:
     """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA).
 
-    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py), on CUDA extras/cuda_attention.py.
+    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py), on a GPU extras/gpu_attention.py.
     """
 
     kind: str
@@ -244,9 +244,9 @@ def open_device(name: str = "auto") -> Device:
     if name == "xla":
         from extras.xla_device import open_xla
         return open_xla(reason)
-    if name == "cuda":
-        from extras.cuda_attention import choose_attention
-    attend = choose_attention() if name == "cuda" else sdpa
+    if name != "cpu":
+        from extras.gpu_attention import choose_attention
+    attend = sdpa if name == "cpu" else choose_attention(name)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from extras.processes import open_in_group
         return open_in_group(name, reason, attend)

@@ -9,8 +9,8 @@ import torch
 import sample
 from extras import compiled, cuda_graph
 from extras import settings as settings_module
-from extras.cuda_attention import attend, attend_with_copies, choose_attention
 from extras.cuda_graph import GraphStep, positions_to_read
+from extras.gpu_attention import attend, attend_with_copies, choose_attention
 from extras.settings import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
 from precision import RECIPES, Device
@@ -57,7 +57,8 @@ def test_attend(dtype, monkeypatch):
         assert torch.allclose(form(q, k, v, mask), attention_written_out(q, k, v, mask), atol=1e-6 if dtype == torch.float32 else 2e-2)
     for capability, form in (((7, 5), attend_with_copies), ((8, 0), attend), ((9, 0), attend)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
-        assert choose_attention() is form
+        assert choose_attention("cuda") is form
+    assert choose_attention("mps") is attend_with_copies
 
 
 @pytest.mark.parametrize("free, rows", [(80, 48), (50, 24), (24, 16), (6, 4), (1, 1)])
