@@ -19,11 +19,12 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+from common import UserError, find_run, progress, run, sha256_file
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import UserError, find_run, progress, run, sha256_file
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
@@ -383,12 +384,10 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
 
     A cloze has a context for each choice: what goes before the blank, and the choice; what follows it is scored (Trinh and Le 2018).
     """
-    context = item["context"]
     if item["kind"] == "cloze":
-        before, after = context.split("_")
+        before, after = item["context"].split("_")
         return [(before + choice, [after]) for choice in item["choices"]]
-    if item["kind"] == "question":
-        context = f"Question: {context}\nAnswer:"
+    context = f"Question: {item['context']}\nAnswer:" if item["kind"] == "question" else item["context"]
     return [(context, [" " + choice for choice in item["choices"]])]
 
 
@@ -434,8 +433,7 @@ def multiple_choice(model: Llama, tokenizer: Tokenizer, path: str | Path, bounda
             results.append([*judge_choices(item, log_p, sizes), any(crossed for _, crossed in contexts)])
         return results
 
-    name = f"choices {sha256_file(path)[:16]} {boundary} {prompt}"
-    results = in_blocks(name, items, 500, judge, {} if finished is None else finished)
+    results = in_blocks(f"choices {sha256_file(path)[:16]} {boundary} {prompt}", items, 500, judge, {} if finished is None else finished)
     acc, stderr = mean_and_error([right for right, _, _ in results])
     summary = {"acc": acc, "acc_norm": None, "stderr": stderr, "items": len(items), "task": items[0]["task"],
                "chance": sum(sum(item.get("labels") or [1]) / len(item["choices"]) for item in items) / len(items),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,7 @@ def family(models: dict[str, ModelConfig]) -> Table:
     table = Table("family", {"model": "", **dict.fromkeys(columns, ",d"), "embedding %": ".1f", "head": ""})
     for name, config in models.items():
         shape = dataclasses.astuple(config)[:8]
-        head = "tied" if config.tie_word_embeddings else "untied"
-        table.rows.append((name, *shape, count(config)["total"], embedding_share(config), head))
+        table.rows.append((name, *shape, count(config)["total"], embedding_share(config), "tied" if config.tie_word_embeddings else "untied"))
     return table
 
 
@@ -189,13 +187,11 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
 
 
 def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> list[Table]:
-    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are 10^6 bytes, MiB 2^20.
-    """
+    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are 10^6 bytes, MiB 2^20."""
     total = count(config)["total"]
     kept, heads = config.num_key_value_heads, config.num_attention_heads
     columns = ("weights MB", "weights MiB", "KV MB", "KV MiB", "sum MB", "sum MiB", "KV with MHA MB")
-    heading = f"{name}: weights and KV cache, {batch} x {length:,} tokens"
-    serving = Table(heading, {"precision": "", **dict.fromkeys(columns, ",.1f")})
+    serving = Table(f"{name}: weights and KV cache, {batch} x {length:,} tokens", {"precision": "", **dict.fromkeys(columns, ",.1f")})
     for precision, each in BYTES.items():
         weights = total * each
         cache = kv_cache_bytes(config, length, batch, each)
@@ -283,7 +279,7 @@ def parser() -> Parser:
     p.add_argument("--audit", nargs="?", const="cards", metavar="FOLDER", help="check the three cards, or a folder of our own")
     p.add_argument("--json", action="store_true", help="machine-readable output")
     p.add_argument("--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go")
-    p.add_argument("--batch", type=positive, default=1, metavar="B", help="sequences at once, for --memory (default: 1)")
+    p.add_argument("--batch", type=positive, metavar="B", help="sequences at once, for --memory (default: 1)")
     p.add_argument("--context", type=positive, metavar="T", help="positions (default: the model's max_position_embeddings)")
     p.add_argument("--tokens", type=positive, metavar="N", help="length of the run (default: the card's, else 20 per parameter)")
     p.add_argument("--step-tokens", type=positive, metavar="N", help="per step (default: 262,144; up to context 1,024: 8,192)")
@@ -300,8 +296,7 @@ def parser() -> Parser:
 
 def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
     """Name -> configuration that the command line asks about. Raises UserError that lists all problems of an impossible one."""
-    fields = [item.name for item in dataclasses.fields(ModelConfig)]
-    changed = {name: getattr(args, name) for name in fields if hasattr(args, name)}
+    changed = {item.name: getattr(args, item.name) for item in dataclasses.fields(ModelConfig) if hasattr(args, item.name)}
     if sum([bool(args.folder), bool(args.size), args.all]) > 1 or (args.all and changed):
         raise UserError("give one of CONFIG_OR_FOLDER, --size and --all; architecture flags go with the first two")
     if args.all:
@@ -335,16 +330,19 @@ def main() -> int:
         from extras import audit_folder
         folder = args.folder if args.audit == "cards" else args.audit
         return audit_folder.main(folder, args.json) if folder else cards.main(args.json)
-    models = chosen(args)
-    tables = [family(models)] if args.all and not (args.memory or args.flops or args.measure) else []
+    models, beyond = chosen(args), args.memory or args.flops or args.measure
+    idle = [name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)]
+    if idle and not beyond:
+        raise UserError(f"--{idle[0].replace('_', '-')} changes no parameter count; give it with --memory or --flops")
+    tables = [family(models)] if args.all and not beyond else []
     for name, config in models.items():
         length = args.context or config.max_position_embeddings
         if args.memory:
-            tables += memory_tables(name, config, length, args.batch)
+            tables += memory_tables(name, config, length, args.batch or 1)
         if args.flops or args.measure:
             from extras import cost
             tables += cost.tables(name, config, length, args)
-        if not (args.all or args.memory or args.flops or args.measure):
+        if not (args.all or beyond):
             tables += breakdown(name, config)
     if args.plot:
         from extras import plot_params
@@ -358,4 +356,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    raise SystemExit(run(main))

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+from common import Parser, UserError, add_flags, colour, find_run, flag, run
+
 import torch
 from torch import Tensor
 
 import tokenizer
-from common import Parser, UserError, add_flags, colour, find_run, flag, run
 from model import SIZES, KVCache, Llama, ModelConfig
 from tokenizer import Tokenizer
 
@@ -247,8 +248,9 @@ def respond(source: Source, prompt: str, rows: list[tuple[Settings, int]]) -> It
     streams = [vocabulary.stream() for _ in rows]
     for stream in streams:
         stream.feed(ids)
+    unfinished = [Row(model, ids, *row, vocabulary.eos_id) for row in rows]       # refuses a prompt that the model cannot read
     yield answers
-    for tokens, _ in decode(model, ids, [Row(model, ids, *row, vocabulary.eos_id) for row in rows], source.step):
+    for tokens, _ in decode(model, ids, unfinished, source.step):
         for answer, stream, token in zip(answers, streams, tokens):
             answer.ended |= token == vocabulary.eos_id
             if token is not None and not answer.ended:
@@ -257,15 +259,15 @@ def respond(source: Source, prompt: str, rows: list[tuple[Settings, int]]) -> It
         yield answers
 
 
-def say(source: Source, prompt: str, rows: list[tuple[Settings, int]], show: bool, stop: str | None = None) -> dict:
-    """Let a model answer; with `show` the first answer appears on the terminal as it is made. Returns what history and --json keep."""
+def say(source: Source, prompt: str, rows: list[tuple[Settings, int]], show: str | None = None, stop: str | None = None) -> dict:
+    """Let a model answer. With `show` the first answer appears on the terminal as it is made, after `show`. Returns what history and --json keep."""
     from extras import history
     began, shown = time.perf_counter(), 0
     for answers in respond(source, prompt, rows):
         text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
-        if show:
-            print(text[shown:], end="", flush=True)
-            shown = len(text)
+        if show is not None:
+            print(show + text[shown:], end="", flush=True)
+            show, shown = "", len(text)
         if found:
             answers[0].text = text
             break
@@ -275,7 +277,7 @@ def say(source: Source, prompt: str, rows: list[tuple[Settings, int]], show: boo
 def sweep(source: Source, prompt: str, settings: Settings, seed: int, temperatures: list[float]) -> None:
     """Answer one prompt at several temperatures, with the same random numbers, and show where the answers part."""
     rows = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in temperatures]
-    texts = [answer["text"] for answer in say(source, prompt, rows, show=False)["answers"]]
+    texts = [answer["text"] for answer in say(source, prompt, rows)["answers"]]
     from extras.columns import side_by_side, where_they_part
     print(side_by_side([f"temperature {value:g}\n{text}" for value, text in zip(temperatures, texts)], shutil.get_terminal_size().columns))
     print(f"\nthe same seed {seed}; {where_they_part(texts)}")
@@ -301,7 +303,7 @@ def chat(source: Source, settings: Settings, seed: int) -> None:
     print("you> ", end="", flush=True)
     while sys.stdin and (said := sys.stdin.readline().strip()):
         turns = recent(source, [*turns, ("user", said)], settings)
-        record = say(source, chat_prompt(turns), [(settings, seed + len(turns))], show=True, stop="<|")
+        record = say(source, chat_prompt(turns), [(settings, seed + len(turns))], show="", stop="<|")
         turns.append(("assistant", record["answers"][0]["text"]))
         print("\nyou> ", end="", flush=True)
     print()
@@ -377,9 +379,7 @@ def main() -> int | None:
     if options.sweep:
         return sweep(source, prompt, settings, seed, options.sweep)
     alone = options.n == 1 and not options.json
-    if alone:
-        print(colour(prompt, "2"), end="", flush=True)
-    record = say(source, prompt, [(settings, seed + i) for i in range(options.n)], show=alone)
+    record = say(source, prompt, [(settings, seed + i) for i in range(options.n)], show=colour(prompt, "2") if alone else None)
     if options.json:
         print(json.dumps(record, ensure_ascii=False))
     for answer in record["answers"] if not alone and not options.json else []:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
+
 import numpy
 import torch
 from safetensors import SafetensorError
@@ -26,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import precision
-from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -387,8 +388,7 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
     if job.device.world > 1:
         mean = mean.to(job.device.device)
         torch.distributed.all_reduce(mean)
-        mean = mean / job.device.world
-    return mean.item()
+    return mean.item() / job.device.world
 
 
 def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
@@ -532,8 +532,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the flags, train, and return the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
     parser = Parser("Train a small Llama-style language model from scratch.", EXAMPLES, prog="train.py")
     add_flags(parser, TrainConfig)
-    given = vars(parser.parse_args(argv))
-    history = train(TrainConfig(**given))
+    history = train(TrainConfig(**vars(parser.parse_args(argv))))
     return 128 + history.signal if history.interrupted else 0
 
 

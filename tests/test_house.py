@@ -155,6 +155,16 @@ def test_what_importing_a_core_file_brings(name):
         assert imports_of(name) & {"torch", "model", "params", "precision"} == set()
 
 
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py", "params.py"])
+@pytest.mark.parametrize(("found", "line"), [("raise KeyboardInterrupt", "interrupted"),
+                                             ("import no_such_torch", "error: no_such_torch is not installed here; activate its environment, or: pip install .")])
+def test_ctrl_c_while_torch_is_imported_and_a_missing_package_are_one_line(script: str, found: str, line: str, tmp_path: Path):
+    """Both end a script before its `main`: a torch of ours stands in the place of the real one."""
+    (tmp_path / "torch.py").write_text(found + "\n")
+    done = subprocess.run([sys.executable, str(ROOT / script), "--help"], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", f"{script}: {line}\n") and done.returncode != 0
+
+
 def test_only_lessons_extras_and_tests_import_train():
     assert [name for name in python_files("") if "train" in imports_of(name)] == []
 

@@ -313,6 +313,8 @@ def test_config_file_run_folder_and_model_folder(tmp_path: Path):
     (["--all", "--size", "20m"], "give one of"),
     (["--utilization", "40"], "--utilization"),
     (["--batch", "0"], "at least 1"),
+    (["--context", "2048"], "--context changes no parameter count; give it with --memory or --flops"),
+    (["--all", "--step-tokens", "8k"], "--step-tokens changes no parameter count"),
     (["--hiden-size", "512"], "did you mean --hidden-size?"),
     (["nowhere"], "no such run or model folder"),
     (["--audit", "nowhere"], "no such run or model folder"),

@@ -73,7 +73,7 @@ def test_thoughts_are_the_models_own_numbers(place):
     source = sample.open_source("runs/one")
     settings = Settings(temperature=0.7, top_p=0.9, repetition_penalty=1.2, max_new_tokens=12)
     thoughts, answer = explore.think(source, "Hello there", settings, 5)
-    record = sample.say(source, "Hello there", [(settings, 5)], show=False)["answers"][0]
+    record = sample.say(source, "Hello there", [(settings, 5)])["answers"][0]
     assert (answer.text, answer.ids) == (record["text"], record["ids"]) and "".join(t.text for t in thoughts) == answer.text
     ids = source.tokenizer.encode("Hello there", document=True)
     with torch.inference_mode():

@@ -358,7 +358,8 @@ def test_resume_needs_neither_the_folder_of_init_nor_the_same_place(corpus, tmp_
         train.train(settings(corpus, tmp_path / "other", model=None, size="20m", init=str(first.folder)))
 
 
-@pytest.mark.parametrize("damage", ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "bit of the weights"])
+@pytest.mark.parametrize("damage", ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "cut SHA256SUMS",
+                                    "bit of the weights"])
 def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
     run = tmp_path / "run"
     train.train(settings(corpus, run))
@@ -367,6 +368,8 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
         sums.write_text("")
     elif damage == "shorter SHA256SUMS":
         sums.write_text("".join(sums.read_text().splitlines(True)[:2]))
+    elif damage == "cut SHA256SUMS":                                # in the middle of a name: not the file is missing, the list is damaged
+        sums.write_text(sums.read_text().partition("model.safe")[0] + "model.safe")
     elif damage == "no state":
         (last / "trainer_state.json").unlink()
     elif damage == "state of something else":
@@ -378,6 +381,7 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
     train.train(TrainConfig(resume=str(run), stop_after=9))
     text = capsys.readouterr()
     assert text.err.startswith("warning: ") and "step 8 from last.old" in text.out
+    assert ("SHA256SUMS does not list" in text.err) == damage.endswith("SHA256SUMS")
 
 
 def test_a_damaged_log_does_not_stop_a_resume(corpus, tmp_path):
