@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
 from common import UserError, find_run, progress, run, sha256_file
 
 import torch

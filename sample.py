@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
 from common import Parser, UserError, add_flags, colour, find_run, flag, run
 
 import torch

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
 from common import Parser, UserError, add_flags, duration, flag, folder_problem, lock_folder, progress, read_json, replace_folder, run
 
 import numpy
@@ -131,10 +132,10 @@ class AdamW:
 
         Nothing is divided by the rate, so a rate of 0, the cards' first step, is harmless (torch.optim.AdamW(capturable=True) divides, and is NaN).
         """
-        scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - self.beta2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
-        scalars = scalars.to(self.params[0].device)
         if self.fused:
             return self.fused_step(t, lr)
+        scalars = torch.tensor([lr / (1 - BETA1**t), math.sqrt(1 - self.beta2**t)] + [1 - lr * decay for decay in self.decays], dtype=torch.float32)
+        scalars = scalars.to(self.params[0].device)
         for i, p in enumerate(self.params):
             m, v = self.exp_avg[i], self.exp_avg_sq[i]
             p.mul_(scalars[2 + i])
