@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every script shares and no lesson is about: errors and exit codes, flags, files, progress, run folders.
+"""What every script shares and no lesson is about: errors and exit codes, flags, files, progress, run
+folders.
 
 Nothing here is about language models. A reader of the course may skip this file.
 """
@@ -23,28 +24,37 @@ ROOT = Path(__file__).resolve().parent
 
 
 class UserError(Exception):
-    """A mistake of the user, or of the user's files. The message is the one line that the command prints before exit code 2.
+    """A mistake of the user, or of the user's files. The message is the one line that the command prints
+    before exit code 2.
 
-    Messages quote names and values from files, so what would break the line or the terminal is written as an escape, and the length has an end.
+    Messages quote names and values from files, so what would break the line or the terminal is written as an
+    escape, and the length has an end.
     """
 
     def __init__(self, message: str):
-        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message[:2000]))
+        super().__init__(
+            "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message[:2000])
+        )
 
 
 class CheckFailed(Exception):
-    """A check that the user asked for failed, or training met numbers that are not finite. One line, exit code 1."""
+    """A check that the user asked for failed, or training met numbers that are not finite. One line, exit
+    code 1.
+    """
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and return its exit code: 0 success, 2 a user's mistake (one line on stderr), 1 a failed check, 130 Ctrl-C.
+    """Run a script's `main` and return its exit code: 0 success, 2 a user's mistake (one line on stderr), 1 a
+    failed check, 130 Ctrl-C.
 
-    Errors of the operating system that name a file (no permission, no space, not a folder) are the user's to mend, so they are one line as well.
+    Errors of the operating system that name a file (no permission, no space, not a folder) are the user's to
+    mend, so they are one line as well.
     """
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")                  # a console that has not every character shows a question mark
+            # a console that has not every character shows a question mark
+            stream.reconfigure(errors="replace")
     try:
         return main() or 0
     except UserError as error:
@@ -57,7 +67,10 @@ def run(main: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"{script}: error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr)
+        print(
+            f"{script}: error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
@@ -65,18 +78,30 @@ def run(main: Callable[[], int | None]) -> int:
     except Exception as error:
         words = str(error).splitlines() or ["no more to be had."]
         # torch's, by name and words: not every script needs torch
-        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in words[0]):
+        if not (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in words[0]
+        ):
             raise
-        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.", file=sys.stderr)
+        print(
+            f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.",
+            file=sys.stderr,
+        )
         return 2
 
 
 def before_run(kind: type, error: BaseException, trace: Any) -> None:
-    """What Python does with an error that nobody catches, but one line for what ends a script's imports (two seconds of torch), before `run`."""
+    """What Python does with an error that nobody catches, but one line for what ends a script's imports (two
+    seconds of torch), before `run`.
+    """
     if kind is KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
-        print(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its environment, or: pip install .", file=sys.stderr)
+        print(
+            f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its environment, or: pip install .",
+            file=sys.stderr,
+        )
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -85,7 +110,7 @@ if Path(sys.argv[0]).is_file() and Path(sys.argv[0]).resolve().parent == ROOT:
     sys.excepthook = before_run                                   # so a script imports this file before torch
 
 
-# ---------------------------------------------------------------------------------------------------------------- flags
+# ------------------------------------------------------------------------------------------------------ flags
 
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are UserErrors, with "did you mean", and where --batch_size is --batch-size."""
@@ -107,13 +132,27 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
-        parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args   # RUN --flag 1 "prompt"
+        # RUN --flag 1 "prompt"
+        parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
         known, unknown = parse(args, namespace)
         if unknown:
-            parsers = [self, *(sub for action in self._actions if isinstance(action.choices, dict) for sub in action.choices.values())]
-            flags = [option for parser in parsers for action in parser._actions for option in action.option_strings]
+            parsers = [
+                self,
+                *(
+                    sub
+                    for action in self._actions
+                    if isinstance(action.choices, dict)
+                    for sub in action.choices.values()
+                ),
+            ]
+            flags = [
+                option for parser in parsers for action in parser._actions for option in action.option_strings
+            ]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            raise UserError(f"unknown argument {unknown[0]}; " + (f"did you mean {close[0]}?" if close else f"see {self.prog} --help"))
+            raise UserError(
+                f"unknown argument {unknown[0]}; "
+                + (f"did you mean {close[0]}?" if close else f"see {self.prog} --help")
+            )
         return known
 
     def error(self, message: str):
@@ -121,21 +160,28 @@ class Parser(argparse.ArgumentParser):
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
-    """A dataclass field that `add_flags` turns into a command-line flag; `options` go to argparse (choices, type, nargs, const, metavar)."""
+    """A dataclass field that `add_flags` turns into a command-line flag; `options` go to argparse (choices,
+    type, nargs, const, metavar).
+    """
     return dataclasses.field(default=default, metadata={"help": help, **options})
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add one flag for each field of the dataclass `cls` that was made by `flag`.
 
-    A flag that is not given is absent from the parsed namespace, so that a caller can tell a default from a choice.
+    A flag that is not given is absent from the parsed namespace, so that a caller can tell a default from a
+    choice.
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if "help" not in field.metadata:
             continue
         options = dict(field.metadata, default=argparse.SUPPRESS)
-        kinds = [kind for kind in typing.get_args(hints[field.name]) or (hints[field.name],) if kind is not type(None)]
+        kinds = [
+            kind
+            for kind in typing.get_args(hints[field.name]) or (hints[field.name],)
+            if kind is not type(None)
+        ]
         if kinds[0] is bool:
             options["action"] = "store_true"
         else:
@@ -179,7 +225,7 @@ def duration(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------------ files
 
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable where the system can (a folder cannot be opened on Windows)."""
@@ -216,7 +262,9 @@ def sha256_file(path: str | Path) -> str:
 
 
 def folder_problem(folder: Path) -> str | None:
-    """What is wrong with a folder written by `replace_folder` (missing, cut or changed file), or None if it is whole."""
+    """What is wrong with a folder written by `replace_folder` (missing, cut or changed file), or None if it
+    is whole.
+    """
     sums = folder / "SHA256SUMS"
     if not sums.is_file() or sums.stat().st_size > 1 << 20:
         return f"{sums} is missing"
@@ -234,9 +282,11 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary)` fill a folder, then put it in the place of `folder`; the one before stays as `folder`.old.
+    """Let `write(temporary)` fill a folder, then put it in the place of `folder`; the one before stays as
+    `folder`.old.
 
-    At every moment one of `folder`, `folder`.new and `folder`.old is whole. Raises UserError if the disk refuses; `folder` is then as before.
+    At every moment one of `folder`, `folder`.new and `folder`.old is whole. Raises UserError if the disk
+    refuses; `folder` is then as before.
     """
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
@@ -252,7 +302,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"could not write {folder}: {error}; what was there before is untouched") from None
+            raise UserError(
+                f"could not write {folder}: {error}; what was there before is untouched"
+            ) from None
         raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -262,7 +314,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def lock_folder(folder: Path) -> Any:
-    """Hold `folder` for this process; the system lets go when the process ends, however it ends. Raises UserError if another holds it."""
+    """Hold `folder` for this process; the system lets go when the process ends, however it ends. Raises
+    UserError if another holds it.
+    """
     handle = open(folder / ".lock", "a+")
     try:
         if os.name == "posix":
@@ -274,12 +328,16 @@ def lock_folder(folder: Path) -> Any:
             msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError:
         handle.close()
-        raise UserError(f"{folder}: another process is writing into this folder; wait for it or choose another one") from None
+        raise UserError(
+            f"{folder}: another process is writing into this folder; wait for it or choose another one"
+        ) from None
     return handle
 
 
 def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
-    """The JSON object in a file of at most `limit` bytes. Raises UserError that names the file and what is wrong."""
+    """The JSON object in a file of at most `limit` bytes. Raises UserError that names the file and what is
+    wrong.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -294,7 +352,7 @@ def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------------- terminal
+# --------------------------------------------------------------------------------------------------- terminal
 
 def progress(iterable: Any = None, **options: Any) -> Any:
     """A tqdm progress bar on stderr; nothing is drawn where stderr is no terminal (logs, tests)."""
@@ -303,7 +361,9 @@ def progress(iterable: Any = None, **options: Any) -> Any:
 
 
 def colour(text: str, code: str) -> str:
-    """`text` in an ANSI colour (`code` such as "32" or "38;5;208"), plain where stdout is no terminal or NO_COLOR is set."""
+    """`text` in an ANSI colour (`code` such as "32" or "38;5;208"), plain where stdout is no terminal or
+    NO_COLOR is set.
+    """
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     if os.name == "nt":
@@ -311,10 +371,12 @@ def colour(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m"
 
 
-# ----------------------------------------------------------------------------------------------------------- run folders
+# ------------------------------------------------------------------------------------------------ run folders
 
 def newest_run(runs: str | Path = "runs") -> Path:
-    """The run folder under `runs` whose state was written last. Raises UserError with the command that makes one."""
+    """The run folder under `runs` whose state was written last. Raises UserError with the command that makes
+    one.
+    """
     folders = [folder for folder in Path(runs).glob("*") if (folder / "run.json").is_file()]
     if not folders:
         raise UserError(f"no run found under {runs}/; make one with: python train.py --size tiny")
@@ -322,12 +384,17 @@ def newest_run(runs: str | Path = "runs") -> Path:
 
 
 def find_run(run: str | Path | None = None) -> Path:
-    """The model folder that RUN names: itself if it holds a config.json, else its `best/`, else the valid one of its `last` folders.
+    """The model folder that RUN names: itself if it holds a config.json, else its `best/`, else the valid one
+    of its `last` folders.
 
     Without `run` the newest under `runs/`. Raises UserError if there is none.
     """
     folder = Path(run) if run else newest_run()
-    for place in [folder / name for name in ("", "best", "last", "last.new", "last.old") if (folder / name / "config.json").is_file()]:
+    for place in [
+        folder / name
+        for name in ("", "best", "last", "last.new", "last.old")
+        if (folder / name / "config.json").is_file()
+    ]:
         if not place.name.startswith("last") or place == folder or folder_problem(place) is None:
             return place
     if not folder.is_dir():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to batches: how documents are cleaned and split, and which tokens of a prepared folder a training step sees.
+"""Text to batches: how documents are cleaned and split, and which tokens of a prepared folder a training step
+sees.
 
-    documents -> clean_text -> tokens + separator -> shards of uint16    once: `python data.py prepare` (extras/prepare_corpus.py)
+    documents -> clean_text -> tokens + separator -> shards of uint16    once: `python data.py prepare` (corpus/prepare.py)
     step -> block of the run -> source -> keyed permutation -> tokens    every step: `Corpus.batch`
 
-A batch is a pure function of the prepared folder and a few numbers. There is no loader state, so a resumed run reads exactly
-what it would have read, a lesson can look at any step, and every replica cuts its own rows out of the same global batch.
+A batch is a pure function of the prepared folder and a few numbers. There is no loader state, so a resumed
+run reads exactly what it would have read, a lesson can look at any step, and every replica cuts its own rows
+out of the same global batch.
 
 Axes: B rows of a batch, T positions (seq_len).
 """
@@ -31,21 +33,23 @@ import tokenizer
 from common import Parser, UserError, count_of, read_json, run, sha256_file
 
 START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
-END = {"web": 0.50, "code": 0.30, "math": 0.20}  # where the anneal ends: our assumption, the cards only say what rises
+# where the anneal ends: our assumption, the cards only say what rises
+END = {"web": 0.50, "code": 0.30, "math": 0.20}
 ANNEAL = 0.15  # the last part of the token budget, over which START moves to END
 SPLITS = ("train", "validation")
 BUILTIN_KINDS = ("web", "code", "math")
 FORMAT = "stentor-corpus-1"
 
 
-# ------------------------------------------------------------------------------------------------------------- cleaning
+# --------------------------------------------------------------------------------------------------- cleaning
 
 def clean_text(text: str, preserve_linebreaks: bool = False, unify_newlines: bool = True) -> str:
     r"""The cards' cleaning function: NFKC, one kind of line end, then one of two ways to treat lines.
 
-    Code keeps its lines (right-stripped, the whole stripped); web and mathematics become one line with single spaces. The
-    Stentor2 card has the second way only, and no newline step (`unify_newlines=False`), which changes nothing: `splitlines()`
-    takes CR and CRLF as line ends too. It also breaks at form feed, vertical tab, U+001C-1E, U+0085, U+2028 and U+2029.
+    Code keeps its lines (right-stripped, the whole stripped); web and mathematics become one line with single
+    spaces. The Stentor2 card has the second way only, and no newline step (`unify_newlines=False`), which
+    changes nothing: `splitlines()` takes CR and CRLF as line ends too. It also breaks at form feed, vertical
+    tab, U+001C-1E, U+0085, U+2028 and U+2029.
 
     >>> clean_text("One\r\n  two\u00a0 three.\n\n")
     'One two three.'
@@ -62,33 +66,38 @@ def clean_text(text: str, preserve_linebreaks: bool = False, unify_newlines: boo
 
 
 def split_key(text: str) -> int:
-    """A number in [0, 2**64) that sends a cleaned document to training or validation: SHA-256 of its lower-case letters and digits.
+    """A number in [0, 2**64) that sends a cleaned document to training or validation: SHA-256 of its
+    lower-case letters and digits.
 
-    Documents that differ in spaces, punctuation or case alone have the same key, so such a copy of a validation document is a
-    validation document too. No table of seen documents is needed, and neither order nor shard size nor workers matter. Copies
-    that were cut, or had words changed, have other keys: the split does not find those.
+    Documents that differ in spaces, punctuation or case alone have the same key, so such a copy of a
+    validation document is a validation document too. No table of seen documents is needed, and neither order
+    nor shard size nor workers matter. Copies that were cut, or had words changed, have other keys: the split
+    does not find those.
 
     >>> split_key("The end.") == split_key("THE  END")
     True
     """
     letters = "".join(re.findall(r"\w+", text.casefold()))
-    return int.from_bytes(hashlib.sha256((letters or text).encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    return int.from_bytes(
+        hashlib.sha256((letters or text).encode("utf-8", "surrogatepass")).digest()[:8], "big"
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- permutation
+# ------------------------------------------------------------------------------------------------ permutation
 
 def permute(index: int, size: int, key: str) -> int:
     r"""Where `index` goes in a permutation of 0..size-1 that `key` chooses; computed, never stored.
 
-    A Feistel network (Luby and Rackoff 1988) shuffles the numbers of 2h bits, where h is half the bits of size - 1, rounded up.
-    A number is two halves (L, R), and a round is
+    A Feistel network (Luby and Rackoff 1988) shuffles the numbers of 2h bits, where h is half the bits of
+    size - 1, rounded up. A number is two halves (L, R), and a round is
 
         (L, R)  ->  (R, L xor f(round, R))        f: h bits of a hash keyed by `key`
 
-    which can be undone whatever f is, so the network is one-to-one. Four rounds are enough for long numbers; eight also mix the
-    few bits of a small source evenly (a test measures it). Results of `size` or more are sent through it again (cycle walking,
-    Black and Rogaway 2002): the walk must come back below `size`, at the latest at its starting point, and two walks never end
-    at the same place. As 2**2h < 4 size, it takes fewer than four turns on average.
+    which can be undone whatever f is, so the network is one-to-one. Four rounds are enough for long numbers;
+    eight also mix the few bits of a small source evenly (a test measures it). Results of `size` or more are
+    sent through it again (cycle walking, Black and Rogaway 2002): the walk must come back below `size`, at
+    the latest at its starting point, and two walks never end at the same place. As 2**2h < 4 size, it takes
+    fewer than four turns on average.
 
     >>> sorted(permute(i, 10, "demo") for i in range(10)) == list(range(10))
     True
@@ -105,22 +114,25 @@ def permute(index: int, size: int, key: str) -> int:
             return index
 
 
-# --------------------------------------------------------------------------------------------------------------- mixture
+# ---------------------------------------------------------------------------------------------------- mixture
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which source fills which block of a run: shares that are constant, then move linearly to others (the anneal).
+    """Which source fills which block of a run: shares that are constant, then move linearly to others (the
+    anneal).
 
-    With N blocks in all and the turning point A = (1 - anneal) N, source j has at block t the share w and should have given C:
+    With N blocks in all and the turning point A = (1 - anneal) N, source j has at block t the share w and
+    should have given C:
 
         w_j(t) = start_j + slope_j max(0, t - A)                     slope_j = (end_j - start_j) / (N - A)
         C_j(t) = start_j t + slope_j max(0, t - A)^2 / 2
 
-    Two sources: block n goes to the first where round(C(n + 1)) > round(C(n)), so its count is never more than half a block off.
-    More: the blocks that source 0 leaves are dealt in the same way between source 1 and the rest, on their own clock 0, 1, 2, ...;
-    block m of that clock is due at the time t with T(t) = m, where T is the sum of C over the sources that remain.
-    A level inherits part of the error before it: with 75/15/10 counts are off by at most 0.5, 0.8 and 0.7 blocks, so any window
-    of the run holds the requested number of blocks to within 1.6.
+    Two sources: block n goes to the first where round(C(n + 1)) > round(C(n)), so its count is never more
+    than half a block off. More: the blocks that source 0 leaves are dealt in the same way between source 1
+    and the rest, on their own clock 0, 1, 2, ...; block m of that clock is due at the time t with T(t) = m,
+    where T is the sum of C over the sources that remain. A level inherits part of the error before it: with
+    75/15/10 counts are off by at most 0.5, 0.8 and 0.7 blocks, so any window of the run holds the requested
+    number of blocks to within 1.6.
     """
 
     start: tuple[float, ...]
@@ -149,11 +161,15 @@ class Mixture:
         return start * time + self.slope(start, end) * late * late / 2
 
     def when(self, start: float, end: float, count: float) -> float:
-        """The time at which C(time) = count: on the line up to A, after it the root x of start x + slope x^2 / 2 = count - C(A)."""
+        """The time at which C(time) = count: on the line up to A, after it the root x of start x + slope x^2
+        / 2 = count - C(A).
+        """
         if count <= start * self.turn:
             return count / start if start else 0.0
         rest = count - start * self.turn
-        return self.turn + 2 * rest / (start + math.sqrt(max(0.0, start * start + 2 * self.slope(start, end) * rest)))
+        return self.turn + 2 * rest / (
+            start + math.sqrt(max(0.0, start * start + 2 * self.slope(start, end) * rest))
+        )
 
     def taken(self, source: int, clock: int) -> int:
         """How many of the first `clock` blocks that reach a source it takes for itself."""
@@ -184,33 +200,59 @@ def average_share(start: float, end: float, anneal: float = ANNEAL) -> float:
     return (1 - anneal) * start + anneal * (start + end) / 2
 
 
-# ---------------------------------------------------------------------------------------------------------------- corpus
+# ----------------------------------------------------------------------------------------------------- corpus
 
 class Corpus:
     """A prepared folder as batches: `batch(step)` -> int64 (batch_size, seq_len), for step 0 to len() - 1.
 
-    split "train"       blocks in the mixture's shares, in an order that `seed` chooses; total_steps is the horizon of the anneal
-    split "validation"  each validation block once, always in the same order, the sources in proportion to what they hold. Only
-                        full batches are given, as shapes must not change (XLA); len() is their number, 0 where there are
-                        fewer blocks (`num_blocks`) than batch_size: ask for smaller batches then.
+    split "train"       blocks in the mixture's shares, in an order that `seed` chooses; total_steps is the
+                        horizon of the anneal
+    split "validation"  each validation block once, always in the same order, the sources in proportion to
+    what they hold. Only
+                        full batches are given, as shapes must not change (XLA); len() is their number, 0
+                        where there are fewer blocks (`num_blocks`) than batch_size: ask for smaller batches
+                        then.
 
-    The vocabulary's checksum and the sizes of the split's shards are compared with the manifest each time; with `verify` the shards'
-    checksums as well, on all cores (about a second per gigabyte and core). Raises UserError for the first file that differs.
-    Shards are neither mapped nor kept open: a block is read when it is asked for. So memory does not grow with the corpus, and a
-    file that is cut during training gives an error, where a memory map would end the process.
+    The vocabulary's checksum and the sizes of the split's shards are compared with the manifest each time;
+    with `verify` the shards' checksums as well, on all cores (about a second per gigabyte and core). Raises
+    UserError for the first file that differs. Shards are neither mapped nor kept open: a block is read when
+    it is asked for. So memory does not grow with the corpus, and a file that is cut during training gives an
+    error, where a memory map would end the process.
     """
 
-    def __init__(self, dir: str | Path, seq_len: int, batch_size: int, total_steps: int | None = None, seed: int = 42,
-                 split: str = "train", verify: bool = True):
-        self.folder, self.seq_len, self.batch_size, self.seed, self.split = Path(dir), seq_len, batch_size, seed, split
+    def __init__(
+        self,
+        dir: str | Path,
+        seq_len: int,
+        batch_size: int,
+        total_steps: int | None = None,
+        seed: int = 42,
+        split: str = "train",
+        verify: bool = True,
+    ):
+        self.folder, self.seq_len, self.batch_size, self.seed, self.split = (
+            Path(dir),
+            seq_len,
+            batch_size,
+            seed,
+            split,
+        )
         if split not in SPLITS or seq_len < 2 or batch_size < 1 or (split == "train" and not total_steps):
-            raise UserError(f"no batches of {batch_size} x {seq_len} for {total_steps} steps of split {split!r}")
+            raise UserError(
+                f"no batches of {batch_size} x {seq_len} for {total_steps} steps of split {split!r}"
+            )
         self.manifest = read_manifest(self.folder)
         self.names = list(self.manifest["sources"])
         self.vocab_path = self.folder / "tokenizer"
-        self.vocab_size, self.eos_id = self.manifest["tokenizer"]["vocab_size"], self.manifest["tokenizer"]["eos_id"]
+        self.vocab_size, self.eos_id = (
+            self.manifest["tokenizer"]["vocab_size"],
+            self.manifest["tokenizer"]["eos_id"],
+        )
         self.shards = [self.manifest["sources"][name][split]["shards"] for name in self.names]
-        self.starts = [list(itertools.accumulate((shard["tokens"] for shard in shards), initial=0)) for shards in self.shards]
+        self.starts = [
+            list(itertools.accumulate((shard["tokens"] for shard in shards), initial=0))
+            for shards in self.shards
+        ]
         self.blocks = [starts[-1] // seq_len for starts in self.starts]
         self.check_files(verify)
         if split == "train":
@@ -220,14 +262,18 @@ class Corpus:
             self.mixture = Mixture(start, end, total_steps * batch_size, shares["anneal"])
             for name, blocks, starts in zip(self.names, self.blocks, self.starts):
                 if not blocks:
-                    raise UserError(f"{dir}: {name} has {starts[-1]} training tokens, less than a block of {seq_len}; "
-                                    "use shorter blocks")
+                    raise UserError(
+                        f"{dir}: {name} has {starts[-1]} training tokens, less than a block of {seq_len}; "
+                        "use shorter blocks"
+                    )
         else:
             shares = tuple(blocks / max(1, self.num_blocks) for blocks in self.blocks)
             self.steps = self.num_blocks // batch_size
             self.mixture = Mixture(shares, shares, self.num_blocks, 0.0)
             if not self.num_blocks:
-                raise UserError(f"{dir}: no validation block of {seq_len} tokens; use shorter blocks or prepare more text")
+                raise UserError(
+                    f"{dir}: no validation block of {seq_len} tokens; use shorter blocks or prepare more text"
+                )
 
     def __len__(self) -> int:
         return self.steps
@@ -240,17 +286,30 @@ class Corpus:
     @property
     def num_tokens(self) -> dict[str, dict[str, int]]:
         """Tokens of each source in each split."""
-        return {name: {split: tokens_of(source[split]) for split in SPLITS} for name, source in self.manifest["sources"].items()}
+        return {
+            name: {split: tokens_of(source[split]) for split in SPLITS}
+            for name, source in self.manifest["sources"].items()
+        }
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the batches: tokenizer, mixture and shards. The same data prepared twice have the same."""
-        parts = [self.manifest["tokenizer"]["fingerprint"], self.manifest["mixture"], self.manifest["sources"]]
+        """SHA-256 of what decides the batches: tokenizer, mixture and shards. The same data prepared twice
+        have the same.
+        """
+        parts = [
+            self.manifest["tokenizer"]["fingerprint"],
+            self.manifest["mixture"],
+            self.manifest["sources"],
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def check_files(self, verify: bool) -> None:
-        """Compare the split's shards and the vocabulary with the manifest; raises UserError for the first that differs."""
-        sums = {self.vocab_path / name: digest for name, digest in self.manifest["tokenizer"]["files"].items()}
+        """Compare the split's shards and the vocabulary with the manifest; raises UserError for the first
+        that differs.
+        """
+        sums = {
+            self.vocab_path / name: digest for name, digest in self.manifest["tokenizer"]["files"].items()
+        }
         for path in sums:
             if not path.is_file():
                 raise UserError(f"{path}: missing; prepare the corpus again")
@@ -265,19 +324,24 @@ class Corpus:
         with ThreadPoolExecutor() as pool:
             for path, found in zip(sums, pool.map(sha256_file, sums)):
                 if found != sums[path]:
-                    raise UserError(f"{path}: changed since the corpus was prepared (its checksum differs); prepare it again")
+                    raise UserError(
+                        f"{path}: changed since the corpus was prepared (its checksum differs); prepare it again"
+                    )
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
-        """Token ids of an optimizer step, int64 (batch_size / world, seq_len): the rows of `rank` out of the global batch.
+        """Token ids of an optimizer step, int64 (batch_size / world, seq_len): the rows of `rank` out of the
+        global batch.
 
-        Row r of step s is block n = s * batch_size + r of the run. The mixture says which source it comes from and how many blocks i
-        that source gave before; i = epoch * blocks + position, and the position goes through the epoch's own permutation:
+        Row r of step s is block n = s * batch_size + r of the run. The mixture says which source it comes
+        from and how many blocks i that source gave before; i = epoch * blocks + position, and the position
+        goes through the epoch's own permutation:
 
             block = permute(position, blocks, key = (seed, source, epoch))
 
-        so no block comes twice within an epoch, and a source that runs out begins its next epoch in another order while the others
-        go on. The row is the source's tokens block * seq_len to (block + 1) * seq_len - 1: documents follow each other, one may go
-        on in another block, and only the rest after the last full block is left out. Raises IndexError past the end.
+        so no block comes twice within an epoch, and a source that runs out begins its next epoch in another
+        order while the others go on. The row is the source's tokens block * seq_len to (block + 1) * seq_len
+        - 1: documents follow each other, one may go on in another block, and only the rest after the last
+        full block is left out. Raises IndexError past the end.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
@@ -290,7 +354,9 @@ class Corpus:
             source, block = self.locate(first + row)
             self.read(source, block * self.seq_len, batch[row])
         if batch.max() >= self.vocab_size:
-            raise UserError(f"{self.folder}: token {batch.max()} in step {step}, but only {self.vocab_size} exist; prepare it again")
+            raise UserError(
+                f"{self.folder}: token {batch.max()} in step {step}, but only {self.vocab_size} exist; prepare it again"
+            )
         return batch
 
     def locate(self, number: int) -> tuple[int, int]:
@@ -325,10 +391,11 @@ class Corpus:
         return dict(zip(self.names, self.mixture.weights(step * self.batch_size)))
 
     def unigram_entropy(self, steps: int | None = None) -> float:
-        """Entropy in nats per token of the token frequencies in batches 0..steps-1 (default all), H = -sum p ln p.
+        """Entropy in nats per token of the token frequencies in batches 0..steps-1 (default all), H = -sum p
+        ln p.
 
-        It is the loss of a model that knows how frequent each token is and nothing of the context, on the very tokens
-        that the loss counts: all but the first of each row.
+        It is the loss of a model that knows how frequent each token is and nothing of the context, on the
+        very tokens that the loss counts: all but the first of each row.
         """
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for step in range(self.steps if steps is None else min(steps, self.steps)):
@@ -338,29 +405,38 @@ class Corpus:
 
 
 def steps_for_epochs(dir: str | Path, seq_len: int, batch_size: int, epochs: float) -> int:
-    """The most steps (at least 1) in which no source of the corpus is gone through more than `epochs` times."""
+    """The most steps (at least 1) in which no source of the corpus is gone through more than `epochs` times.
+    """
     manifest, limits = read_manifest(Path(dir)), []
     mixture = manifest["mixture"]
     for name, source in manifest["sources"].items():
         blocks = tokens_of(source["train"]) // seq_len
-        limits.append(epochs * blocks / average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]))
+        limits.append(
+            epochs * blocks / average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"])
+        )
     return max(1, int(min(limits) / batch_size))
 
 
-# -------------------------------------------------------------------------------------------------------------- manifest
+# --------------------------------------------------------------------------------------------------- manifest
 
 def read_manifest(folder: Path) -> dict:
     """The manifest of a prepared folder, every field that is used later checked. Raises UserError."""
     if not (folder / "manifest.json").is_file():
         if (folder / "prepare.json").is_file():
-            raise UserError(f"{folder}: its preparation was not finished; run the same `data.py prepare` command again, it continues")
-        raise UserError(f"{folder}: no prepared corpus here (no manifest.json); make one with: python data.py prepare --out {folder}")
+            raise UserError(
+                f"{folder}: its preparation was not finished; run the same `data.py prepare` command again, it continues"
+            )
+        raise UserError(
+            f"{folder}: no prepared corpus here (no manifest.json); make one with: python data.py prepare --out {folder}"
+        )
     manifest = read_json(folder / "manifest.json")
     try:
         check_manifest(manifest)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / 'manifest.json'}: not a manifest of data.py ({reason[:200]}); prepare it again") from None
+        raise UserError(
+            f"{folder / 'manifest.json'}: not a manifest of data.py ({reason[:200]}); prepare it again"
+        ) from None
     return manifest
 
 
@@ -370,7 +446,9 @@ def tokens_of(split: dict) -> int:
 
 
 def check_manifest(manifest: dict) -> None:
-    """Raise ValueError (or KeyError, TypeError, AttributeError) if a field is absent, of the wrong type or out of range."""
+    """Raise ValueError (or KeyError, TypeError, AttributeError) if a field is absent, of the wrong type or
+    out of range.
+    """
     def require(good: bool, what: str) -> None:
         if not good:
             raise ValueError(what)
@@ -380,7 +458,9 @@ def check_manifest(manifest: dict) -> None:
 
     require(manifest["format"] == FORMAT, "unknown format")
     coder, sources, mixture = manifest["tokenizer"], manifest["sources"], manifest["mixture"]
-    require(whole(coder["vocab_size"], 2**16 + 1) and whole(coder["eos_id"], coder["vocab_size"]), "tokenizer")
+    require(
+        whole(coder["vocab_size"], 2**16 + 1) and whole(coder["eos_id"], coder["vocab_size"]), "tokenizer"
+    )
     require(isinstance(coder["fingerprint"], str), "tokenizer fingerprint")
     require(len(coder["files"]) > 0, "tokenizer files")
     require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in coder["files"].keys()), "tokenizer file name")
@@ -388,12 +468,18 @@ def check_manifest(manifest: dict) -> None:
     for side in ("start", "end"):
         shares = mixture[side]
         require(list(shares) == list(sources), f"mixture {side} names other sources")
-        require(all(type(share) in (int, float) and 0 <= share <= 1 for share in shares.values()), f"mixture {side}")
+        require(
+            all(type(share) in (int, float) and 0 <= share <= 1 for share in shares.values()),
+            f"mixture {side}",
+        )
         require(abs(sum(shares.values()) - 1) < 1e-6, f"mixture {side} does not sum to 1")
     require(type(mixture["anneal"]) in (int, float) and 0 <= mixture["anneal"] <= 1, "anneal")
     for name, source in sources.items():
         require(re.fullmatch(r"[a-z][a-z0-9_-]*", name) is not None, "source name")
-        require(average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]) > 1e-6, "a source without a share")
+        require(
+            average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]) > 1e-6,
+            "a source without a share",
+        )
         for split in SPLITS:
             require(all(whole(source[split][key], 2**63) for key in ("documents", "characters")), "counts")
             for number, shard in enumerate(source[split]["shards"]):
@@ -402,47 +488,67 @@ def check_manifest(manifest: dict) -> None:
                 require(re.fullmatch(r"[0-9a-f]{64}", shard["sha256"]) is not None, "shard sha256")
 
 
-# ----------------------------------------------------------------------------------------------------------- preparation
+# ------------------------------------------------------------------------------------------------ preparation
 
 def builtin_documents(kind: str) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of the built-in "web", "code" or "math" documents, always in the same order (extras/builtin_corpus.py)."""
-    from extras.builtin_corpus import builtin_documents as documents
+    """Yield (id, text) of the built-in "web", "code" or "math" documents, always in the same order
+    (corpus/builtin.py).
+    """
+    from corpus.builtin import builtin_documents as documents
     return documents(kind)
 
 
 def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | None = None,
                     kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
-    """Prepare the built-in corpus, or find it prepared already (by this Python version or another), and return its folder."""
-    from extras.prepare_corpus import builtin_source, prepare
+    """Prepare the built-in corpus, or find it prepared already (by this Python version or another), and
+    return its folder.
+    """
+    from corpus.prepare import builtin_source, prepare
     out = Path(out)
     if (out / "manifest.json").is_file():
         manifest = read_manifest(out)
         wanted = tokenizer.load(vocab) if vocab else tokenizer.load()
-        if manifest["tokenizer"]["fingerprint"] == wanted.fingerprint and set(manifest["sources"]) == set(kinds):
+        if manifest["tokenizer"]["fingerprint"] == wanted.fingerprint and set(manifest["sources"]) == set(
+            kinds
+        ):
             return out
-    return prepare([builtin_source(kind) for kind in kinds], out, vocab, validation_share=0.05, command="python data.py prepare")
+    return prepare(
+        [builtin_source(kind) for kind in kinds],
+        out,
+        vocab,
+        validation_share=0.05,
+        command="python data.py prepare",
+    )
 
 
 def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | None = None) -> Path:
-    """Prepare one's own file or folder as one source ("code" if all its files are programs, else "web"); returns the corpus folder."""
-    from extras.hub_sources import kind_of, path_source
-    from extras.prepare_corpus import prepare
+    """Prepare one's own file or folder as one source ("code" if all its files are programs, else "web");
+    returns the corpus folder.
+    """
+    from corpus.documents import kind_of, path_source
+    from corpus.prepare import prepare
     if len(paths) != 1:
-        raise UserError("give one file or one folder; more go through: python data.py prepare --source web=A --source code=B")
+        raise UserError(
+            "give one file or one folder; more go through: python data.py prepare --source web=A --source code=B"
+        )
     source = path_source(kind_of(paths[0]), paths[0])
     command = shlex.join(["python", "data.py", "prepare", "--source", f"{source.name}={paths[0]}"])
     return prepare([source], out, vocab, validation_share=0.05, command=command)
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 def mixture_table(corpus: Corpus) -> str:
-    """The mixture over a whole run as text: the shares at some steps, and how often the run goes through each source."""
+    """The mixture over a whole run as text: the shares at some steps, and how often the run goes through each
+    source.
+    """
     end = len(corpus)
     turn = round((1 - corpus.mixture.anneal) * end)
     lines = ["step".rjust(10) + "".join(name.rjust(10) for name in corpus.names)]
     for step in sorted({0, turn, (2 * turn + end) // 3, (turn + 2 * end) // 3, end}):
-        lines.append(f"{step:10,}" + "".join(f"{100 * share:9.1f}%" for share in corpus.weights(step).values()))
+        lines.append(
+            f"{step:10,}" + "".join(f"{100 * share:9.1f}%" for share in corpus.weights(step).values())
+        )
     epochs = corpus.epochs(end)
     lines.append("epochs".rjust(10) + "".join(f"{number:10.2f}" for number in epochs.values()))
     if max(epochs.values()) > 1:
@@ -452,30 +558,63 @@ def mixture_table(corpus: Corpus) -> str:
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser("Prepare a corpus, describe it, or show what a training step saw.", """  python data.py prepare
+    parser = Parser(
+        "Prepare a corpus, describe it, or show what a training step saw.",
+        """  python data.py prepare
   python data.py prepare --source web=texts/ --source code=src/ --out corpora/mine
   python data.py prepare --source hub --mix stentor3 --tokens 1e9 --out corpora/stentor3
   python data.py info corpora/builtin --mix-at 450
-  python data.py show corpora/builtin --step 731 --row 3""")
+  python data.py show corpora/builtin --step 731 --row 3""",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    prepare = actions.add_parser("prepare", help="clean, tokenize and pack documents; the same command continues after a stop")
-    prepare.add_argument("--source", action="append", metavar="SOURCE",
-                         help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code or math; may be repeated")
-    prepare.add_argument("--mix", default="stentor3", choices=("stentor3", "portimbria", "stentor2", "stentor1"),
-                         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
+    prepare = actions.add_parser(
+        "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
+    )
+    prepare.add_argument(
+        "--source",
+        action="append",
+        metavar="SOURCE",
+        help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code or math; may be repeated",
+    )
+    prepare.add_argument(
+        "--mix",
+        default="stentor3",
+        choices=("stentor3", "portimbria", "stentor2", "stentor1"),
+        help="shares, cleaning and hub datasets of a model family (default: stentor3)",
+    )
     prepare.add_argument("--vocab", help="a vocabulary's name or file (default: the built-in one)")
-    prepare.add_argument("--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)")
-    prepare.add_argument("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
-    prepare.add_argument("--source-token-budget", type=count_of, metavar="N", help="at most so many of each source")
-    prepare.add_argument("--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)")
-    prepare.add_argument("--shard-tokens", type=count_of, default=50_000_000, metavar="N", help="a file's size (default: 50M)")
+    prepare.add_argument(
+        "--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)"
+    )
+    prepare.add_argument(
+        "--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)"
+    )
+    prepare.add_argument(
+        "--source-token-budget", type=count_of, metavar="N", help="at most so many of each source"
+    )
+    prepare.add_argument(
+        "--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)"
+    )
+    prepare.add_argument(
+        "--shard-tokens", type=count_of, default=50_000_000, metavar="N", help="a file's size (default: 50M)"
+    )
     prepare.add_argument("--workers", type=count_of, metavar="N", help="processes (default: one a core)")
-    for name, purpose in (("info", "documents, tokens, shares, mixture, an excerpt"), ("show", "what the model saw in a row")):
+    for name, purpose in (
+        ("info", "documents, tokens, shares, mixture, an excerpt"),
+        ("show", "what the model saw in a row"),
+    ):
         action = actions.add_parser(name, help=purpose)
         action.add_argument("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
         action.add_argument("--seq-len", type=count_of, metavar="N", help="(default: the run's, or 256)")
-        action.add_argument("--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)")
-        action.add_argument("--steps", type=count_of, metavar="N", help="horizon of the run (default: the run's, or one epoch)")
+        action.add_argument(
+            "--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)"
+        )
+        action.add_argument(
+            "--steps",
+            type=count_of,
+            metavar="N",
+            help="horizon of the run (default: the run's, or one epoch)",
+        )
         action.add_argument("--seed", type=int, help="(default: the run's, or 42)")
     info, show = actions.choices["info"], actions.choices["show"]
     info.add_argument("--mix-at", type=count_of, metavar="STEP", help="the shares at one step")
@@ -488,7 +627,8 @@ def parser() -> Parser:
 def main() -> None:
     """Prepare a corpus, describe it, or show what a training step saw."""
     options = parser().parse_args()
-    from extras import corpus_report, hub_sources
+    from corpus import report as corpus_report
+    from corpus import documents as hub_sources
     if options.action == "prepare":
         hub_sources.prepare_command(options)
     elif options.action == "info":

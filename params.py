@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count everything that follows from a shape: parameters, memory, FLOPs. This is how a reader checks a model card.
+"""Count everything that follows from a shape: parameters, memory, FLOPs. This is how a reader checks a model
+card.
 
-Every function takes a ModelConfig and returns plain numbers or a `Table`; nothing is trained or downloaded. The letters of the
-formulas are those of model.py (B batch, T positions, D hidden_size, H query heads, K key/value heads, F width of one head, M
-width of the MLP, V vocabulary) and L layers, N parameters. What needs figures of devices stands in extras/cost.py, the audit in
-extras/audit.py.
+Every function takes a ModelConfig and returns plain numbers or a `Table`; nothing is trained or downloaded.
+The letters of the formulas are those of model.py (B batch, T positions, D hidden_size, H query heads, K
+key/value heads, F width of one head, M width of the MLP, V vocabulary) and L layers, N parameters. What needs
+figures of devices stands in audit/cost.py, the audit in audit/cards.py.
 """
 from __future__ import annotations
 
@@ -19,23 +20,36 @@ from common import Parser, UserError, count_of, find_run, run
 from model import SIZES, ModelConfig
 
 # The seven models of the cards, and the tokens that the cards say each was trained on.
-FAMILY = {"12m-v1": 200e6, "30m-v1": 600e6, "12m": 480e6, "30m": 800e6, "20m": 8.5e9, "50m": 8.3e9, "150m": 6e9}
+FAMILY = {
+    "12m-v1": 200e6,
+    "30m-v1": 600e6,
+    "12m": 480e6,
+    "30m": 800e6,
+    "20m": 8.5e9,
+    "50m": 8.3e9,
+    "150m": 6e9,
+}
 BYTES = {"FP32": 4.0, "FP16/BF16": 2.0, "INT8": 1.0, "INT4": 0.5}        # per value
 
 
 @dataclass
 class Table:
-    """What a section prints: named columns with a format each, rows of raw values, notes below. `--json` gives the raw values."""
+    """What a section prints: named columns with a format each, rows of raw values, notes below. `--json`
+    gives the raw values.
+    """
 
     title: str
-    columns: dict[str, str]                                   # name -> format of its values: ",d", ".1f", "" for text
+    columns: dict[str, str]  # name -> format of its values: ",d", ".1f", "" for text
     rows: list[tuple] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """Aligned for a terminal: numbers to the right, text to the left."""
         forms = list(self.columns.values())
-        cells = [["-" if value is None else format(value, form) for value, form in zip(row, forms)] for row in self.rows]
+        cells = [
+            ["-" if value is None else format(value, form) for value, form in zip(row, forms)]
+            for row in self.rows
+        ]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells)]
         sides = ["<" if form == "" else ">" for form in forms]
         lines = [self.title]
@@ -46,13 +60,19 @@ class Table:
 
     def plain(self) -> dict[str, Any]:
         """The table as JSON has it."""
-        return {"title": self.title, "rows": [dict(zip(self.columns, row)) for row in self.rows], "notes": self.notes}
+        return {
+            "title": self.title,
+            "rows": [dict(zip(self.columns, row)) for row in self.rows],
+            "notes": self.notes,
+        }
 
 
-# ------------------------------------------------------------------------------------------------------------ parameters
+# ------------------------------------------------------------------------------------------------- parameters
 
 def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
-    """The cards' line-by-line arithmetic: name -> (formula with this model's numbers, value), each line using those before it."""
+    """The cards' line-by-line arithmetic: name -> (formula with this model's numbers, value), each line using
+    those before it.
+    """
     c = config
     q_width = c.num_attention_heads * c.head_dim
     kv_width = c.num_key_value_heads * c.head_dim
@@ -83,7 +103,8 @@ def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
 
 
 def count(config: ModelConfig) -> dict[str, int]:
-    """Parameters by component; the components do not overlap and add up to "total". Raises UserError for an impossible shape.
+    """Parameters by component; the components do not overlap and add up to "total". Raises UserError for an
+    impossible shape.
 
     >>> count(SIZES["20m"])["total"], count(SIZES["150m"])["lm_head"]
     (20324160, 0)
@@ -101,7 +122,9 @@ def embedding_share(config: ModelConfig) -> float:
 
 
 def breakdown(name: str, config: ModelConfig) -> list[Table]:
-    """The cards' two displays of a model: components with percent, and the arithmetic of one layer line by line."""
+    """The cards' two displays of a model: components with percent, and the arithmetic of one layer line by
+    line.
+    """
     parts = count(config)
     labels = {
         "embedding": "embedding table (tied)" if config.tie_word_embeddings else "embedding table",
@@ -119,7 +142,9 @@ def breakdown(name: str, config: ModelConfig) -> list[Table]:
         if values[part]:
             components.rows.append((label, values[part], 100 * values[part] / parts["total"]))
     others = parts["total"] - parts["embedding"] - parts["lm_head"]
-    components.notes = [f"embedding share {embedding_share(config):.1f}%; without embedding and head {others:,}"]
+    components.notes = [
+        f"embedding share {embedding_share(config):.1f}%; without embedding and head {others:,}"
+    ]
     lines = Table(f"{name}: arithmetic", {"name": "", "value": ",d", "formula": ""})
     lines.rows = [(label, value, "= " + formula) for label, (formula, value) in arithmetic(config).items()]
     return [components, lines]
@@ -131,32 +156,59 @@ def family(models: dict[str, ModelConfig]) -> Table:
     table = Table("family", {"model": "", **dict.fromkeys(columns, ",d"), "embedding %": ".1f", "head": ""})
     for name, config in models.items():
         shape = dataclasses.astuple(config)[:8]
-        table.rows.append((name, *shape, count(config)["total"], embedding_share(config), "tied" if config.tie_word_embeddings else "untied"))
+        table.rows.append(
+            (
+                name,
+                *shape,
+                count(config)["total"],
+                embedding_share(config),
+                "tied" if config.tie_word_embeddings else "untied",
+            )
+        )
     return table
 
 
-# ---------------------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------------- memory
 
 def kv_cache_bytes(config: ModelConfig, length: int, batch: int = 1, bytes_each: float = 2.0) -> float:
-    """Bytes of the KV cache: 2 (keys and values) * L * K * F * T * B * bytes of a value. MHA has K = H; K < H is GQA's saving."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * batch * bytes_each
+    """Bytes of the KV cache: 2 (keys and values) * L * K * F * T * B * bytes of a value. MHA has K = H; K < H
+    is GQA's saving.
+    """
+    return (
+        2
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * config.head_dim
+        * length
+        * batch
+        * bytes_each
+    )
 
 
-def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool = False, recompute: bool = False,
-                    accumulate: bool = False, loss_chunk: int | None = None) -> dict[str, float]:
+def training_memory(
+    config: ModelConfig,
+    batch: int,
+    length: int,
+    autocast: bool = False,
+    recompute: bool = False,
+    accumulate: bool = False,
+    loss_chunk: int | None = None,
+) -> dict[str, float]:
     """Bytes that one training step of this project's model holds, by part, and the "peak" of the step.
 
-    Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the products. For each
-    token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of two norms; row sums of softmax and
-    norms) and, in the dtype of the products, the inputs of the linears (2D; under autocast 5D, a cast copy each for q, k, v,
-    gate and up), q and the attention output (2HF), k and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps
-    the input of each layer only, and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
-    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are gone by then) for so many positions at a
-    time, and two of the output matrix's gradient (so far, and of one chunk). `autocast` adds a 16-bit copy of the matrices.
-    Attention is a fused kernel; scores written out would add B*H*T*T a layer.
+    Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the
+    products. For each token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of
+    two norms; row sums of softmax and norms) and, in the dtype of the products, the inputs of the linears
+    (2D; under autocast 5D, a cast copy each for q, k, v, gate and up), q and the attention output (2HF), k
+    and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input of each layer only,
+    and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
+    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are gone by then) for so
+    many positions at a time, and two of the output matrix's gradient (so far, and of one chunk). `autocast`
+    adds a 16-bit copy of the matrices. Attention is a fused kernel; scores written out would add B*H*T*T a
+    layer.
 
-    The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those of earlier
-    micro-batches are there from the start.
+    The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those
+    of earlier micro-batches are there from the start.
     """
     c = config
     parts = count(c)
@@ -187,11 +239,16 @@ def training_memory(config: ModelConfig, batch: int, length: int, autocast: bool
 
 
 def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> list[Table]:
-    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are 10^6 bytes, MiB 2^20."""
+    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are
+    10^6 bytes, MiB 2^20.
+    """
     total = count(config)["total"]
     kept, heads = config.num_key_value_heads, config.num_attention_heads
     columns = ("weights MB", "weights MiB", "KV MB", "KV MiB", "sum MB", "sum MiB", "KV with MHA MB")
-    serving = Table(f"{name}: weights and KV cache, {batch} x {length:,} tokens", {"precision": "", **dict.fromkeys(columns, ",.1f")})
+    serving = Table(
+        f"{name}: weights and KV cache, {batch} x {length:,} tokens",
+        {"precision": "", **dict.fromkeys(columns, ",.1f")},
+    )
     for precision, each in BYTES.items():
         weights = total * each
         cache = kv_cache_bytes(config, length, batch, each)
@@ -201,7 +258,9 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         f"MB: 10^6 bytes, MiB: 2^20. {kept} of {heads} heads have keys and values: {100 - 100 * kept / heads:.0f}% less cache than MHA.",
         "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4, and quantize neither embedding nor norms.",
     ]
-    training = Table(f"{name}: one training step of {batch} x {length:,} tokens, in MB (10^6 bytes)", {"part": ""})
+    training = Table(
+        f"{name}: one training step of {batch} x {length:,} tokens, in MB (10^6 bytes)", {"part": ""}
+    )
     settings = {}
     for products in ("FP32", "16-bit autocast"):
         for recompute in (False, True):
@@ -215,19 +274,20 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         "The peak is at the loss or at the end of backward, whichever holds more: never all rows at once.",
         "With gradient accumulation the gradients are there at the loss too.",
     ]
-    from extras.tpu_compile import recorded
+    from bench.tpu_compile import recorded
     training.notes += recorded(name, config)
     return [serving, training]
 
 
-# --------------------------------------------------------------------------------------------------------------- compute
+# ---------------------------------------------------------------------------------------------------- compute
 
 def flops(config: ModelConfig, length: int) -> dict[str, float]:
-    """FLOPs per token at context T = `length`, one multiply-add counted as two (Chowdhery et al. 2022, appendix B).
+    """FLOPs per token at context T = `length`, one multiply-add counted as two (Chowdhery et al. 2022,
+    appendix B).
 
-    Forward 2N + 4LHFT, training three times that, 6N + 12LHFT, with N all parameters. The term in T is attention's two products,
-    in full: a kernel that skips the masked half does 2LHFT and 6LHFT. "training matmul" leaves out an untied input embedding, a
-    lookup.
+    Forward 2N + 4LHFT, training three times that, 6N + 12LHFT, with N all parameters. The term in T is
+    attention's two products, in full: a kernel that skips the masked half does 2LHFT and 6LHFT. "training
+    matmul" leaves out an untied input embedding, a lookup.
     """
     parts = count(config)
     attention = 4.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
@@ -242,11 +302,11 @@ def flops(config: ModelConfig, length: int) -> dict[str, float]:
     }
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 def audit() -> list:
-    """Findings on every number of the three cards; see extras/audit.py."""
-    from extras import audit as cards
+    """Findings on every number of the three cards; see audit/cards.py."""
+    from audit import cards
     return cards.audit()
 
 
@@ -271,22 +331,67 @@ def positive(text: str) -> int:
 def parser() -> Parser:
     """The flags; those of an architecture are the fields of ModelConfig."""
     p = Parser("Count parameters, memory, FLOPs and cost of a Llama, and audit the model cards.", EXAMPLES)
-    p.add_argument("folder", nargs="?", metavar="CONFIG_OR_FOLDER", help="a Llama config.json, a model folder or a run folder")
+    p.add_argument(
+        "folder",
+        nargs="?",
+        metavar="CONFIG_OR_FOLDER",
+        help="a Llama config.json, a model folder or a run folder",
+    )
     p.add_argument("--size", choices=list(SIZES), help="one of the built-in shapes (default: 20m)")
     p.add_argument("--all", action="store_true", help="the seven models of the cards")
     p.add_argument("--memory", action="store_true", help="weights, KV cache and training memory")
-    p.add_argument("--flops", action="store_true", help="FLOPs, time, energy, tokens per parameter, other vocabularies")
-    p.add_argument("--audit", nargs="?", const="cards", metavar="FOLDER", help="check the three cards, or a folder of our own")
+    p.add_argument(
+        "--flops", action="store_true", help="FLOPs, time, energy, tokens per parameter, other vocabularies"
+    )
+    p.add_argument(
+        "--audit",
+        nargs="?",
+        const="cards",
+        metavar="FOLDER",
+        help="check the three cards, or a folder of our own",
+    )
     p.add_argument("--json", action="store_true", help="machine-readable output")
-    p.add_argument("--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go")
+    p.add_argument(
+        "--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go"
+    )
     p.add_argument("--batch", type=positive, metavar="B", help="sequences at once, for --memory (default: 1)")
-    p.add_argument("--context", type=positive, metavar="T", help="positions (default: the model's max_position_embeddings)")
-    p.add_argument("--tokens", type=positive, metavar="N", help="length of the run (default: the card's, else 20 per parameter)")
-    p.add_argument("--step-tokens", type=positive, metavar="N", help="per step (default: 262,144; up to context 1,024: 8,192)")
-    p.add_argument("--throughput", type=positive, metavar="RATE", help="tokens per second of the run, instead of --utilization")
-    p.add_argument("--utilization", type=float, default=0.4, metavar="SHARE", help="share of a device's peak (default: 0.4)")
-    p.add_argument("--measure", action="store_true", help="--flops, and train here for some seconds and count")
-    shape = p.add_argument_group("architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads")
+    p.add_argument(
+        "--context",
+        type=positive,
+        metavar="T",
+        help="positions (default: the model's max_position_embeddings)",
+    )
+    p.add_argument(
+        "--tokens",
+        type=positive,
+        metavar="N",
+        help="length of the run (default: the card's, else 20 per parameter)",
+    )
+    p.add_argument(
+        "--step-tokens",
+        type=positive,
+        metavar="N",
+        help="per step (default: 262,144; up to context 1,024: 8,192)",
+    )
+    p.add_argument(
+        "--throughput",
+        type=positive,
+        metavar="RATE",
+        help="tokens per second of the run, instead of --utilization",
+    )
+    p.add_argument(
+        "--utilization",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="share of a device's peak (default: 0.4)",
+    )
+    p.add_argument(
+        "--measure", action="store_true", help="--flops, and train here for some seconds and count"
+    )
+    shape = p.add_argument_group(
+        "architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads"
+    )
     for item in dataclasses.fields(ModelConfig):
         kind = {"int": count_of, "float": float}.get(item.type)
         options = {"type": kind, "metavar": "N"} if kind else {"action": argparse.BooleanOptionalAction}
@@ -295,10 +400,18 @@ def parser() -> Parser:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
-    """Name -> configuration that the command line asks about. Raises UserError that lists all problems of an impossible one."""
-    changed = {item.name: getattr(args, item.name) for item in dataclasses.fields(ModelConfig) if hasattr(args, item.name)}
+    """Name -> configuration that the command line asks about. Raises UserError that lists all problems of an
+    impossible one.
+    """
+    changed = {
+        item.name: getattr(args, item.name)
+        for item in dataclasses.fields(ModelConfig)
+        if hasattr(args, item.name)
+    }
     if sum([bool(args.folder), bool(args.size), args.all]) > 1 or (args.all and changed):
-        raise UserError("give one of CONFIG_OR_FOLDER, --size and --all; architecture flags go with the first two")
+        raise UserError(
+            "give one of CONFIG_OR_FOLDER, --size and --all; architecture flags go with the first two"
+        )
     if args.all:
         return {name: SIZES[name] for name in FAMILY}
     name = args.folder or args.size or "20m"
@@ -310,10 +423,16 @@ def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
     if changed:
         name = f"{name} with " + ", ".join(f"{key} {value}" for key, value in changed.items())
         config = dataclasses.replace(config, **changed)
-        if {"hidden_size", "num_attention_heads"} & set(changed) and "head_dim" not in changed and config.num_attention_heads > 0:
+        if (
+            {"hidden_size", "num_attention_heads"} & set(changed)
+            and "head_dim" not in changed
+            and config.num_attention_heads > 0
+        ):
             config = dataclasses.replace(config, head_dim=config.hidden_size // config.num_attention_heads)
             if config.hidden_size % config.num_attention_heads:
-                found.append(f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: give --head-dim")
+                found.append(
+                    f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: give --head-dim"
+                )
     found += config.problems()
     if found:
         raise UserError("impossible configuration: " + "; ".join(found))
@@ -326,29 +445,35 @@ def main() -> int:
     if not 0 < args.utilization <= 1:
         raise UserError(f"--utilization {args.utilization} must be above 0 and at most 1")
     if args.audit:
-        from extras import audit as cards
-        from extras import audit_folder
+        from audit import cards
+        from audit import own_folder as audit_folder
         folder = args.folder if args.audit == "cards" else args.audit
         return audit_folder.main(folder, args.json) if folder else cards.main(args.json)
     models, beyond = chosen(args), args.memory or args.flops or args.measure
-    idle = [name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)]
+    idle = [
+        name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)
+    ]
     if idle and not beyond:
-        raise UserError(f"--{idle[0].replace('_', '-')} changes no parameter count; give it with --memory or --flops")
+        raise UserError(
+            f"--{idle[0].replace('_', '-')} changes no parameter count; give it with --memory or --flops"
+        )
     tables = [family(models)] if args.all and not beyond else []
     for name, config in models.items():
         length = args.context or config.max_position_embeddings
         if args.memory:
             tables += memory_tables(name, config, length, args.batch or 1)
         if args.flops or args.measure:
-            from extras import cost
+            from audit import cost
             tables += cost.tables(name, config, length, args)
         if not (args.all or beyond):
             tables += breakdown(name, config)
     if args.plot:
-        from extras import plot_params
+        from audit import plot as plot_params
         plot_params.plot({name: count(config) for name, config in models.items()}, args.plot)
     if args.json:
-        shapes = {name: {"config": dataclasses.asdict(c), "parameters": count(c)} for name, c in models.items()}
+        shapes = {
+            name: {"config": dataclasses.asdict(c), "parameters": count(c)} for name, c in models.items()
+        }
         print(json.dumps({"models": shapes, "tables": [table.plain() for table in tables]}, indent=1))
     else:
         print("\n".join(table.text() for table in tables), end="")

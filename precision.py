@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which arithmetic runs in which dtype, and what differs between CPU, CUDA, MPS and XLA devices.
 
-A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out of it and compute in FP32,
-and whether the loss is scaled. The weights themselves are always FP32 masters, and a recipe changes no parameter's name, so a saved file
-does not show which recipe trained it. The two recipes of the cards are data here (`RECIPES`).
+A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out
+of it and compute in FP32, and whether the loss is scaled. The weights themselves are always FP32 masters, and
+a recipe changes no parameter's name, so a saved file does not show which recipe trained it. The two recipes
+of the cards are data here (`RECIPES`).
 
-What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do we: its inputs, weights, sums
-and outputs are FP32. The cards' printed code switches off the autocast named "cuda"; under an XLA autocast that has no effect
-(tests/test_xla.py shows it), so we do what their text says: switch off the autocast of the device at hand.
+What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do
+we: its inputs, weights, sums and outputs are FP32. The cards' printed code switches off the autocast named
+"cuda"; under an XLA autocast that has no effect (tests/test_xla.py shows it), so we do what their text says:
+switch off the autocast of the device at hand.
 
-What it does not mean, on a TPU. Two things there are bfloat16 although FP32 is written, in the cards' runs as in ours:
-* the multiplications of an FP32 product, whose inputs the matrix unit rounds to bfloat16 while it adds in FP32. torch_xla can be told otherwise
-  (`torch_xla.backends.set_mat_mul_precision("highest")`: six passes, a switch for the whole program); the cards do not name it and we leave it alone;
-* the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16 products, XLA adds the chips' parts before the cast to
-  FP32. So all chips agree, but eight parts are added with 8 bits of precision each. Norms, embedding and the FP32 layers are added in FP32.
+What it does not mean, on a TPU. Two things there are bfloat16 although FP32 is written, in the cards' runs as
+in ours:
+* the multiplications of an FP32 product, whose inputs the matrix unit rounds to bfloat16 while it adds in
+  FP32. torch_xla can be told otherwise
+  (`torch_xla.backends.set_mat_mul_precision("highest")`: six passes, a switch for the whole program); the
+  cards do not name it and we leave it alone;
+* the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16 products, XLA adds
+  the chips' parts before the cast to
+  FP32. So all chips agree, but eight parts are added with 8 bits of precision each. Norms, embedding and the
+  FP32 layers are added in FP32.
 
-On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits where a TPU's bfloat16 keeps 7, and adds
-in FP32. Attention in an FP32 layer does not: its kernel multiplies in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
+On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits
+where a TPU's bfloat16 keeps 7, and adds in FP32. Attention in an FP32 layer does not: its kernel multiplies
+in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
 """
 from __future__ import annotations
 
@@ -37,7 +45,9 @@ from model import Block, Llama, RMSNorm, sdpa
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to mix dtypes. `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or "first two"."""
+    """One way to mix dtypes. `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or
+    "first two".
+    """
 
     autocast: torch.dtype | None
     fp32_norms: bool = False
@@ -45,10 +55,12 @@ class Recipe:
     loss_scaling: bool = False
 
 
-# fp32_softmax is 0 in every card: attention's kernel keeps its softmax in FP32 inside and wants low-precision inputs.
+# fp32_softmax is 0 in every card: attention's kernel keeps its softmax in FP32 inside and wants low-precision
+# inputs.
 RECIPES = {
-    "tpu-bf16": Recipe(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),                   # Stentor3, Portimbria
-    "t4-fp16": Recipe(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),   # Stentor2; scaling is ours
+    "tpu-bf16": Recipe(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),  # Stentor3, Portimbria
+    # Stentor2; scaling is ours
+    "t4-fp16": Recipe(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),
     "fp32": Recipe(None),
     "bf16": Recipe(torch.bfloat16),
 }
@@ -61,20 +73,24 @@ def critical_layers(recipe: Recipe, num_layers: int) -> list[int]:
 
 
 def forward_in_fp32(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
-    """The module's own forward on an FP32 input with autocast off; the result goes back to the dtype that came in."""
+    """The module's own forward on an FP32 input with autocast off; the result goes back to the dtype that
+    came in.
+    """
     with torch.autocast(x.device.type, enabled=False):
         y = type(module).forward(module, x.float().contiguous(), *others)
     return y.to(x.dtype)
 
 
 def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
-    """The model's own forward with matrix products in the recipe's low dtype. Returns logits in that dtype."""
+    """The model's own forward with matrix products in the recipe's low dtype. Returns logits in that dtype.
+    """
     with torch.autocast(input_ids.device.type, dtype=model.recipe.autocast):
         return type(model).forward(model, input_ids, *others, **named)
 
 
 def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str) -> Llama:
-    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of RECIPES or a Recipe). Returns the model.
+    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of RECIPES or a
+    Recipe). Returns the model.
 
     Replaces any recipe applied before. Raises UserError for an unknown key.
     """
@@ -85,7 +101,8 @@ def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str)
     for module in model.modules():
         module.__dict__.pop("forward", None)                      # what an earlier recipe bound here
     model.to(device=device, dtype=torch.float32)
-    if torch.device(device).type == "cuda":                       # TF32 or FP32, see the head of this file; a switch for the whole program
+    # TF32 or FP32, see the head of this file; a switch for the whole program
+    if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high" if recipe.autocast == torch.bfloat16 else "highest")
     model.recipe = recipe
     if recipe.autocast is not None:
@@ -101,7 +118,11 @@ def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str)
 
 def report(model: Llama) -> dict[str, int]:
     """How many norms, layers and softmaxes were lifted to FP32: the counts that the cards publish."""
-    lifted = [module for module in model.modules() if getattr(module.__dict__.get("forward"), "__func__", None) is forward_in_fp32]
+    lifted = [
+        module
+        for module in model.modules()
+        if getattr(module.__dict__.get("forward"), "__func__", None) is forward_in_fp32
+    ]
     return {
         "fp32_norms": sum(isinstance(module, RMSNorm) for module in lifted),
         "fp32_layers": sum(isinstance(module, Block) for module in lifted),
@@ -114,10 +135,12 @@ GROWTH_INTERVAL = 2000
 
 
 def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]:
-    """Dynamic loss scaling for FP16, whose smallest normal number is 6e-5 (Micikevicius et al. 2018, section 3.2).
+    """Dynamic loss scaling for FP16, whose smallest normal number is 6e-5 (Micikevicius et al. 2018, section
+    3.2).
 
-    The loss is multiplied by `scale` before backward and the gradients divided by it. A gradient that is not finite halves the scale (its
-    step is skipped); GROWTH_INTERVAL good steps in a row double it. Returns the next (scale, good_steps).
+    The loss is multiplied by `scale` before backward and the gradients divided by it. A gradient that is not
+    finite halves the scale (its step is skipped); GROWTH_INTERVAL good steps in a row double it. Returns the
+    next (scale, good_steps).
     """
     if not finite:
         return max(scale / 2, 1.0), 0
@@ -127,9 +150,11 @@ def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]
 
 
 def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
-    """(key of RECIPES, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in fp16.
+    """(key of RECIPES, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in
+    fp16.
 
-    The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for instance on a T4.
+    The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for
+    instance on a T4.
     """
     if kind == "xla":
         return "tpu-bf16", "a TPU multiplies in bfloat16"
@@ -146,18 +171,24 @@ def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has AMX tiles or AVX-512 BF16; without them a bf16 product is emulated and slower than FP32."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    """Whether the processor has AMX tiles or AVX-512 BF16; without them a bf16 product is emulated and slower
+    than FP32.
+    """
+    checks = (
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
     return any(check() for check in checks if check)
 
 
-# --------------------------------------------------------------------------------------------------------------- devices
+# ---------------------------------------------------------------------------------------------------- devices
 
 @dataclass
 class Device:
-    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips share each batch (XLA).
+    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips
+    share each batch (XLA).
 
-    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (extras/tpu_attention.py), on a GPU extras/gpu_attention.py.
+    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (devices/attention_tpu.py),
+    on a GPU devices/attention_gpu.py.
     """
 
     kind: str
@@ -178,7 +209,9 @@ class Device:
         return tensor
 
     def replicate(self, tensors: list[Tensor]) -> None:
-        """XLA: declare that every chip holds these whole, so that the first step compiles the same graph as all later ones."""
+        """XLA: declare that every chip holds these whole, so that the first step compiles the same graph as
+        all later ones.
+        """
         if self.kind == "xla":
             from torch_xla.distributed import spmd
             for tensor in tensors:
@@ -186,13 +219,17 @@ class Device:
             self.sync()
 
     def sync(self) -> None:
-        """XLA: run what has been recorded since the last sync as one compiled graph. Other devices run eagerly."""
+        """XLA: run what has been recorded since the last sync as one compiled graph. Other devices run
+        eagerly.
+        """
         if self.kind == "xla":
             import torch_xla
             torch_xla.sync()
 
     def checkpoint(self) -> Callable[..., Tensor]:
-        """checkpoint(function, *inputs): forward now, and again in the backward pass instead of keeping what lies between."""
+        """checkpoint(function, *inputs): forward now, and again in the backward pass instead of keeping what
+        lies between.
+        """
         if self.kind == "xla":
             from torch_xla.utils.checkpoint import checkpoint
             return functools.partial(checkpoint, use_reentrant=True)
@@ -200,29 +237,34 @@ class Device:
         return functools.partial(checkpoint, use_reentrant=False)
 
     def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """XLA: copies on the host, one by one, because a stack of each other length would be another graph. Elsewhere the tensors themselves."""
+        """XLA: copies on the host, one by one, because a stack of each other length would be another graph.
+        Elsewhere the tensors themselves.
+        """
         return [tensor.cpu() for tensor in tensors] if self.kind == "xla" else tensors
 
     def compiled_graphs(self) -> int:
         """How many graphs XLA has compiled so far in this process; 0 elsewhere."""
         if self.kind != "xla":
             return 0
-        from extras.xla_device import compiled_graphs
+        from devices.xla import compiled_graphs
         return compiled_graphs()
 
     def report(self) -> str:
-        """XLA: one line about graphs, executions and what left the device, from torch_xla's own metrics. Empty elsewhere."""
+        """XLA: one line about graphs, executions and what left the device, from torch_xla's own metrics.
+        Empty elsewhere.
+        """
         if self.kind != "xla":
             return ""
-        from extras.xla_device import report
+        from devices.xla import report
         return report()
 
 
 def open_device(name: str = "auto") -> Device:
-    """The device called `name` (auto, cpu, cuda, mps, xla), ready to use. Under `torchrun` it also joins the process group.
+    """The device called `name` (auto, cpu, cuda, mps, xla), ready to use. Under `torchrun` it also joins the
+    process group.
 
-    auto: XLA where PJRT_DEVICE is set or a TPU is attached and torch_xla is installed, else CUDA, else MPS, else CPU. torch_xla is imported
-    only if the answer is XLA. Raises UserError for a device that is not here.
+    auto: XLA where PJRT_DEVICE is set or a TPU is attached and torch_xla is installed, else CUDA, else MPS,
+    else CPU. torch_xla is imported only if the answer is XLA. Raises UserError for a device that is not here.
     """
     tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
     here = {
@@ -234,20 +276,26 @@ def open_device(name: str = "auto") -> Device:
     reason = f"--device {name}"
     if name == "auto":
         name = next(kind for kind in here if here[kind])
-        reason = "PJRT_DEVICE or an attached TPU" if name == "xla" else f"no {', no '.join(list(here)[:list(here).index(name)])} here"
+        reason = (
+            "PJRT_DEVICE or an attached TPU"
+            if name == "xla"
+            else f"no {', no '.join(list(here)[: list(here).index(name)])} here"
+        )
     if name not in here:
         raise UserError(f"unknown device {name!r}; choose from auto, {', '.join(here)}")
     if name == "xla" and find_spec("torch_xla") is None:
         raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
     if name != "xla" and not here[name]:
-        raise UserError(f"device {name} is not available here; here is {', '.join(kind for kind in here if here[kind])}")
+        raise UserError(
+            f"device {name} is not available here; here is {', '.join(kind for kind in here if here[kind])}"
+        )
     if name == "xla":
-        from extras.xla_device import open_xla
+        from devices.xla import open_xla
         return open_xla(reason)
     if name != "cpu":
-        from extras.gpu_attention import choose_attention
+        from devices.attention_gpu import choose_attention
     attend = sdpa if name == "cpu" else choose_attention(name)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        from extras.processes import open_in_group
+        from devices.open import open_in_group
         return open_in_group(name, reason, attend)
     return Device(name, torch.device(name), reason, attend=attend)

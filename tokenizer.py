@@ -34,7 +34,7 @@ class VocabError(ValueError):
     """A `.vocab` file that cannot be read. The message names the field and its offset in the file."""
 
 
-# ------------------------------------------------------------------------------------------------------- the .vocab file
+# -------------------------------------------------------------------------------------------- the .vocab file
 
 NONE = 0xFFFFFF  # "absent" in a three-byte field
 DEL = 0x7F  # the marker: the decoder drops this byte and the one after it
@@ -209,7 +209,7 @@ class _Reader:
         return records
 
 
-# --------------------------------------------------------------------------------------------------- from text to bytes D
+# --------------------------------------------------------------------------------------- from text to bytes D
 
 OTHER, LETTER, NUMBER, MARK, SPACE, APOSTROPHE = range(6)  # kinds of characters
 ATTACHES = 8  # added to the kind of a character that attaches to the one before it
@@ -321,7 +321,7 @@ def normalize(text: str | bytes, document: bool = False) -> bytes:
     return b"".join(normalize_pieces(text, document))
 
 
-# ------------------------------------------------------------------------------------------------------------ the encoder
+# ------------------------------------------------------------------------------------------------ the encoder
 
 class Branch(NamedTuple):
     """A pair of tokens that was tried. The first would be emitted, the second is what could follow."""
@@ -448,7 +448,7 @@ class TokenMonster:
         """Ids of a text by the readable loop."""
         return [id for step in self.steps(normalize(text, document)) for id in step.ids]
 
-    # -------------------------------------------------------------------------------------------------------- the decoder
+    # -------------------------------------------------------------------------------------------- the decoder
 
     def token_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, markers included. An id that is not in the table has none."""
@@ -536,7 +536,7 @@ class Tokenizer(TokenMonster):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer's files of a model folder: vocabulary, configuration, and the class for transformers."""
-        from extras.hf_folder import write_tokenizer_files
+        from vocab_files.tokenizer_files import write_tokenizer_files
         write_tokenizer_files(self, folder)
 
 
@@ -568,7 +568,7 @@ def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
         return path
     if path.suffix in (".vocab", ".json", ".model") or len(path.parts) > 1:
         raise UserError(f"{path}: no such file")
-    from extras.vocab_hub import by_name
+    from vocab_files.by_name import by_name
     return by_name(str(path), network)
 
 
@@ -580,7 +580,7 @@ def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
     """
     path = find(name)
     if path.suffix in (".json", ".model"):
-        from extras.bpe import BPE
+        from vocab_files.bpe import BPE
         return BPE(path)
     if path.stat().st_size > LONGEST_FILE:
         raise UserError(f"{path}: {path.stat().st_size} bytes; no vocabulary is longer than {LONGEST_FILE}")
@@ -590,20 +590,20 @@ def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
         raise UserError(f"{path}: {error}") from None
     special = special_ids(vocab)
     if path.name == VOCAB_FILE:
-        from extras.hf_folder import configured_ids
+        from vocab_files.tokenizer_files import configured_ids
         special |= configured_ids(path.parent)
     ids = [special["eos_id"], special["pad_id"], special["bos_id"] or 0]
     if special["vocab_size"] < vocab.rows or not all(id is not None and 0 <= id < special["vocab_size"] for id in ids):
         raise UserError(f"{path}: {vocab.rows} ids, which do not go with {special} (a token for CR or an eos_token_id is needed)")
     if engine == "tokenmonster":
-        from extras.reference_engine import ReferenceTokenizer
+        from tokenizing.reference import ReferenceTokenizer
         return ReferenceTokenizer(path, vocab, **special)
     return Tokenizer(vocab, **special)
 
 
 def main() -> int | None:
     """The command line: info, encode, decode, train."""
-    from extras import token_view
+    from tokenizing import view as token_view
     return token_view.main()
 
 

@@ -4,8 +4,8 @@
     main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
 
 Reading order: TrainConfig, the schedule, AdamW, one training step, the loop (`train`), then what surrounds it: evaluation, the log, checkpoints
-and resume. How a setting that is not given gets its value (the cards' presets) stands in extras/settings.py, how data and device are opened in
-extras/job.py.
+and resume. How a setting that is not given gets its value (the cards' presets) stands in training/resolve.py, how data and device are opened in
+training/open_job.py.
 """
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ import precision
 from model import SIZES, Llama, ModelConfig, next_token_loss
 
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
-Job = Any                              # extras.job.Job, which is imported when a run starts: settings, device, recipe, data, tokenizer, folder
-Log = Any                              # extras.training_log.Log
+Job = Any                              # training.open_job.Job, which is imported when a run starts: settings, device, recipe, data, tokenizer, folder
+Log = Any                              # training.log.Log
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class History:
     signal: int = 0
 
 
-# -------------------------------------------------------------------------------------------------- schedule and optimizer
+# ------------------------------------------------------------------------------------- schedule and optimizer
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of optimizer step `step` (from 0) of a resolved configuration.
@@ -183,7 +183,7 @@ def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
-# ------------------------------------------------------------------------------------------------------ one training step
+# ------------------------------------------------------------------------------------------ one training step
 
 def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job: Job, loss_scale: float = 1.0) -> Tensor:
     """Forward and backward over this process's rows `ids` (B, T), `micro_batch` at a time; gradients add up to those of the mean loss.
@@ -198,7 +198,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job:
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.config.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.config.loss_chunk or job.config.compile:
-                loss = network(input_ids, mask=mask)                          # extras/chunked_loss.py, extras/compiled.py
+                loss = network(input_ids, mask=mask)                          # training/chunked_loss.py, training/compiled.py
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss = next_token_loss(logits, input_ids)
@@ -234,17 +234,17 @@ def step_within_memory(network: nn.Module, ids: numpy.ndarray, job: Job, loss_sc
             torch.cuda.empty_cache()
 
 
-# --------------------------------------------------------------------------------------------------------------- the loop
+# --------------------------------------------------------------------------------------------------- the loop
 
 def train(config: TrainConfig) -> History:
     """Train as `config` says, in a run folder that always holds a whole checkpoint. Returns the history of this call.
 
     Raises UserError for a mistake in settings, data or files, CheckFailed when loss or gradient stop being finite.
     """
-    from extras.announce import announce
-    from extras.job import open_job
-    from extras.stop_signals import StopSignals
-    from extras.training_log import Log
+    from training.announce import announce
+    from training.open_job import open_job
+    from training.signals import StopSignals
+    from training.log import Log
     started = time.monotonic()
     job = open_job(config)
     config = job.config
@@ -361,17 +361,17 @@ def wrap(model: Llama, job: Job) -> nn.Module:
     """What the loop calls: the model, or on several processes DistributedDataParallel, which averages the gradients; compiled on request."""
     network = model
     if job.config.compile:
-        from extras.compiled import CompiledLoss
+        from training.compiled import CompiledLoss
         network = CompiledLoss(model)                             # compiles the blocks in place, for a chunked loss too
     if job.config.loss_chunk:
-        from extras.chunked_loss import ChunkedLoss
+        from training.chunked_loss import ChunkedLoss
         network = ChunkedLoss(model, job.config.loss_chunk, job.device.checkpoint())
     if job.device.world == 1:
         return network
     return nn.parallel.DistributedDataParallel(network)
 
 
-# --------------------------------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------------------- evaluation
 
 @torch.no_grad()
 def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
@@ -406,7 +406,7 @@ def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
             torch.cuda.empty_cache()
 
 
-# -------------------------------------------------------------------------------------------------- run folder and resume
+# -------------------------------------------------------------------------------------- run folder and resume
 
 class RunFolder:
     """runs/NAME: created or resumed on entry, locked while open; `save` writes last/, `evaluate` may write best/, `finish` ends the run."""
@@ -417,7 +417,7 @@ class RunFolder:
         self.writes = job.device.rank == 0
 
     def __enter__(self) -> RunFolder:
-        from extras.job import create_folder, note_changes
+        from training.open_job import create_folder, note_changes
         if self.writes and self.job.source != self.path:
             create_folder(self.job)
         if self.job.device.world > 1:
@@ -440,7 +440,7 @@ class RunFolder:
 
         That is last/, else a complete last.new/, else last.old/. Raises UserError if there were checkpoints and none is whole.
         """
-        from extras.training_log import cut_log
+        from training.log import cut_log
         problems, found = [], None
         for checkpoint in (source / name for name in ("last", "last.new", "last.old")):
             if found or not checkpoint.is_dir():
@@ -513,13 +513,13 @@ class RunFolder:
 
     def finish(self, log: Log) -> None:
         """Evaluate where the run stops, if that has not been done, and say what was learned."""
-        from extras.announce import conclude
+        from training.announce import conclude
         if not log.history.evals or log.history.evals[-1]["step"] != self.state.step:
             self.evaluate(log, note="stop")
         conclude(self.job, log.history.evals[-1], complete=self.state.step >= self.job.schedule_end())
 
 
-# ------------------------------------------------------------------------------------------------------------ command line
+# ----------------------------------------------------------------------------------------------- command line
 
 EXAMPLES = """  python train.py --size tiny                        a few minutes on a laptop, nothing to download
   python train.py --size 20m                         the Stentor3-20M shape, laptop recipe on a CPU

@@ -2,9 +2,10 @@
 """The TokenMonster encoder with numpy: all positions of a block at once, equal to the loop of
 `tokenizer.TokenMonster.steps`.
 
-The state of that loop is (start, virtual) alone. So the step from every state can be computed without knowing which states
-the text visits, all in one numpy expression; at last a short Python loop hops from state to state and collects the ids. Most
-of what is computed is never visited, and it is still ten times as fast as computing only what is visited in Python.
+The state of that loop is (start, virtual) alone. So the step from every state can be computed without knowing
+which states the text visits, all in one numpy expression; at last a short Python loop hops from state to
+state and collects the ids. Most of what is computed is never visited, and it is still ten times as fast as
+computing only what is visited in Python.
 
     1. the longest record at every position, by walking one trie for all positions in step
     2. at every position, how good its longest record is as a second token
@@ -14,7 +15,8 @@ of what is computed is never visited, and it is still ten times as fast as compu
 
 Blocks keep the memory bounded: what a state needs to see of the text ends 2 x 40 + 1 bytes after it.
 
-A model folder carries what stands between the `fast` lines in `tokenmonster_hf.py`, after the core of `tokenizer.py`.
+A model folder carries what stands between the `fast` lines in `tokenmonster_hf.py`, after the core of
+`tokenizer.py`.
 """
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ import numpy as np
 from tokenizer import BEGINS_LETTER, BEGINS_OTHER, BEGINS_SPACE, TokenMonster, normalize_pieces
 
 # --- fast: begin
-# Number of the alternative and whether a delete token follows, by the rank that `_block` keeps in the low three bits of a score:
-# 5 for branch 1, then 4 and 3 for 2 and 3; 2, 1, 0 for 1b, 2b, 3b.
+# Number of the alternative and whether a delete token follows, by the rank that `_block` keeps in the low
+# three bits of a score: 5 for branch 1, then 4 and 3 for 2 and 3; 2, 1, 0 for 1b, 2b, 3b.
 _NUMBER = np.array([2, 1, 0, 2, 1, 0])
 _DELETING = np.array([1, 1, 1, 0, 0, 0])
 
@@ -34,8 +36,9 @@ _DELETING = np.array([1, 1, 1, 0, 0, 0])
 class FastEncoder:
     """The records of a vocabulary as numpy tables, and the encoder that uses them.
 
-    A last, empty record stands for "none". The score of a pair falls into three shares: of the first token; of the second
-    token, in three variants by how the first one ends (with a letter, with DEL, or else); and of the byte after both.
+    A last, empty record stands for "none". The score of a pair falls into three shares: of the first token;
+    of the second token, in three variants by how the first one ends (with a letter, with DEL, or else); and
+    of the byte after both.
     """
 
     def __init__(self, monster: TokenMonster):
@@ -51,27 +54,33 @@ class FastEncoder:
         self.delete = -1 if vocab.delete is None else vocab.delete
         self.none, self.never, self.length = none, -(1 << 20), length
         self.whole_word = whole_word > 0
-        self.inside = (starts_letter > 0) & (words == 0) & (vocab.delete is not None)  # may be the second token of a b branch
-        self.options = np.stack([np.arange(none + 1), alt1, alt2], axis=1).ravel()  # at 3 * record + number of the alternative
+        # may be the second token of a b branch
+        self.inside = (starts_letter > 0) & (words == 0) & (vocab.delete is not None)
+        # at 3 * record + number of the alternative
+        self.options = np.stack([np.arange(none + 1), alt1, alt2], axis=1).ravel()
         self.ending = ends_letter + 2 * ends_del
-        self.first = [length - v + uniform + np.maximum(0, words - v - 1) + 100 * (words - v) for v in (0, 1)]  # by `virtual`
+        # by `virtual`
+        self.first = [length - v + uniform + np.maximum(0, words - v - 1) + 100 * (words - v) for v in (0, 1)]
         plain = self.first[0] + starts_space
-        self.second = [plain, plain - 103 * starts_letter, plain - 100 * starts_del]  # by `ending` of the first token
+        # by `ending` of the first token
+        self.second = [plain, plain - 103 * starts_letter, plain - 100 * starts_del]
         plain = self.first[0] - 2  # its space is not covered, and -1
         self.second_b = [plain, plain - 103, plain - 100 * starts_del]
         for table in self.first + self.second + self.second_b:
             table[none] = self.never
-        self.following = np.array([{BEGINS_LETTER: 1, BEGINS_SPACE: 2, BEGINS_OTHER: 3}.get(value, 0) for value in vocab.begin])
+        self.following = np.array(
+            [{BEGINS_LETTER: 1, BEGINS_SPACE: 2, BEGINS_OTHER: 3}.get(value, 0) for value in vocab.begin]
+        )
         self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100])  # by `following`, + 4 after a letter
         self.after_letter = 4 * ends_letter
         self._plant(prefixes)
 
     def _plant(self, prefixes: dict[bytes, int]) -> None:
-        """The trie of all beginnings of tokens: node + letter -> next node, where a node is the place of its row in the
-        table.
+        """The trie of all beginnings of tokens: node + letter -> next node, where a node is the place of its
+        row in the table.
 
-        Row 0 is the dead end, row 1 the root. A beginning has a later row than its own beginnings. Letters number the bytes
-        that occur.
+        Row 0 is the dead end, row 1 the root. A beginning has a later row than its own beginnings. Letters
+        number the bytes that occur.
         """
         used = sorted({prefix[-1] for prefix in prefixes})
         self.row = len(used) + 1
@@ -101,8 +110,11 @@ class FastEncoder:
                 nodes, deepest, here, place = nodes[alive], deepest[alive], here[alive], place[alive]
         return self.best[result // self.row]
 
-    def _block(self, data: bytes, size: int, virtual: int, last: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """Encode the first `size` bytes of `data`. The rest of it is for the look-ahead; the `last` block has none.
+    def _block(
+        self, data: bytes, size: int, virtual: int, last: bool
+    ) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Encode the first `size` bytes of `data`. The rest of it is for the look-ahead; the `last` block has
+        none.
 
         Returns ids, where each starts, and the state (start, virtual) from which the next block goes on.
         """
@@ -111,7 +123,8 @@ class FastEncoder:
         end = size if last else len(data)
         letters, following = self.letter_of[data], self.following[data]
         letters[end:] = 0  # no token goes past the end
-        # The second token at every place: as it stands (0), and with a space before it that is not in the text (1).
+        # The second token at every place: as it stands (0), and with a space before it that is not in the
+        # text (1).
         place = np.arange(count)
         second = np.full((2, count), self.none)
         second[0] = self.longest(letters, place, self.root)
@@ -119,15 +132,19 @@ class FastEncoder:
         found = self.longest(letters, inside, self.space)
         longer = self.length[found] > self.length[second[0, inside]] + 1
         second[1, inside[longer]] = found[longer]
-        # Where it ends, and its share of the score together with that of the byte after it; three variants, one after the other.
+        # Where it ends, and its share of the score together with that of the byte after it; three variants,
+        # one after the other.
         stop = place + self.length[second] - [[0], [1]]
         after = self.after[self.after_letter[second] + following[stop]]
         variants = (self.second, self.second_b)
         shares = [np.concatenate([table[second[b]] + after[b] for table in variants[b]]) for b in (0, 1)]
-        ids, deletes, follow = np.zeros((3, 2 * size), dtype=np.int64)  # by state, numbered 2 * start + virtual
+        # by state, numbered 2 * start + virtual
+        ids, deletes, follow = np.zeros((3, 2 * size), dtype=np.int64)
 
         def turn(start: np.ndarray, record: np.ndarray, virtual: int) -> None:
-            """One turn of the loop at each of `start`, with these candidates: what is emitted, and which state follows."""
+            """One turn of the loop at each of `start`, with these candidates: what is emitted, and which
+            state follows.
+            """
             whole = start + self.length[record] - virtual
             best = np.full(len(start), 8 * self.never)
             for number in range(3):
@@ -140,7 +157,9 @@ class FastEncoder:
                         reach = stop[b][middle]
                         score -= 100 * (reach < whole) + 10000 * (reach == whole)
                     best = np.maximum(best, 8 * score + 5 - number - 3 * b)
-            settled = (whole >= end) | self.whole_word[record] & (following[whole] == 2) | (best < 4 * self.never)
+            settled = (
+                (whole >= end) | self.whole_word[record] & (following[whole] == 2) | (best < 4 * self.never)
+            )
             best[settled] = 5
             number, deleting = _NUMBER[best & 7], _DELETING[best & 7]
             first = self.options[3 * record + number]
@@ -152,7 +171,8 @@ class FastEncoder:
         turn(place[:size], second[0, :size], 0)
         known = np.zeros(2 * size, dtype=bool)
         wanted = np.append(follow[::2], virtual)
-        while len(wanted := np.unique(wanted[(wanted % 2 == 1) & (wanted < 2 * size)])):  # states after a delete token
+        # states after a delete token
+        while len(wanted := np.unique(wanted[(wanted % 2 == 1) & (wanted < 2 * size)])):
             wanted = wanted[~known[wanted]]
             known[wanted] = True
             turn(wanted // 2, second[1, wanted // 2], 1)
@@ -165,11 +185,14 @@ class FastEncoder:
         ids = np.stack([ids[path], np.where(deletes[path], self.delete, -1)], axis=1).ravel()
         return ids[ids >= 0], np.repeat(path // 2, 2)[ids >= 0], state // 2, state % 2
 
-    def encode_normalized(self, pieces: Iterable[bytes], size: int = 1 << 15) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Arrays (ids, starts) of the pieces of a text's D, `size` positions at a time; a token starts at this byte of D.
+    def encode_normalized(
+        self, pieces: Iterable[bytes], size: int = 1 << 15
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Arrays (ids, starts) of the pieces of a text's D, `size` positions at a time; a token starts at
+        this byte of D.
 
-        A token covers D up to the next one's start; a delete token that was put in covers nothing and has the start of the
-        token before it.
+        A token covers D up to the next one's start; a delete token that was put in covers nothing and has the
+        start of the token before it.
         """
         held, done, virtual = b"", 0, 0
         need = size + 2 * self.longest_token + 2
@@ -183,7 +206,9 @@ class FastEncoder:
             ids, starts, _, _ = self._block(held, len(held), virtual, last=True)
             yield ids, starts + done
 
-    def encode_blocks(self, text: str | bytes, document: bool = False, size: int = 1 << 15) -> Iterator[np.ndarray]:
+    def encode_blocks(
+        self, text: str | bytes, document: bool = False, size: int = 1 << 15
+    ) -> Iterator[np.ndarray]:
         """The ids of a text of any length in int64 arrays; memory does not grow with the text."""
         for ids, _ in self.encode_normalized(normalize_pieces(text, document), size):
             yield ids

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks of lm-eval 0.4.13 say: how they put a question, and MMLU's groups. `evaluate.py --prompt lm-eval` uses it."""
+"""What the tasks of lm-eval 0.4.13 say: how they put a question, and MMLU's groups. `evaluate.py --prompt
+lm-eval` uses it.
+"""
 from __future__ import annotations
 
 import statistics
@@ -37,7 +39,8 @@ MMLU_GROUPS = {
 
 
 def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
-    """(context, continuations) as the lm-eval task that the item's `task` names makes them. Raises UserError for another task.
+    """(context, continuations) as the lm-eval task that the item's `task` names makes them. Raises UserError
+    for another task.
 
     >>> lm_eval_prompt({"task": "piqa", "context": "To boil water", "choices": ["heat it", "cool it"]})
     [('Question: To boil water\\nAnswer:', [' heat it', ' cool it'])]
@@ -50,7 +53,9 @@ def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
         head = "Question: "
         if task == "mmlu":
             if not isinstance(item.get("subject"), str):
-                raise UserError(f"item {item.get('id')!r}: lm-eval's prompt for MMLU names the subject, and the item has none")
+                raise UserError(
+                    f"item {item.get('id')!r}: lm-eval's prompt for MMLU names the subject, and the item has none"
+                )
             head = f"The following are multiple choice questions (with answers) about {item['subject'].replace('_', ' ')}.\n\n"
         listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
         context, choices = f"{head}{context.strip()}{listed}\nAnswer:", list(LETTERS[:len(choices)])

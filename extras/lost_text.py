@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vocabulary cannot hold: the published ones have no token for most bytes of other scripts than the Latin one, and drop them silently."""
+"""What a vocabulary cannot hold: the published ones have no token for most bytes of other scripts than the
+Latin one, and drop them silently.
+"""
 from __future__ import annotations
 
 import unicodedata
@@ -15,7 +17,8 @@ def lost_share(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
     """Share of the characters (NFD) of the first documents that encoding and decoding does not give back."""
     given, back, seen = Counter(), Counter(), 0
     for document in documents:
-        document = document[:SAMPLE - seen].replace("\r\n", "\n").replace("\r", "\n")     # as encode(document=True) reads it
+        # as encode(document=True) reads it
+        document = document[:SAMPLE - seen].replace("\r\n", "\n").replace("\r", "\n")
         given.update(unicodedata.normalize("NFD", document))
         back.update(unicodedata.normalize("NFD", tokenizer.decode(tokenizer.encode(document, document=True))))
         seen += len(document)

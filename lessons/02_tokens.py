@@ -3,11 +3,11 @@
 # %% [markdown]
 # # 2. Text to tokens
 #
-# **Question.** A model computes with numbers. Which numbers stand for a text, who decides that, and what does a good
-# choice buy?
+# **Question.** A model computes with numbers. Which numbers stand for a text, who decides that, and what does
+# a good choice buy?
 #
-# **Prediction.** Below is a paragraph of plain English, 244 characters long. Our vocabulary has 4,096 tokens. Into
-# how many tokens will the paragraph be cut? Write a number down before you run the cell.
+# **Prediction.** Below is a paragraph of plain English, 244 characters long. Our vocabulary has 4,096 tokens.
+# Into how many tokens will the paragraph be cut? Write a number down before you run the cell.
 
 # %%
 import sys
@@ -25,8 +25,8 @@ import matplotlib.pyplot as plt
 
 import data
 import tokenizer
-from extras.token_view import explain, visible
-from extras.train_vocab import train_vocab
+from tokenizing.view import explain, visible
+from tokenizing.trainer import train_vocab
 
 TEXT = (
     "A tokenizer cuts a text into pieces. Each piece stands in a list, the vocabulary, and its place in that list "
@@ -39,15 +39,15 @@ assert len(TEXT) == 244 and words.vocab_size == 4096
 # %% [markdown]
 # ## Three ways to make numbers
 #
-# A computer stores text as **bytes**, numbers from 0 to 255. English letters take one byte each, other characters up
-# to four (the encoding is called `UTF-8`). So bytes are numbers already, and could be given to the model as they are:
-# a vocabulary of 256. But then a text is long, and the work of a model grows with the length of its text (lesson 06).
-# The other end is one number for each *word*. Then texts are short, but there are millions of words, and tomorrow
-# someone will invent one more.
+# A computer stores text as **bytes**, numbers from 0 to 255. English letters take one byte each, other
+# characters up to four (the encoding is called `UTF-8`). So bytes are numbers already, and could be given to
+# the model as they are: a vocabulary of 256. But then a text is long, and the work of a model grows with the
+# length of its text (lesson 06). The other end is one number for each *word*. Then texts are short, but there
+# are millions of words, and tomorrow someone will invent one more.
 #
-# A **tokenizer** stands between: frequent words are one token, rare ones are put together from parts, and single
-# bytes are there for everything else. We count all three ways. (A new vocabulary of bytes needs no training: it is a
-# list of all 256.)
+# A **tokenizer** stands between: frequent words are one token, rare ones are put together from parts, and
+# single bytes are there for everything else. We count all three ways. (A new vocabulary of bytes needs no
+# training: it is a list of all 256.)
 
 # %%
 assert len(bytes(range(256))) == 256 and max(range(256)) == 255 and min(range(256)) == 0
@@ -61,20 +61,20 @@ print("as pieces:", " | ".join(visible(words.table[token]) for token in ids[:24]
 assert words.decode(ids) == TEXT
 
 # %% [markdown]
-# 76 tokens, so one token stands for 3.2 characters. And the way back, `tokenizer.py:TokenMonster.decode`, gives the
-# text again.
+# 76 tokens, so one token stands for 3.2 characters. And the way back, `tokenizer.py:TokenMonster.decode`,
+# gives the text again.
 #
-# Look at the pieces. A dot · is a space: words carry the space *before* them, so that "text" in the middle of a
-# sentence is always the same token. The sign ⌫ is more surprising. It appears where a word or a part of a word has
-# *no* space before it.
+# Look at the pieces. A dot · is a space: words carry the space *before* them, so that "text" in the middle of
+# a sentence is always the same token. The sign ⌫ is more surprising. It appears where a word or a part of a
+# word has *no* space before it.
 #
 # ## The marker
 #
-# TokenMonster, the tokenizer of these models, first rewrites the text so that *every* word begins with a space. Where
-# the text has none, it writes the marker ⌫ (the byte 127, "delete") and a space: "a space that is to be deleted". So
-# `cat`, ` cat` and `(cat` all use the same piece `·cat`. The rules stand in `tokenizer.py:needs_marker`, the
-# rewriting in `tokenizer.py:normalize`. It also splits accents from letters (Unicode calls this form NFD), so that é
-# shares the token of e.
+# TokenMonster, the tokenizer of these models, first rewrites the text so that *every* word begins with a
+# space. Where the text has none, it writes the marker ⌫ (the byte 127, "delete") and a space: "a space that
+# is to be deleted". So `cat`, ` cat` and `(cat` all use the same piece `·cat`. The rules stand in
+# `tokenizer.py:needs_marker`, the rewriting in `tokenizer.py:normalize`. It also splits accents from letters
+# (Unicode calls this form NFD), so that é shares the token of e.
 
 # %%
 assert len(ids) == 76 and round(len(TEXT) / len(ids), 1) == 3.2 and tokenizer.DEL == 127
@@ -85,8 +85,8 @@ assert tokenizer.normalize("(cat") == b"(\x7f cat"
 assert tokenizer.normalize("a cat") == b"\x7f a cat"
 
 # %% [markdown]
-# The decoder has it easy: join the bytes of all tokens, and drop each ⌫ together with the byte after it. We write
-# this sentence as a program and compare.
+# The decoder has it easy: join the bytes of all tokens, and drop each ⌫ together with the byte after it. We
+# write this sentence as a program and compare.
 
 # %%
 def naive_decode(ids):
@@ -109,14 +109,15 @@ print("the same text back:", naive_decode(ids)[:36], "...")
 # %% [markdown]
 # ## Greedy, and one step further
 #
-# How are pieces chosen? The simple way is **greedy**: at each place take the longest token that fits, then go on
-# behind it. `tokenizer.py:TokenMonster.longest` finds that token. The trouble: a long token now may leave an ugly
-# rest.
+# How are pieces chosen? The simple way is **greedy**: at each place take the longest token that fits, then go
+# on behind it. `tokenizer.py:TokenMonster.longest` finds that token. The trouble: a long token now may leave
+# an ugly rest.
 #
-# TokenMonster is **ungreedy**. It tries the longest token and two shorter ones, each together with the longest token
-# that could follow, gives every pair a score, and takes the first token of the best pair. The score counts bytes, but
-# above all *whole words*, a hundred points each. The loop is `tokenizer.py:TokenMonster.steps`, the scores
-# `tokenizer.py:TokenMonster.weigh`. Let us watch it on one word.
+# TokenMonster is **ungreedy**. It tries the longest token and two shorter ones, each together with the
+# longest token that could follow, gives every pair a score, and takes the first token of the best pair. The
+# score counts bytes, but above all *whole words*, a hundred points each. The loop is
+# `tokenizer.py:TokenMonster.steps`, the scores `tokenizer.py:TokenMonster.weigh`. Let us watch it on one
+# word.
 
 # %%
 def greedy_ids(text):
@@ -133,18 +134,21 @@ def greedy_ids(text):
 print("\n".join(explain(words, "otherwise")))
 rows = []
 for text in ("otherwise", "understanding", "considerations", "it is everywhere"):
-    both = [[visible(words.table[token]) for token in pieces] for pieces in (greedy_ids(text), words.encode(text))]
+    both = [
+        [visible(words.table[token]) for token in pieces] for pieces in (greedy_ids(text), words.encode(text))
+    ]
     rows.append([text, " | ".join(both[0]), " | ".join(both[1])])
     assert naive_decode(greedy_ids(text)) == text
 table(["text", "greedy", "ungreedy"], rows)
 
 # %% [markdown]
-# "otherwise" is in the vocabulary, as `·otherwise`. Greedy never finds it: at the beginning of a text the longest
-# token that fits is `⌫·o`, and then the word is broken, in 5 pieces. Ungreedy sees that the shorter ⌫ alone leads to
-# a whole word: 2 pieces. Both ways decode to the same text; a tokenizer cannot be wrong, only clumsy.
+# "otherwise" is in the vocabulary, as `·otherwise`. Greedy never finds it: at the beginning of a text the
+# longest token that fits is `⌫·o`, and then the word is broken, in 5 pieces. Ungreedy sees that the shorter ⌫
+# alone leads to a whole word: 2 pieces. Both ways decode to the same text; a tokenizer cannot be wrong, only
+# clumsy.
 #
-# One word proves nothing. How do they compare on the paragraph, and on forty documents of our corpus (exercises in
-# arithmetic)?
+# One word proves nothing. How do they compare on the paragraph, and on forty documents of our corpus
+# (exercises in arithmetic)?
 
 # %%
 assert len(greedy_ids("otherwise")) == 5 and len(words.encode("otherwise")) == 2
@@ -164,29 +168,34 @@ for name, texts in (("the paragraph", [TEXT]), ("40 documents", sheets)):
 table(["text", "way", "tokens", "of them words"], rows)
 
 # %% [markdown]
-# An honest surprise: here ungreedy needs *more* tokens, not fewer, 76 against 75 and 6,245 against 6,234. What it
-# buys is not length but sense: more of its tokens are words, and a word is always cut in the same way wherever it
-# stands. A model has to learn what each token means; that is easier if tokens mean something. (Vocabularies that were
-# made from gigabytes of text gain in length too. Ours was made from a few megabytes.)
+# An honest surprise: here ungreedy needs *more* tokens, not fewer, 76 against 75 and 6,245 against 6,234.
+# What it buys is not length but sense: more of its tokens are words, and a word is always cut in the same way
+# wherever it stands. A model has to learn what each token means; that is easier if tokens mean something.
+# (Vocabularies that were made from gigabytes of text gain in length too. Ours was made from a few megabytes.)
 #
-# The plain loop is slow, as Python is. `tokenizer.py:Tokenizer.encode` uses it for short texts and otherwise a twin
-# that computes all places at once with numpy. One optimization, one switch, and a proof that nothing changed:
+# The plain loop is slow, as Python is. `tokenizer.py:Tokenizer.encode` uses it for short texts and otherwise
+# a twin that computes all places at once with numpy. One optimization, one switch, and a proof that nothing
+# changed:
 
 # %%
-assert [row[2] for row in rows] == [75, 76, 6234, 6245] and rows[1][3] > rows[0][3] and rows[3][3] > rows[2][3]
+assert (
+    [row[2] for row in rows] == [75, 76, 6234, 6245] and rows[1][3] > rows[0][3] and rows[3][3] > rows[2][3]
+)
 assert all(words.fast.encode(text) == words.encode_plain(text) for text in [TEXT, *sheets])
 print(f"{len(sheets) + 1} texts, the same ids from both encoders")
 
 # %% [markdown]
 # ## What a larger vocabulary buys
 #
-# A larger list has longer pieces, so a text takes fewer tokens, and the model does less work for it. But each token
-# needs its own row of parameters in the model, and a rare token is seen too seldom to be learned. Which tokens are
-# worth a place? The trainer, `extras/train_vocab.py:train_vocab`, starts with all pieces that occur often, encodes
-# the text with many random selections of them, and throws out, round after round, what helped least.
+# A larger list has longer pieces, so a text takes fewer tokens, and the model does less work for it. But each
+# token needs its own row of parameters in the model, and a rare token is seen too seldom to be learned. Which
+# tokens are worth a place? The trainer, `tokenizing/trainer.py:train_vocab`, starts with all pieces that
+# occur often, encodes the text with many random selections of them, and throws out, round after round, what
+# helped least.
 #
-# We train small vocabularies on exercises from our corpus and cut the forty documents with each. (The trainer never
-# saw the size of its own success: documents for the measurement are taken from elsewhere in the corpus.)
+# We train small vocabularies on exercises from our corpus and cut the forty documents with each. (The trainer
+# never saw the size of its own success: documents for the measurement are taken from elsewhere in the
+# corpus.)
 
 # %%
 folder = OUT / "02_vocabularies"
@@ -210,16 +219,17 @@ axes.legend()
 save_figure(figure, "02_compression")
 
 # %% [markdown]
-# From 256 bytes to 400 tokens the text becomes less than half as long; each further token buys less. And look at the
-# square: the built-in vocabulary with 4,096 tokens cuts these exercises into pieces of 3.63 bytes. In the full form
-# of this lesson the curve of the vocabularies that saw nothing but exercises gets further with a quarter of the
-# tokens. Most of the built-in one's tokens are for English prose and for programs. A vocabulary is a choice about
-# which texts shall be cheap.
+# From 256 bytes to 400 tokens the text becomes less than half as long; each further token buys less. And look
+# at the square: the built-in vocabulary with 4,096 tokens cuts these exercises into pieces of 3.63 bytes. In
+# the full form of this lesson the curve of the vocabularies that saw nothing but exercises gets further with
+# a quarter of the tokens. Most of the built-in one's tokens are for English prose and for programs. A
+# vocabulary is a choice about which texts shall be cheap.
 #
 # ## Why the loss of two tokenizers cannot be compared
 #
-# The loss of lesson 01 is a mean *per token*. With longer tokens each guess is harder (more is guessed at once) and
-# there are fewer of them. Dividing by something that no tokenizer can change makes it fair: **bits per byte**.
+# The loss of lesson 01 is a mean *per token*. With longer tokens each guess is harder (more is guessed at
+# once) and there are fewer of them. Dividing by something that no tokenizer can change makes it fair: **bits
+# per byte**.
 #
 # ```text
 # bits per byte = loss · tokens / ( bytes · ln 2 )
@@ -238,16 +248,16 @@ for name, size, count in (("bytes", 256, len(TEXT)), ("our vocabulary", 4096, le
 table(["tokenizer", "loss per token", "tokens", "bits per byte"], rows)
 
 # %% [markdown]
-# By loss per token the byte model looks better, 5.55 against 8.32. In truth it needs 8.00 bits for every byte and the
-# other one 3.74, before either has learned anything: knowing which pieces are frequent is knowledge, and the
-# vocabulary holds it.
+# By loss per token the byte model looks better, 5.55 against 8.32. In truth it needs 8.00 bits for every byte
+# and the other one 3.74, before either has learned anything: knowing which pieces are frequent is knowledge,
+# and the vocabulary holds it.
 #
 # ## The separator
 #
-# One more thing for the next lesson. A model reads many documents in a row and must know where one ends. An id is
-# reserved for that, the **separator** (also called EOS, "end of sequence"): the token of the character CR, which
-# cleaned text never contains. Training encodes with `document=True`, which turns every CR of a text into a plain line
-# feed, so that no text can pretend to end.
+# One more thing for the next lesson. A model reads many documents in a row and must know where one ends. An
+# id is reserved for that, the **separator** (also called EOS, "end of sequence"): the token of the character
+# CR, which cleaned text never contains. Training encodes with `document=True`, which turns every CR of a text
+# into a plain line feed, so that no text can pretend to end.
 
 # %%
 assert [float(row[1]) for row in rows] == [5.55, 8.32]
@@ -262,10 +272,10 @@ assert words.encode(tricky, document=True).count(words.eos_id) == 0
 # %% [markdown]
 # ## Back to the question
 #
-# A text stands as a row of ids, places in a list of pieces. The pieces were chosen by training on text, so that
-# frequent things are short; the encoder chooses among the possible cuts one that keeps words whole. The paragraph of
-# the prediction became 76 tokens. Did you think of one per word? There are 46 words; the vocabulary is small, and
-# "vocabulary" is not in it.
+# A text stands as a row of ids, places in a list of pieces. The pieces were chosen by training on text, so
+# that frequent things are short; the encoder chooses among the possible cuts one that keeps words whole. The
+# paragraph of the prediction became 76 tokens. Did you think of one per word? There are 46 words; the
+# vocabulary is small, and "vocabulary" is not in it.
 
 # %%
 assert len(ids) == 76 and len(TEXT.split()) == 46 and len(words.encode(" vocabulary")) > 1
@@ -276,8 +286,11 @@ finish("02_tokens", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write the ungreedy step in `lessons/exercises/ungreedy.py` and run `pytest lessons/exercises/test_ungreedy.py`.
-# 2. Encode a paragraph in another language that you know, and one of Python code. How many bytes per token? Which
+# 1. Write the ungreedy step in `lessons/exercises/ungreedy.py` and run `pytest
+#    lessons/exercises/test_ungreedy.py`.
+# 2. Encode a paragraph in another language that you know, and one of Python code. How many bytes per token?
+#    Which
 #    tokens does the vocabulary lack?
-# 3. How many of the ids are used in the forty documents? `len(set(...))`. What does that say about a model that is
+# 3. How many of the ids are used in the forty documents? `len(set(...))`. What does that say about a model
+#    that is
 #    trained on nothing but these?

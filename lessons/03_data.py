@@ -3,11 +3,12 @@
 # %% [markdown]
 # # 3. Data: packing, mixing, a curriculum
 #
-# **Question.** Documents have all lengths, and there are several kinds of them. How does a training step get its rows
-# of equal length, and who decides what is in them?
+# **Question.** Documents have all lengths, and there are several kinds of them. How does a training step get
+# its rows of equal length, and who decides what is in them?
 #
-# **Prediction.** Someone has a thousand blocks of text and draws one at random for every row, putting it back each
-# time. After a thousand draws, which share of the blocks has the model seen at least once? Write down a percentage.
+# **Prediction.** Someone has a thousand blocks of text and draws one at random for every row, putting it back
+# each time. After a thousand draws, which share of the blocks has the model seen at least once? Write down a
+# percentage.
 
 # %%
 import sys
@@ -39,8 +40,8 @@ words = tokenizer.load()
 # ## From documents to one stream
 #
 # A text from the web is full of odd spaces, several kinds of line ends, and characters that look alike.
-# `data.py:clean_text` makes them uniform. For prose and mathematics all white space becomes single spaces; for
-# programs the lines stay, since a program means something else without them.
+# `data.py:clean_text` makes them uniform. For prose and mathematics all white space becomes single spaces;
+# for programs the lines stay, since a program means something else without them.
 
 # %%
 messy = "  The  result\u00a0is:\r\n\r\n   ½ of  ｘ.  \n"
@@ -52,15 +53,17 @@ assert data.clean_text("  The  result\u00a0is:\r\n") == "The result is:"
 assert data.clean_text(program, preserve_linebreaks=True) == "def half(x):\n    return x / 2"
 
 # %% [markdown]
-# Every document is then encoded (lesson 02), the separator is put behind it, and all of one kind are written behind
-# each other: one long stream of ids on disk. A few documents (five in a hundred; of the few in this lesson, twenty)
-# are kept apart for **validation**: the model never trains on them, so its loss there is honest.
+# Every document is then encoded (lesson 02), the separator is put behind it, and all of one kind are written
+# behind each other: one long stream of ids on disk. A few documents (five in a hundred; of the few in this
+# lesson, twenty) are kept apart for **validation**: the model never trains on them, so its loss there is
+# honest.
 #
 # ## Packing
 #
-# A step needs rows of equal length T. One way gives every document its own row and fills up with **padding**, ids
-# that mean nothing. The other cuts the stream into blocks of T and takes no notice of where documents end: this is
-# **packing**. What does padding waste? We take exercises from the built-in corpus and rows of `256` tokens.
+# A step needs rows of equal length T. One way gives every document its own row and fills up with **padding**,
+# ids that mean nothing. The other cuts the stream into blocks of T and takes no notice of where documents
+# end: this is **packing**. What does padding waste? We take exercises from the built-in corpus and rows of
+# `256` tokens.
 
 # %%
 T = 256
@@ -76,9 +79,9 @@ table(["how", "rows of 256", "wasted"], [
 print(f"documents have {min(lengths)} to {max(lengths)} tokens")
 
 # %% [markdown]
-# With padding more than a third of the work is done on nothing. Packing wastes next to nothing. Its price: a row may
-# hold the end of one document and the beginning of another that has nothing to do with it. Below is such a row, from
-# the real `data.py:Corpus.batch`. Each [ | ] is a separator.
+# With padding more than a third of the work is done on nothing. Packing wastes next to nothing. Its price: a
+# row may hold the end of one document and the beginning of another that has nothing to do with it. Below is
+# such a row, from the real `data.py:Corpus.batch`. Each [ | ] is a separator.
 
 # %%
 assert waste > 1 / 3
@@ -91,15 +94,16 @@ parts = np.split(batch[row], np.flatnonzero(batch[row] == run.eos_id))
 print(f"row {row}:", " [ | ] ".join(words.decode(part, skip_special=True)[:150] for part in parts))
 
 # %% [markdown]
-# A row is cut without mercy, in the middle of a word if need be. The separator tells the model that something new
-# begins. One can also forbid attention (lesson 06: positions reading from earlier ones) to look across it, with a
-# **mask**, a table that says which position may read which. The models of the cards do without, and so does this
-# project unless you ask (`python train.py --document-mask`). How much does it matter? `train.py:document_mask` makes
-# the mask; with it we count which part of all looks back goes into a *foreign* document.
+# A row is cut without mercy, in the middle of a word if need be. The separator tells the model that something
+# new begins. One can also forbid attention (lesson 06: positions reading from earlier ones) to look across
+# it, with a **mask**, a table that says which position may read which. The models of the cards do without,
+# and so does this project unless you ask (`python train.py --document-mask`). How much does it matter?
+# `train.py:document_mask` makes the mask; with it we count which part of all looks back goes into a *foreign*
+# document.
 
 # %%
 ids = torch.from_numpy(batch)                                             # (B, T)
-mask = document_mask(ids, run.eos_id)                                     # (B, 1, T, T), true where one may look
+mask = document_mask(ids, run.eos_id)  # (B, 1, T, T), true where one may look
 without = torch.ones(128, 128, dtype=torch.bool).tril()                   # (T, T), all places up to one's own
 foreign = 1 - float(mask.sum() / (without.sum() * len(batch)))
 print(f"{100 * foreign:.1f}% of the looks back cross a border between documents")
@@ -107,9 +111,11 @@ model = Llama(SIZES["tiny"])
 with torch.no_grad():
     difference = (model(ids, mask=mask) - model(ids)).abs().amax(dim=2)   # (B, T)
 ends = (ids == run.eos_id).long()                                         # (B, T)
-first_document = ends.cumsum(1) - ends == 0                               # (B, T), a separator belongs to what it ends
-print(f"largest change of a logit by the mask: in first documents {float(difference[first_document].max()):.1e}, "
-      f"anywhere {float(difference.max()):.2f}")
+first_document = ends.cumsum(1) - ends == 0  # (B, T), a separator belongs to what it ends
+print(
+    f"largest change of a logit by the mask: in first documents {float(difference[first_document].max()):.1e}, "
+    f"anywhere {float(difference.max()):.2f}"
+)
 assert 0 < foreign < 0.5 and not (mask[:, 0] & ~without).any()
 assert difference[first_document].max() < 1e-3
 
@@ -118,9 +124,9 @@ assert difference[first_document].max() < 1e-3
 #
 # ## Every block once
 #
-# The prediction. Drawing with putting back, the chance that a given block is missed by all n draws of n blocks is `(1
-# − 1/n)ⁿ`, about `1/e`. We try it, and compare with what this project does: `data.py:permute` shuffles the blocks of
-# each pass (an **epoch**), so that each comes exactly once before any comes again.
+# The prediction. Drawing with putting back, the chance that a given block is missed by all n draws of n
+# blocks is `(1 − 1/n)ⁿ`, about `1/e`. We try it, and compare with what this project does: `data.py:permute`
+# shuffles the blocks of each pass (an **epoch**), so that each comes exactly once before any comes again.
 
 # %%
 n = 1000
@@ -128,17 +134,19 @@ draw = random.Random(seed)
 seen = [len({draw.randrange(n) for _ in range(n)}) / n for _ in range(20)]
 with_replacement = sum(seen) / len(seen)
 shuffled = [data.permute(index, n, "lesson 03") for index in range(n)]
-print(f"drawn with putting back: {100 * with_replacement:.1f}% seen (1 - 1/e = {100 * (1 - 1 / math.e):.1f}%)")
+print(
+    f"drawn with putting back: {100 * with_replacement:.1f}% seen (1 - 1/e = {100 * (1 - 1 / math.e):.1f}%)"
+)
 print(f"permuted: {100 * len(set(shuffled)) / n:.0f}% seen; the order begins {shuffled[:6]}")
 assert sorted(shuffled) == list(range(n))
 
 # %% [markdown]
 # 63% against 100%. A third of the text would be left unread, and other parts read twice.
 #
-# `permute` is *computed*, not stored: it turns the number of a place into the number of a block by a little cipher
-# (Luby and Rackoff 1988). So nothing has to be remembered. What step 731 will see is known before training starts, a
-# run that was stopped goes on with exactly the batches it would have seen, and each of several devices works out its
-# own rows. We check all three.
+# `permute` is *computed*, not stored: it turns the number of a place into the number of a block by a little
+# cipher (Luby and Rackoff 1988). So nothing has to be remembered. What step 731 will see is known before
+# training starts, a run that was stopped goes on with exactly the batches it would have seen, and each of
+# several devices works out its own rows. We check all three.
 
 # %%
 assert n == 1000 and abs(with_replacement - 0.63) < 0.01 and len(set(shuffled)) / n == 1.00
@@ -154,13 +162,13 @@ assert 731 < data.steps_for_epochs(folder, 2, 8, 4)
 # %% [markdown]
 # ## The mixture
 #
-# The Stentor3 models read prose from the web, programs, and mathematics, in shares of `75`, `15` and `10` percent.
-# After 85% of the training the shares of programs and mathematics rise: the model reads its best material last. This
-# is a **curriculum**, and its last part the **anneal**. The cards give the shares of the beginning; where the anneal
-# ends is this project's own assumption, half prose (`data.py:END`).
+# The Stentor3 models read prose from the web, programs, and mathematics, in shares of `75`, `15` and `10`
+# percent. After 85% of the training the shares of programs and mathematics rise: the model reads its best
+# material last. This is a **curriculum**, and its last part the **anneal**. The cards give the shares of the
+# beginning; where the anneal ends is this project's own assumption, half prose (`data.py:END`).
 #
-# `data.py:Mixture` decides for each block of the run from which source it comes. Not by chance: it keeps every source
-# as close to its due count as whole blocks allow. We count what a run really reads.
+# `data.py:Mixture` decides for each block of the run from which source it comes. Not by chance: it keeps
+# every source as close to its due count as whole blocks allow. We count what a run really reads.
 
 # %%
 assert [data.START[kind] for kind in ("web", "code", "math")] == [0.75, 0.15, 0.10]
@@ -169,20 +177,20 @@ blocks = 240 * 8
 source_of = [run.mixture.block(block)[0] for block in range(blocks)]
 window = 80
 plan = np.array([run.mixture.weights(block) for block in range(blocks)])  # (blocks, sources)
-given = np.eye(3)[source_of]                                              # (blocks, sources), a one where taken
+given = np.eye(3)[source_of]  # (blocks, sources), a one where taken
 rows = []
 for first in range(0, blocks, 3 * window):
     asked, taken = plan[first:first + window].mean(axis=0), given[first:first + window].sum(axis=0)
     rows.append([first // 8, *(f"{100 * share:.1f}% / {count:.0f}" for share, count in zip(asked, taken))])
 table(["from step", *(f"{name}: asked / blocks of 80" for name in run.names)], rows)
-ahead = np.vstack([np.zeros(3), np.cumsum(given - plan, axis=0)])         # how far each source is ahead of its plan
+ahead = np.vstack([np.zeros(3), np.cumsum(given - plan, axis=0)])  # how far each source is ahead of its plan
 worst = float(np.abs(ahead[window:] - ahead[:-window]).max())
 print(f"largest deviation in any window: {worst:.2f} blocks")
 
 # %% [markdown]
-# In no window of 80 blocks does the mixture miss its plan by more than 1.6 blocks. Drawing sources by chance would
-# miss the count of prose with a standard deviation of √(80 · 0.75 · 0.25) = 3.9 blocks. The picture shows the plan
-# and how often the run goes through each source.
+# In no window of 80 blocks does the mixture miss its plan by more than 1.6 blocks. Drawing sources by chance
+# would miss the count of prose with a standard deviation of √(80 · 0.75 · 0.25) = 3.9 blocks. The picture
+# shows the plan and how often the run goes through each source.
 
 # %%
 assert worst < 1.6 and window == 80
@@ -203,15 +211,15 @@ save_figure(figure, "03_mixture")
 print(data.mixture_table(run))
 
 # %% [markdown]
-# The sources here have about the same size, so prose, of which most is read, comes to its end first. A source that is
-# used up begins again in another order, and the shares stay as they are. The cards' models read their web text at
-# most a few times; small sources limit how long one can usefully train.
+# The sources here have about the same size, so prose, of which most is read, comes to its end first. A source
+# that is used up begins again in another order, and the shares stay as they are. The cards' models read their
+# web text at most a few times; small sources limit how long one can usefully train.
 #
 # ## What the model could know without thinking
 #
 # How good is a model that has learned only how *frequent* each token is? Its loss is the **entropy** of the
-# frequencies, `H = −Σ p ln p`. `data.py:Corpus.unigram_entropy` computes it for the very batches of a run. Our
-# measure is the mathematics, the same on every machine.
+# frequencies, `H = −Σ p ln p`. `data.py:Corpus.unigram_entropy` computes it for the very batches of a run.
+# Our measure is the mathematics, the same on every machine.
 
 # %%
 math_folder = corpus("math")
@@ -223,26 +231,34 @@ for step in range(len(exercises)):
     counts[ids] += found
 shares = counts[counts > 0] / counts.sum()
 by_hand = -sum(share * math.log(share) for share in shares)
-print(f"unigram entropy {entropy:.3f} nats (by hand {by_hand:.3f}); knowing nothing: ln 4096 = {math.log(4096):.3f}")
+print(
+    f"unigram entropy {entropy:.3f} nats (by hand {by_hand:.3f}); knowing nothing: ln 4096 = {math.log(4096):.3f}"
+)
 print(f"{len(shares)} of 4096 ids occur at all")
 assert abs(entropy - by_hand) < 1e-9
 
 # %% [markdown]
-# Knowing frequencies alone brings the loss from 8.3 to about 4.8 nats. Most of the fall that you saw in lesson 01 was
-# this. Everything below it has to come from *context*: from what stands before. That is the work of the model, and
-# the next lessons take it apart.
+# Knowing frequencies alone brings the loss from 8.3 to about 4.8 nats. Most of the fall that you saw in
+# lesson 01 was this. Everything below it has to come from *context*: from what stands before. That is the
+# work of the model, and the next lessons take it apart.
 #
 # ## Back to the question
 #
-# Cleaned and encoded documents stand behind each other in one stream for each kind; a row is a block of this stream.
-# Which one is computed from the step's number alone: the mixture picks the source, a permutation the block. The
-# prediction: someone who draws with putting back has seen 63% after a thousand draws; every block once is better.
+# Cleaned and encoded documents stand behind each other in one stream for each kind; a row is a block of this
+# stream. Which one is computed from the step's number alone: the mixture picks the source, a permutation the
+# block. The prediction: someone who draws with putting back has seen 63% after a thousand draws; every block
+# once is better.
 
 # %%
 assert round(math.log(4096), 1) == 8.3 and abs(entropy - 4.8) < 0.1
 assert abs(with_replacement - 0.63) < 0.01
-results = {"wasted_by_padding": waste, "seen_with_replacement": with_replacement, "worst_deviation_blocks": worst,
-           "unigram_entropy_math": entropy, "looks_into_foreign_documents": float(foreign)}
+results = {
+    "wasted_by_padding": waste,
+    "seen_with_replacement": with_replacement,
+    "worst_deviation_blocks": worst,
+    "unigram_entropy_math": entropy,
+    "looks_into_foreign_documents": float(foreign),
+}
 finish("03_data", results)
 
 # %% [markdown]
@@ -252,5 +268,6 @@ finish("03_data", results)
 #    lessons/exercises/test_packing.py`.
 # 2. At which step does the run of this lesson read its first block of prose for the second time? Find it with
 #    `run.mixture` and check with `run.locate`.
-# 3. Draw the source of each block by chance (`random.choices`) instead, and plot the deviation from the plan for both
+# 3. Draw the source of each block by chance (`random.choices`) instead, and plot the deviation from the plan
+#    for both
 #    ways.

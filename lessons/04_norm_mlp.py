@@ -3,14 +3,15 @@
 # %% [markdown]
 # # 4. RMSNorm and SwiGLU
 #
-# **Question.** Two of the parts of a layer treat every position by itself: the norm and the MLP. What does each
-# compute, and why is it there?
+# **Question.** Two of the parts of a layer treat every position by itself: the norm and the MLP. What does
+# each compute, and why is it there?
 #
-# **Prediction.** RMSNorm divides a vector by its own typical size. Suppose a vector comes in that is a thousand times
-# larger than before. How does the result change? And if it is a thousand times *smaller*? Write down both.
+# **Prediction.** RMSNorm divides a vector by its own typical size. Suppose a vector comes in that is a
+# thousand times larger than before. How does the result change? And if it is a thousand times *smaller*?
+# Write down both.
 #
-# In lesson 01 you saw each token id become a vector. From here on such a vector travels through the model; we call
-# its width D, and all vectors of a batch together have the shape `(B, T, D)`.
+# In lesson 01 you saw each token id become a vector. From here on such a vector travels through the model; we
+# call its width D, and all vectors of a batch together have the shape `(B, T, D)`.
 
 # %%
 import sys
@@ -34,18 +35,19 @@ torch.manual_seed(4)                                        # the seed of everyt
 # %% [markdown]
 # ## The size of a vector
 #
-# The **root mean square** of a vector x of width D is its typical size: square each entry, take the mean, take the
-# root. RMSNorm divides by it, so that what comes out always has size one. Then each feature (each of the D places)
-# is multiplied by a weight of its own, which is learned and starts at one (Zhang and Sennrich 2019, eq. 4):
+# The **root mean square** of a vector x of width D is its typical size: square each entry, take the mean,
+# take the root. RMSNorm divides by it, so that what comes out always has size one. Then each feature (each of
+# the D places) is multiplied by a weight of its own, which is learned and starts at one (Zhang and Sennrich
+# 2019, eq. 4):
 #
 # ```text
 # rms(x) = √( (x₁² + x₂² + … + x_D²) / D )
 # y      = x / √( rms(x)² + ε ) · w
 # ```
 #
-# The small number ε (`rms_norm_eps`, here `1e-5`) keeps the division safe when x is all zeros. It is added to the
-# mean square, *inside* the root. We write the formula down in the plainest way and compare it with the real
-# `model.py:RMSNorm.forward` and with torch's own.
+# The small number ε (`rms_norm_eps`, here `1e-5`) keeps the division safe when x is all zeros. It is added to
+# the mean square, *inside* the root. We write the formula down in the plainest way and compare it with the
+# real `model.py:RMSNorm.forward` and with torch's own.
 
 # %%
 D = 128
@@ -72,8 +74,9 @@ assert torch.allclose(mine, y[1, 3], atol=1e-5)
 assert torch.allclose(torch_own, y, atol=1e-5)
 
 # %% [markdown]
-# Equal up to rounding. Now the prediction: the same vector, made larger and smaller. We measure the size of what
-# comes out of a fresh norm (all weights one), for typical sizes of the input from a millionth to a million.
+# Equal up to rounding. Now the prediction: the same vector, made larger and smaller. We measure the size of
+# what comes out of a fresh norm (all weights one), for typical sizes of the input from a millionth to a
+# million.
 
 # %%
 fresh = RMSNorm(D, eps=1e-5)
@@ -85,31 +88,35 @@ table(["size of x", "size of y"], [[f"{size:g}", f"{output:.4f}"] for size, outp
 figure, axes = plt.subplots()
 axes.loglog(sizes, outputs, "o-")
 axes.axvline(math.sqrt(1e-5), color="grey", linestyle=":", label="√ε")
-axes.set(xlabel="size of x", ylabel="size of RMSNorm(x)", title="Size does not pass through, until ε is larger than x")
+axes.set(
+    xlabel="size of x",
+    ylabel="size of RMSNorm(x)",
+    title="Size does not pass through, until ε is larger than x",
+)
 axes.legend()
 save_figure(figure, "04_rms_size")
 
 # %% [markdown]
-# A thousand times larger: nothing changes, y still has size one. Only the *direction* of a vector passes through
-# the norm. A thousand times smaller: the size drops to 0.30, because the mean square of x is now `1e-6`, smaller than
-# ε. Below √ε = 0.0032 the norm no longer divides by the size of x but by √ε.
+# A thousand times larger: nothing changes, y still has size one. Only the *direction* of a vector passes
+# through the norm. A thousand times smaller: the size drops to 0.30, because the mean square of x is now
+# `1e-6`, smaller than ε. Below √ε = 0.0032 the norm no longer divides by the size of x but by √ε.
 #
-# Why is it there? Each layer *adds* something to the vector that travels through the model (lesson 07), so vectors
-# grow on their way. The parts of a layer would see inputs of ever other size. With a norm in front of each, they see
-# the same size in every layer, whatever has been added before.
+# Why is it there? Each layer *adds* something to the vector that travels through the model (lesson 07), so
+# vectors grow on their way. The parts of a layer would see inputs of ever other size. With a norm in front of
+# each, they see the same size in every layer, whatever has been added before.
 #
 # ## How its gradient looks
 #
-# Training changes each weight against its **gradient**: the slope of the loss when that number changes. Torch works
-# out gradients by itself; but a formula that one can derive, one should. With `r = 1/√(mean(x²)+ε)` and `g` the slope
-# of the loss with respect to y, the chain rule gives
+# Training changes each weight against its **gradient**: the slope of the loss when that number changes. Torch
+# works out gradients by itself; but a formula that one can derive, one should. With `r = 1/√(mean(x²)+ε)` and
+# `g` the slope of the loss with respect to y, the chain rule gives
 #
 # ```text
 # ∂loss/∂x = r · ( g·w  −  x · r² · mean(g·w·x) )
 # ```
 #
-# The second term takes out the part of the slope along x itself: making x longer does not change y, so the loss
-# cannot depend on it. Both facts are checked.
+# The second term takes out the part of the slope along x itself: making x longer does not change y, so the
+# loss cannot depend on it. Both facts are checked.
 
 # %%
 assert f"{outputs[9]:.4f}" == "1.0000" and f"{outputs[6]:.4f}" == "1.0000"
@@ -130,10 +137,10 @@ assert abs(along_x) < 1e-4
 # %% [markdown]
 # ## Why the mean is taken in FP32
 #
-# Large models compute most products in **bfloat16** (BF16), a number format with only eight bits of precision: about
-# two to three decimal digits. Lesson 09 is about it. The norm is an exception: `model.py:RMSNorm.forward` turns its
-# input into FP32 (twenty-four bits) before squaring, and back after. What would happen otherwise? We give the same
-# BF16 vectors to both and compare with the exact result.
+# Large models compute most products in **bfloat16** (BF16), a number format with only eight bits of
+# precision: about two to three decimal digits. Lesson 09 is about it. The norm is an exception:
+# `model.py:RMSNorm.forward` turns its input into FP32 (twenty-four bits) before squaring, and back after.
+# What would happen otherwise? We give the same BF16 vectors to both and compare with the exact result.
 
 # %%
 vectors = torch.randn(200 if FAST else 2000, D).bfloat16()                # (N, D)
@@ -148,16 +155,16 @@ table(["how", "mean relative error"], rows)
 error_low, error_mixed, error_fp32 = [float(row[1]) for row in rows]
 
 # %% [markdown]
-# All in BF16 is the worst: the size itself is rounded, so that a whole vector comes out too long or too short. With
-# the mean in FP32 what remains is the one rounding at the end, back to BF16: less than 0.002 on average. All in FP32
-# the error is smaller by more than 1,000 times. The models of the cards keep *all* their norms in FP32, which is
-# cheap: norms are a tiny part of the work.
+# All in BF16 is the worst: the size itself is rounded, so that a whole vector comes out too long or too
+# short. With the mean in FP32 what remains is the one rounding at the end, back to BF16: less than 0.002 on
+# average. All in FP32 the error is smaller by more than 1,000 times. The models of the cards keep *all* their
+# norms in FP32, which is cheap: norms are a tiny part of the work.
 #
 # ## The MLP: a gate and a content
 #
-# The second part is the MLP ("multi-layer perceptron", two matrix products with something bent between them). Without
-# the bend, two matrices in a row would be no more than one matrix, and a stack of layers no more than one layer.
-# Llama's form is called **SwiGLU** (Shazeer 2020, eq. 6):
+# The second part is the MLP ("multi-layer perceptron", two matrix products with something bent between them).
+# Without the bend, two matrices in a row would be no more than one matrix, and a stack of layers no more than
+# one layer. Llama's form is called **SwiGLU** (Shazeer 2020, eq. 6):
 #
 # ```text
 # gate = x · W_gate        (D → M)         silu(z) = z · sigmoid(z) = z / (1 + e⁻ᶻ)
@@ -165,9 +172,10 @@ error_low, error_mixed, error_fp32 = [float(row[1]) for row in rows]
 # y    = ( silu(gate) ⊙ up ) · W_down      (M → D)          ⊙: entry by entry
 # ```
 #
-# Read it as M small detectors. Each looks at the vector twice: `up` says *what* it would contribute, `gate` says *how
-# much* of it may pass. The gate is near zero when its input is negative and grows like z when it is positive. Here is
-# the curve, beside ReLU, which cuts off at zero sharply and has no slope there to learn from.
+# Read it as M small detectors. Each looks at the vector twice: `up` says *what* it would contribute, `gate`
+# says *how much* of it may pass. The gate is near zero when its input is negative and grows like z when it is
+# positive. Here is the curve, beside ReLU, which cuts off at zero sharply and has no slope there to learn
+# from.
 
 # %%
 assert error_mixed < error_low
@@ -210,8 +218,8 @@ print(f"shape {tuple(y.shape)}, largest difference {float((mine - y[1, 3]).abs()
 assert torch.allclose(mine, y[1, 3], atol=1e-5)
 
 # %% [markdown]
-# Equal. Note what neither part does: look at another position. We change one position of the input and see which
-# positions of the result change.
+# Equal. Note what neither part does: look at another position. We change one position of the input and see
+# which positions of the result change.
 
 # %%
 with torch.no_grad():
@@ -222,12 +230,14 @@ print((moved > 0).int().tolist())
 assert (moved > 0).sum() == 1 and moved[0, 2] > 0
 
 # %% [markdown]
-# Only that one. Everything that a position learns from its neighbours must come through attention (lesson 06).
+# Only that one. Everything that a position learns from its neighbours must come through attention (lesson
+# 06).
 #
 # ## What it costs
 #
-# The MLP has three matrices of D times M numbers, `3 · D · M` in all. An older MLP has two, `2 · D · M'`; with
-# `M' = 1.5 M` both cost the same. So a SwiGLU model has an M that looks small. Where are the parameters of a layer?
+# The MLP has three matrices of D times M numbers, `3 · D · M` in all. An older MLP has two, `2 · D · M'`;
+# with `M' = 1.5 M` both cost the same. So a SwiGLU model has an M that looks small. Where are the parameters
+# of a layer?
 
 # %%
 rows, shares = [], {}
@@ -237,20 +247,26 @@ for name, size in SIZES.items():
     attention_part = 2 * D * size.head_dim * (size.num_attention_heads + size.num_key_value_heads)
     norm_part = 2 * D
     shares[name] = mlp_part / (mlp_part + attention_part + norm_part)
-    rows.append([name, f"{mlp_part:,}", f"{attention_part:,}", f"{norm_part:,}", f"{100 * shares[name]:.1f}%"])
+    rows.append(
+        [name, f"{mlp_part:,}", f"{attention_part:,}", f"{norm_part:,}", f"{100 * shares[name]:.1f}%"]
+    )
 table(["size", "MLP", "attention", "norms", "share of the MLP"], rows)
-assert sum(parameter.numel() for parameter in mlp.parameters()) == 3 * config.hidden_size * config.intermediate_size
+assert (
+    sum(parameter.numel() for parameter in mlp.parameters())
+    == 3 * config.hidden_size * config.intermediate_size
+)
 
 # %% [markdown]
-# In the `20m` model 83.3% of a layer is MLP. The norms are next to nothing, and yet training without them hardly
-# works.
+# In the `20m` model 83.3% of a layer is MLP. The norms are next to nothing, and yet training without them
+# hardly works.
 #
 # ## Back to the question
 #
-# RMSNorm takes the size out of a vector and leaves its direction, so that every part of every layer meets inputs of
-# size one. That was the prediction: a thousand times larger changes nothing; a thousand times smaller would change
-# nothing either, if there were no ε: with it the size falls to 0.30. The MLP bends: its gates decide, for each
-# position by itself, how much of each of M contributions passes. Most parameters of a layer are there.
+# RMSNorm takes the size out of a vector and leaves its direction, so that every part of every layer meets
+# inputs of size one. That was the prediction: a thousand times larger changes nothing; a thousand times
+# smaller would change nothing either, if there were no ε: with it the size falls to 0.30. The MLP bends: its
+# gates decide, for each position by itself, how much of each of M contributions passes. Most parameters of a
+# layer are there.
 
 # %%
 assert round(100 * shares["20m"], 1) == 83.3
@@ -262,8 +278,10 @@ finish("04_norm_mlp", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write `rms_norm` in `lessons/exercises/rms_norm.py` and run `pytest lessons/exercises/test_rms_norm.py`. Then put
+# 1. Write `rms_norm` in `lessons/exercises/rms_norm.py` and run `pytest lessons/exercises/test_rms_norm.py`.
+#    Then put
 #    ε outside the root and see what the grader says.
 # 2. Write `swiglu` in `lessons/exercises/swiglu.py` and run `pytest lessons/exercises/test_swiglu.py`.
-# 3. Replace the gate by a constant one (`silu(gate)` by `1`). Show with a small experiment that the MLP is then
+# 3. Replace the gate by a constant one (`silu(gate)` by `1`). Show with a small experiment that the MLP is
+#    then
 #    linear: `mlp(a + b)` equals `mlp(a) + mlp(b)`. Is it so for the real one?

@@ -4,12 +4,13 @@
 # # 5. Rotary positions
 #
 # **Question.** Attention (lesson 06) compares the vector of one position with the vector of another by a dot
-# product, and a dot product does not know where its two vectors stand. How does the model know that "dog bites man"
-# is not "man bites dog"?
+# product, and a dot product does not know where its two vectors stand. How does the model know that "dog
+# bites man" is not "man bites dog"?
 #
-# **Prediction.** Take a query vector at position three and a key vector at position one, rotate each by an angle
-# that belongs to its position, and take their dot product. Then move both a hundred positions further. What happens
-# to the dot product: does it grow, shrink, change in some unpredictable way, or stay? Write down one, and why.
+# **Prediction.** Take a query vector at position three and a key vector at position one, rotate each by an
+# angle that belongs to its position, and take their dot product. Then move both a hundred positions further.
+# What happens to the dot product: does it grow, shrink, change in some unpredictable way, or stay? Write down
+# one, and why.
 
 # %%
 import sys
@@ -30,9 +31,9 @@ from model import SIZES, rotary_table, rotate
 # %% [markdown]
 # ## Two words first
 #
-# Attention makes two vectors of every position: a **query**, which says what this position is looking for, and a
-# **key**, which says what there is to be found at it. How well they fit is their dot product. Lesson 06 has the
-# rest; here we only ask how positions enter.
+# Attention makes two vectors of every position: a **query**, which says what this position is looking for,
+# and a **key**, which says what there is to be found at it. How well they fit is their dot product. Lesson 06
+# has the rest; here we only ask how positions enter.
 #
 # ## One pair of numbers
 #
@@ -44,9 +45,10 @@ from model import SIZES, rotary_table, rotate
 # ```
 #
 # A rotation changes no length. And the dot product of two vectors depends on their lengths and on the angle
-# *between* them. So if the query is rotated by `n · ω` and the key by `m · ω`, where n and m are their positions and
-# ω (the Greek letter omega) is a fixed speed, the angle between them changes by `(n - m) · ω`: by the *distance* of
-# the two positions, and by nothing else. This is **rotary position embedding**, RoPE (Su et al. 2021, section 3.2).
+# *between* them. So if the query is rotated by `n · ω` and the key by `m · ω`, where n and m are their
+# positions and ω (the Greek letter omega) is a fixed speed, the angle between them changes by `(n - m) · ω`:
+# by the *distance* of the two positions, and by nothing else. This is **rotary position embedding**, RoPE (Su
+# et al. 2021, section 3.2).
 #
 # The next cell does it for one pair, by hand.
 
@@ -68,18 +70,22 @@ for n, m in ((3, 1), (103, 101), (1003, 1001), (3, 2)):
     products.append(q[0] * k[0] + q[1] * k[1])
     rows.append((n, m, n - m, f"{products[-1]:.6f}"))
 table(("query at", "key at", "distance", "dot product"), rows)
-assert abs(products[0] - products[1]) < 1e-9 and abs(products[0] - products[2]) < 1e-9 and products[0] != products[3]
+assert (
+    abs(products[0] - products[1]) < 1e-9
+    and abs(products[0] - products[2]) < 1e-9
+    and products[0] != products[3]
+)
 
 # %% [markdown]
 # Three times the distance 2, three times the same product; with the distance 1 another one.
 #
 # ## Many pairs, many speeds
 #
-# One angle is not enough: after a full turn the same values come again, and positions that are a turn apart could
-# not be told from each other. So the F features of a query or key form F/2 pairs, and each pair has a speed of its
-# own. Pair j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very slowly. θ (theta) is
-# `rope_theta` of the configuration, 10,000 as in the paper or 50,000 in the models with a long context. It is like a
-# clock: the second hand tells near times apart, the hour hand far ones.
+# One angle is not enough: after a full turn the same values come again, and positions that are a turn apart
+# could not be told from each other. So the F features of a query or key form F/2 pairs, and each pair has a
+# speed of its own. Pair j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very
+# slowly. θ (theta) is `rope_theta` of the configuration, 10,000 as in the paper or 50,000 in the models with
+# a long context. It is like a clock: the second hand tells near times apart, the hour hand far ones.
 
 # %%
 assert rows[0][2] == rows[1][2] == rows[2][2] == 2 and rows[3][2] == 1
@@ -89,11 +95,15 @@ speeds = {}
 rows = []
 for theta in (10_000.0, 50_000.0):
     cos, sin = rotary_table(2, config.head_dim, theta)
-    speeds[theta] = torch.atan2(sin[1], cos[1])[: config.head_dim // 2]     # the angles of position 1: the speeds
+    # the angles of position 1: the speeds
+    speeds[theta] = torch.atan2(sin[1], cos[1])[: config.head_dim // 2]
     slowest = 2 * math.pi / float(speeds[theta][-1])
     fastest = float(speeds[theta][0])
     rows.append((f"{theta:,.0f}", f"{fastest:.3f}", f"{2 * math.pi / fastest:.1f}", f"{slowest:,.0f}"))
-table(("theta", "fastest, radians per position", "positions per turn", "positions per turn of the slowest"), rows)
+table(
+    ("theta", "fastest, radians per position", "positions per turn", "positions per turn of the slowest"),
+    rows,
+)
 by_formula = torch.tensor([50_000.0 ** (-2 * j / 32) for j in range(16)])
 assert torch.allclose(speeds[50_000.0], by_formula, rtol=1e-4)
 assert SIZES["12m"].rope_theta == 10_000 and SIZES["20m"].rope_theta == 50_000 and config.head_dim == 32
@@ -107,16 +117,16 @@ axes.legend(loc="lower left")
 save_figure(figure, "05_hands")
 
 # %% [markdown]
-# The fastest pair makes a turn in 6.3 positions whatever theta is. The slowest needs some 35,000 positions with the
-# smaller theta and about 160,000 with the larger one: far more than the 4,096 positions of the context. So no two
-# positions of a text look alike, and the slow pairs change so little over a short distance that they carry *what* a
-# token is, undisturbed by where it stands.
+# The fastest pair makes a turn in 6.3 positions whatever theta is. The slowest needs some 35,000 positions
+# with the smaller theta and about 160,000 with the larger one: far more than the 4,096 positions of the
+# context. So no two positions of a text look alike, and the slow pairs change so little over a short distance
+# that they carry *what* a token is, undisturbed by where it stands.
 #
 # ## The real thing
 #
 # `model.py:rotary_table` computes cosines and sines once for all positions; `model.py:rotate` applies them to
-# queries and keys, and to nothing else. Now the prediction, with real vectors of all 32 features: the matrix of all dot
-# products of one query vector and one key vector, put at every pair of positions.
+# queries and keys, and to nothing else. Now the prediction, with real vectors of all 32 features: the matrix
+# of all dot products of one query vector and one key vector, put at every pair of positions.
 
 # %%
 turns = {theta: 2 * math.pi / float(speed[-1]) for theta, speed in speeds.items()}
@@ -127,7 +137,7 @@ assert config.max_position_embeddings == 4_096 and config.head_dim == 32
 length = 64 if FAST else 200
 cos, sin = rotary_table(length, config.head_dim, config.rope_theta)
 query, key = torch.randn(2, config.head_dim)
-queries = rotate(query.expand(1, 1, length, -1), cos, sin)[0, 0]          # (T, F) the same vector at every position
+queries = rotate(query.expand(1, 1, length, -1), cos, sin)[0, 0]  # (T, F) the same vector at every position
 keys = rotate(key.expand(1, 1, length, -1), cos, sin)[0, 0]               # (T, F)
 score = queries @ keys.T                                                  # (T, T)
 worst = 0.0
@@ -136,7 +146,9 @@ for distance in range(-length + 1, length):
     worst = max(worst, float(same_distance.max() - same_distance.min()))
 print(f"the scores themselves go from {float(score.min()):.2f} to {float(score.max()):.2f}")
 print(f"largest difference between two scores of the same distance: {worst:.1e}")
-print(f"length of the query: {float(query.norm()):.6f}, rotated at least {float(queries.norm(dim=1).min()):.6f}")
+print(
+    f"length of the query: {float(query.norm()):.6f}, rotated at least {float(queries.norm(dim=1).min()):.6f}"
+)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 left.imshow(score, cmap="viridis")
@@ -148,18 +160,20 @@ right.legend()
 save_figure(figure, "05_distance")
 
 # %% [markdown]
-# The matrix consists of stripes: a score is the same wherever the distance is the same, up to rounding. Nothing was
-# learned for this; it is geometry.
+# The matrix consists of stripes: a score is the same wherever the distance is the same, up to rounding.
+# Nothing was learned for this; it is geometry.
 #
 # ## Two layouts, one function
 #
-# Which features form a pair? There are two habits, and many a port of a model has failed on the difference. The
-# paper pairs **neighbours**: the first and the second feature, the third and the fourth, and so on. Llama's
-# published weights pair the first **half** with the second: of thirty-two features the first with the seventeenth,
-# the second with the eighteenth, and so on. So does this project, because a file of ours must be read as a Llama.
+# Which features form a pair? There are two habits, and many a port of a model has failed on the difference.
+# The paper pairs **neighbours**: the first and the second feature, the third and the fourth, and so on.
+# Llama's published weights pair the first **half** with the second: of thirty-two features the first with the
+# seventeenth, the second with the eighteenth, and so on. So does this project, because a file of ours must be
+# read as a Llama.
 #
 # Neither is better. They are the same function of *differently ordered* features, and as q and k come out of
-# matrices, it is enough to order the rows of those matrices. We write the form with neighbours down, and compare.
+# matrices, it is enough to order the rows of those matrices. We write the form with neighbours down, and
+# compare.
 
 # %%
 assert worst < 1e-3 and abs(float(queries.norm(dim=1).max()) - float(query.norm())) < 1e-4
@@ -179,7 +193,8 @@ def naive_rotate_neighbours(x, theta):
 
 x = torch.randn(1, 2, 24, 32)                                             # (B, H, T, F)
 cos, sin = rotary_table(24, 32, 10_000.0)
-order = torch.cat([torch.arange(0, 32, 2), torch.arange(1, 32, 2)])       # first all even features, then all odd ones
+# first all even features, then all odd ones
+order = torch.cat([torch.arange(0, 32, 2), torch.arange(1, 32, 2)])
 print("half-split order of the features:", order.tolist())
 neighbours = naive_rotate_neighbours(x, 10_000.0)
 halves = rotate(x[..., order], cos, sin)
@@ -190,27 +205,27 @@ assert torch.allclose(neighbours[..., order], halves, atol=1e-4)
 assert float((neighbours - wrong).abs().max()) > 1
 
 # %% [markdown]
-# With the right order the two are equal; in the wrong layout they differ by more than the numbers themselves, yet
-# the shapes fit and nothing complains. A model that is loaded so writes a few plausible words, in which position
-# matters little, and then nonsense. Only a comparison of numbers with a trusted program shows it:
+# With the right order the two are equal; in the wrong layout they differ by more than the numbers themselves,
+# yet the shapes fit and nothing complains. A model that is loaded so writes a few plausible words, in which
+# position matters little, and then nonsense. Only a comparison of numbers with a trusted program shows it:
 # `tests/test_parity.py` does that with transformers.
 #
 # ## Where it ends
 #
-# The table is computed for `max_position_embeddings` positions, and the model refuses longer texts. Could it not
-# simply go on? The rotation could. But the model has never been trained at such distances: the slow pairs would
-# stand at angles that it has never seen. That is why a context is stretched by changing the speeds *and* training
-# further, not by a longer table.
+# The table is computed for `max_position_embeddings` positions, and the model refuses longer texts. Could it
+# not simply go on? The rotation could. But the model has never been trained at such distances: the slow pairs
+# would stand at angles that it has never seen. That is why a context is stretched by changing the speeds
+# *and* training further, not by a longer table.
 #
 # ## Back to the question
 #
-# The model knows order because queries and keys are rotated by their positions before they meet. The dot product
-# *stays* when both move a hundred positions on: it depends on n - m alone. If you wrote "it changes in some
-# unpredictable way", you expected position to be *added* to the vectors, as the first transformers did (Vaswani et
-# al. 2017, section 3.5); with an added position the product depends on both places.
+# The model knows order because queries and keys are rotated by their positions before they meet. The dot
+# product *stays* when both move a hundred positions on: it depends on n - m alone. If you wrote "it changes
+# in some unpredictable way", you expected position to be *added* to the vectors, as the first transformers
+# did (Vaswani et al. 2017, section 3.5); with an added position the product depends on both places.
 
 # %%
-added = torch.randn(256, 32)                                              # a vector for each position, to be added
+added = torch.randn(256, 32)  # a vector for each position, to be added
 product_near = float((query + added[3]) @ (key + added[1]))
 product_far = float((query + added[103]) @ (key + added[101]))
 print(f"with added positions: {product_near:.2f} at (3, 1), {product_far:.2f} at (103, 101)")
@@ -227,7 +242,9 @@ finish("05_rope", results)
 # ## Exercises
 #
 # 1. Write the rotation in `lessons/exercises/rotary.py` and run `pytest lessons/exercises/test_rotary.py`.
-# 2. Rotate the query by its position and the key by twice its position. Does the score still depend on the distance
+# 2. Rotate the query by its position and the key by twice its position. Does the score still depend on the
+#    distance
 #    only? Try it with two positions before you answer.
-# 3. Compute the table in BF16 (`.bfloat16()` on the angles, before cosine and sine) and measure the error of a score
+# 3. Compute the table in BF16 (`.bfloat16()` on the angles, before cosine and sine) and measure the error of
+#    a score
 #    at position ten, a hundred and a thousand. Why does it grow? (Lesson 09 has the reason.)

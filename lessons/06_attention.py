@@ -3,12 +3,13 @@
 # %% [markdown]
 # # 6. Attention and grouped heads
 #
-# **Question.** To predict the next token a model must use the tokens before it, and must never see those after it.
-# How does one position read from others, and how can we be certain that it cannot read from the future?
+# **Question.** To predict the next token a model must use the tokens before it, and must never see those
+# after it. How does one position read from others, and how can we be certain that it cannot read from the
+# future?
 #
-# **Prediction.** A text of forty tokens goes through a model, then the same text with one token changed: number
-# twenty, if the first is number zero. At how many of the forty positions will the model's answer be different? Write
-# down a number.
+# **Prediction.** A text of forty tokens goes through a model, then the same text with one token changed:
+# number twenty, if the first is number zero. At how many of the forty positions will the model's answer be
+# different? Write down a number.
 
 # %%
 import sys
@@ -34,11 +35,11 @@ from model import SIZES, Attention, Llama, attention_written_out, sdpa
 # %% [markdown]
 # ## A question, a label, and a content
 #
-# In attention every position makes three vectors from its own: a **query** (what am I looking for?), a **key** (what
-# do I have?) and a **value** (what do I tell?). A position compares its query with the key of each position up to
-# itself. The comparison is a dot product, divided by the root of the vectors' width F; softmax turns the results
-# into weights that sum to one; and the position receives the weighted mean of the values (Vaswani et al. 2017, eq.
-# 1):
+# In attention every position makes three vectors from its own: a **query** (what am I looking for?), a
+# **key** (what do I have?) and a **value** (what do I tell?). A position compares its query with the key of
+# each position up to itself. The comparison is a dot product, divided by the root of the vectors' width F;
+# softmax turns the results into weights that sum to one; and the position receives the weighted mean of the
+# values (Vaswani et al. 2017, eq. 1):
 #
 # ```text
 # weight(t, s) = softmax over s ≤ t of   q(t) · k(s) / √F
@@ -46,8 +47,8 @@ from model import SIZES, Attention, Llama, attention_written_out, sdpa
 # ```
 #
 # The next cell writes this down with loops, one position after the other, and compares with
-# `model.py:attention_written_out`, which does it with matrices, and with `model.py:sdpa`, which calls torch's fast
-# kernel. The axes are batch B, heads H, positions T and width F, as everywhere in this project.
+# `model.py:attention_written_out`, which does it with matrices, and with `model.py:sdpa`, which calls torch's
+# fast kernel. The axes are batch B, heads H, positions T and width F, as everywhere in this project.
 
 # %%
 torch.manual_seed(6)                                        # the seed of everything random in this lesson
@@ -60,7 +61,9 @@ def naive_attention(q, k, v):
     y = torch.zeros_like(q)
     for head in range(q.shape[1]):
         for t in range(q.shape[2]):
-            scores = torch.stack([q[0, head, t] @ k[0, head, s] for s in range(t + 1)]) / math.sqrt(q.shape[3])
+            scores = torch.stack([q[0, head, t] @ k[0, head, s] for s in range(t + 1)]) / math.sqrt(
+                q.shape[3]
+            )
             weights = torch.exp(scores) / torch.exp(scores).sum()
             y[0, head, t] = sum(weights[s] * v[0, head, s] for s in range(t + 1))
     return y
@@ -78,11 +81,11 @@ assert torch.allclose(by_loops, sdpa(q, k, v), atol=1e-5)
 # %% [markdown]
 # ## Why the root?
 #
-# A dot product of two random vectors of width F is a sum of F independent products, so its spread is the root of F
-# (the same square root that will meet us in lesson 07). Without the division, wide heads would have scores so far
-# apart that softmax gives all weight to one position, and where softmax is that sure, its gradient is nearly zero:
-# nothing would be learned there. We measure the spread, and the largest of the weights that a position gives to
-# sixty-four others.
+# A dot product of two random vectors of width F is a sum of F independent products, so its spread is the root
+# of F (the same square root that will meet us in lesson 07). Without the division, wide heads would have
+# scores so far apart that softmax gives all weight to one position, and where softmax is that sure, its
+# gradient is nearly zero: nothing would be learned there. We measure the spread, and the largest of the
+# weights that a position gives to sixty-four others.
 
 # %%
 rows = []
@@ -98,23 +101,27 @@ for width in (16, 64, 256):
 table(("width F", "spread of q·k", "largest weight, plain", "largest weight, divided by √F"), rows)
 
 # %% [markdown]
-# The spread is 4, 8 and 16: the root of the width. Without the division the largest weight comes close to one as
-# heads become wider; with it, nothing depends on the width.
+# The spread is 4, 8 and 16: the root of the width. Without the division the largest weight comes close to one
+# as heads become wider; with it, nothing depends on the width.
 #
 # ## No look at the future
 #
-# The condition `s ≤ t` is called the **causal mask**. It is what makes training honest: a row of T tokens gives T -
-# 1 exercises in prediction at once, and in none of them may the answer be visible. A mistake here is cruel, because
-# everything *looks* better: the loss falls faster than ever, and the model is useless.
+# The condition `s ≤ t` is called the **causal mask**. It is what makes training honest: a row of T tokens
+# gives T - 1 exercises in prediction at once, and in none of them may the answer be visible. A mistake here
+# is cruel, because everything *looks* better: the loss falls faster than ever, and the model is useless.
 #
-# The test is simple. Change one token, and look where the model's answers change. We do it with the real model, and
-# with one whose mask is opened on purpose.
+# The test is simple. Change one token, and look where the model's answers change. We do it with the real
+# model, and with one whose mask is opened on purpose.
 
 # %%
 for width, expected in ((16, 4), (64, 8), (256, 16)):
     assert abs(spread[width] / expected - 1) < 0.1
 assert 4**2 == 16 and 8**2 == 64 and 16**2 == 256
-assert largest[256][0] > largest[16][0] and largest[256][0] > 0.8 and abs(largest[256][1] - largest[16][1]) < 0.05
+assert (
+    largest[256][0] > largest[16][0]
+    and largest[256][0] > 0.8
+    and abs(largest[256][1] - largest[16][1]) < 0.05
+)
 
 model = Llama(SIZES["tiny"])
 ids = torch.randint(0, 4096, (1, 40))
@@ -125,26 +132,31 @@ with torch.no_grad():
     moved = (model(ids) - model(changed)).abs().amax(dim=2)[0]                                       # (T,)
     moved_open = (model(ids, mask=everything) - model(changed, mask=everything)).abs().amax(dim=2)[0]   # (T,)
 for name, change in (("causal", moved), ("mask opened", moved_open)):
-    print(f"{name}: {int((change > 0).sum())} answers changed, the first is number {int(change.nonzero()[0])}")
+    print(
+        f"{name}: {int((change > 0).sum())} answers changed, the first is number {int(change.nonzero()[0])}"
+    )
 
 figure, axes = plt.subplots(figsize=(7, 3))
 axes.semilogy(moved_open.clamp(min=1e-9), marker=".", label="mask opened")
 axes.semilogy(moved.clamp(min=1e-9), marker=".", label="causal")
 axes.axvline(20, linestyle=":", color="black")
-axes.set(xlabel="position", ylabel="largest change of a logit", title="token 20 was changed (1e-9: not at all)")
+axes.set(
+    xlabel="position", ylabel="largest change of a logit", title="token 20 was changed (1e-9: not at all)"
+)
 axes.legend()
 save_figure(figure, "06_causality")
 
 # %% [markdown]
-# 20 answers change: those at position 20 and after it. Before it the difference is not small but exactly zero, to
-# the last bit. With the mask opened, all 40 change. `tests/test_model.py` asks the same of every size.
+# 20 answers change: those at position 20 and after it. Before it the difference is not small but exactly
+# zero, to the last bit. With the mask opened, all 40 change. `tests/test_model.py` asks the same of every
+# size.
 #
 # ## What is being looked at
 #
-# Attention's inner product is a parameter of our model (`attend`), so a function of ours may stand in its place,
-# write the weights down, and return what the real one returns. We look at a model without training and at one that
-# is trained: your newest run under `runs/`, or, if there is none, a tiny one that is trained now for half a minute
-# (lessons 11 and 12 look at the same one).
+# Attention's inner product is a parameter of our model (`attend`), so a function of ours may stand in its
+# place, write the weights down, and return what the real one returns. We look at a model without training and
+# at one that is trained: your newest run under `runs/`, or, if there is none, a tiny one that is trained now
+# for half a minute (lessons 11 and 12 look at the same one).
 
 # %%
 assert int((moved > 0).sum()) == 20 and int(moved.nonzero()[0]) == 20 and float(moved[:20].max()) == 0
@@ -158,13 +170,15 @@ def watching(q, k, v, mask=None):
     group = q.shape[1] // k.shape[1]
     scores = q @ k.repeat_interleave(group, dim=1).transpose(2, 3) / math.sqrt(q.shape[3])
     causal = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
-    maps.append(torch.softmax(scores.masked_fill(~causal, -math.inf), dim=3)[0])                     # (H, T, T)
+    maps.append(torch.softmax(scores.masked_fill(~causal, -math.inf), dim=3)[0])  # (H, T, T)
     return attention_written_out(q, k, v, mask)
 
 
 folder = find_run(trained_run())
 words = tokenizer.load(folder)
-ids = torch.tensor([words.encode("Question: What is 12 + 30? Working: 12 + 30 = 42. Answer: 42", document=True)])
+ids = torch.tensor(
+    [words.encode("Question: What is 12 + 30? Working: 12 + 30 = 42. Answer: 42", document=True)]
+)
 names = [words.decode([token]) for token in ids[0].tolist()]
 with torch.no_grad():
     trained = Llama.from_pretrained(folder, attend=watching)
@@ -189,24 +203,26 @@ sums = trained_maps.sum(dim=3)
 uniform = float((random_maps[0, :, -1] - 1 / len(names)).abs().max())
 print(f"{len(names)} tokens; weights of a position sum to one: {float((sums - 1).abs().max()):.0e} off")
 print(f"untrained, last position: no weight differs from 1/{len(names)} by more than {uniform:.3f}")
-print(f"trained, sharpest head: the last position gives {float(trained_maps[layer, head, -1].max()):.2f} to one token")
+print(
+    f"trained, sharpest head: the last position gives {float(trained_maps[layer, head, -1].max()):.2f} to one token"
+)
 
 # %% [markdown]
-# The upper right half of both maps is empty: that is the mask. Without training all scores are nearly zero, so
-# softmax spreads the weight evenly, and a position receives the plain mean of everything before it. Training makes
-# some heads choose. Do not read too much into a single map: a token that is looked at is not always one that
-# matters.
+# The upper right half of both maps is empty: that is the mask. Without training all scores are nearly zero,
+# so softmax spreads the weight evenly, and a position receives the plain mean of everything before it.
+# Training makes some heads choose. Do not read too much into a single map: a token that is looked at is not
+# always one that matters.
 #
 # ## Sharing keys and values
 #
-# A model has several **heads**, each an attention of its own with its own F features. While it writes text, the keys
-# and values of all positions must be kept (the KV cache, lesson 11). **Grouped-query attention**, GQA, lets several
-# query heads read the same keys and values (Ainslie et al. 2023, section 2.2): H query heads, K key/value heads, and
-# query head h reads number h // (H/K).
+# A model has several **heads**, each an attention of its own with its own F features. While it writes text,
+# the keys and values of all positions must be kept (the KV cache, lesson 11). **Grouped-query attention**,
+# GQA, lets several query heads read the same keys and values (Ainslie et al. 2023, section 2.2): H query
+# heads, K key/value heads, and query head h reads number h // (H/K).
 #
-# Two checks. First: if the second of two key/value heads is changed, only the query heads of its group may notice.
-# Second: a model with as many key/value heads as query heads, whose keys and values are copies, must compute the
-# same.
+# Two checks. First: if the second of two key/value heads is changed, only the query heads of its group may
+# notice. Second: a model with as many key/value heads as query heads, whose keys and values are copies, must
+# compute the same.
 
 # %%
 assert float((sums - 1).abs().max()) < 1e-4 and uniform < 0.1 and float(trained_maps.triu(1).max()) == 0
@@ -236,10 +252,10 @@ print(f"grouped heads against copied heads: largest difference {gap:.1e}")
 assert noticed == [False, False, True, True] and gap < 1e-5
 
 # %% [markdown]
-# So grouping is a *constraint*, not another formula: a model with 2 key/value heads is a model with 4 in which pairs
-# are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache: with L layers and K
-# key/value heads of F features, keys and values of T positions are `2 · L · K · F · T` numbers. For `20m` at its full
-# context:
+# So grouping is a *constraint*, not another formula: a model with 2 key/value heads is a model with 4 in
+# which pairs are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache: with L
+# layers and K key/value heads of F features, keys and values of T positions are `2 · L · K · F · T` numbers.
+# For `20m` at its full context:
 
 # %%
 assert grouped.num_key_value_heads == 2 and grouped.num_attention_heads == 4
@@ -253,17 +269,17 @@ for kept in (1, 2, 5, 10):
 table(("key/value heads", "cache in MiB, 16-bit numbers", "attention parameters"), rows)
 
 # %% [markdown]
-# The cache is proportional to the number of key/value heads: 60.0 MiB with all ten, 12.0 with the two of the card,
-# 6.0 with one. For comparison, the whole model in the same format has 38.8 MiB of weights. With one head for all it
-# would be smallest ("multi-query", Shazeer 2019); two is the compromise that the card chose.
+# The cache is proportional to the number of key/value heads: 60.0 MiB with all ten, 12.0 with the two of the
+# card, 6.0 with one. For comparison, the whole model in the same format has 38.8 MiB of weights. With one
+# head for all it would be smallest ("multi-query", Shazeer 2019); two is the compromise that the card chose.
 #
 # ## Back to the question
 #
 # A position reads others by comparing its query with their keys and taking the weighted mean of their values;
-# softmax over the positions up to its own makes the future unreachable, and changing one token proves it. 20 of the
-# 40 answers changed. If you said 19, you thought that the changed position itself only *predicts* the next token,
-# and so should not count: but its answer is made from the token that stands there. If you said 40, you had a model
-# in mind that reads in both directions.
+# softmax over the positions up to its own makes the future unreachable, and changing one token proves it. 20
+# of the 40 answers changed. If you said 19, you thought that the changed position itself only *predicts* the
+# next token, and so should not count: but its answer is made from the token that stands there. If you said
+# 40, you had a model in mind that reads in both directions.
 
 # %%
 assert cache[10] == 60.0 and cache[2] == 12.0 and cache[1] == 6.0
@@ -283,8 +299,12 @@ finish("06_attention", results)
 #
 # 1. Write attention with grouped heads in `lessons/exercises/attention.py` and run `pytest
 #    lessons/exercises/test_attention.py`.
-# 2. Replace the mask by one that lets each position see only itself and the eight before it, in a text of eighty
-#    tokens. At how many positions does the answer change now, after one layer and after four? Predict both numbers
+# 2. Replace the mask by one that lets each position see only itself and the eight before it, in a text of
+#    eighty
+#    tokens. At how many positions does the answer change now, after one layer and after four? Predict both
+#    numbers
 #    first.
-# 3. Remove the rotation of lesson 05 (call `few` with `cos` of ones and `sin` of zeros) and exchange two earlier
-#    tokens. Does the answer at the last position change? What does this say about attention without positions?
+# 3. Remove the rotation of lesson 05 (call `few` with `cos` of ones and `sin` of zeros) and exchange two
+#    earlier
+#    tokens. Does the answer at the last position change? What does this say about attention without
+#    positions?

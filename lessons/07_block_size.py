@@ -3,12 +3,14 @@
 # %% [markdown]
 # # 7. Block, initialization and size
 #
-# **Question.** Lessons 04 to 06 made the parts: norm, MLP, rotary positions, attention. How are they put together so
-# that a deep stack of them can be trained, and what does the stack cost in parameters, memory and arithmetic?
+# **Question.** Lessons 04 to 06 made the parts: norm, MLP, rotary positions, attention. How are they put
+# together so that a deep stack of them can be trained, and what does the stack cost in parameters, memory and
+# arithmetic?
 #
-# **Prediction.** Every block *adds* its result to the same running vector. Suppose each of two dozen blocks adds two
-# results of about the same size, independent of each other. By what factor does the running vector grow from the
-# first block to the last: not at all, about five, or about fifty? Write down one of the three, and why.
+# **Prediction.** Every block *adds* its result to the same running vector. Suppose each of two dozen blocks
+# adds two results of about the same size, independent of each other. By what factor does the running vector
+# grow from the first block to the last: not at all, about five, or about fifty? Write down one of the three,
+# and why.
 
 # %%
 import sys
@@ -26,24 +28,24 @@ from lessons.tools import FAST, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 import params
-from extras.settings import LAPTOP
+from training.resolve import LAPTOP
 from model import SIZES, Llama, attention_written_out, init_weights, next_token_loss
 
 # %% [markdown]
 # ## One block, by hand
 #
-# The vector that runs through the model, one per position, is called the **residual stream**. A block reads it twice
-# and adds to it twice (He et al. 2016 for the idea of adding; Xiong et al. 2020 for the norm standing *before* each
-# part):
+# The vector that runs through the model, one per position, is called the **residual stream**. A block reads
+# it twice and adds to it twice (He et al. 2016 for the idea of adding; Xiong et al. 2020 for the norm
+# standing *before* each part):
 #
 # ```text
 # x = x + attention(norm(x))
 # x = x + mlp(norm(x))
 # ```
 #
-# Nothing else ever touches the stream: no norm, no scale. So the embedding of a token can travel through all blocks
-# unchanged, and a gradient can travel back the same way. The next cell does the two lines by hand, with the parts of
-# a real block, and compares with `model.py:Block.forward`.
+# Nothing else ever touches the stream: no norm, no scale. So the embedding of a token can travel through all
+# blocks unchanged, and a gradient can travel back the same way. The next cell does the two lines by hand,
+# with the parts of a real block, and compares with `model.py:Block.forward`.
 
 # %%
 torch.manual_seed(7)                                        # the seed of everything random in this lesson
@@ -63,20 +65,20 @@ assert torch.equal(by_hand, block(x, cos, sin))
 #
 # ## How large does the stream become?
 #
-# Before training, every matrix is filled with random numbers: a normal distribution with mean zero and standard
-# deviation 0.02, the value that the cards state. Each block then adds two nearly independent random vectors. The
-# size of a sum of independent vectors does not grow like their number but like its square root, because variances
-# add, not lengths:
+# Before training, every matrix is filled with random numbers: a normal distribution with mean zero and
+# standard deviation 0.02, the value that the cards state. Each block then adds two nearly independent random
+# vectors. The size of a sum of independent vectors does not grow like their number but like its square root,
+# because variances add, not lengths:
 #
 # ```text
 # variance after L blocks  =  variance of the embedding + 2 L · variance of one addition
 # ```
 #
-# The second GPT (Radford et al. 2019, section 2.3) therefore starts the matrices *that add to the stream* smaller,
-# by `1/√(2L)`: the 2L additions together then have the variance of one. There are two such matrices per block,
-# `o_proj` at the end of attention and `down_proj` at the end of the MLP; `model.py:residual_output` marks them where
-# they are made and `model.py:init_weights` scales what is marked. We measure the size as **RMS**, the root of the
-# mean of the squares.
+# The second GPT (Radford et al. 2019, section 2.3) therefore starts the matrices *that add to the stream*
+# smaller, by `1/√(2L)`: the 2L additions together then have the variance of one. There are two such matrices
+# per block, `o_proj` at the end of attention and `down_proj` at the end of the MLP;
+# `model.py:residual_output` marks them where they are made and `model.py:init_weights` scales what is marked.
+# We measure the size as **RMS**, the root of the mean of the squares.
 
 # %%
 assert abs(float(small.model.embed_tokens.weight.detach().std()) - 0.02) < 0.0005
@@ -94,7 +96,9 @@ def stream_size(model):
     def note_size(module, inputs, output):
         sizes.append(float(output.detach().pow(2).mean().sqrt()))
 
-    hooks = [module.register_forward_hook(note_size) for module in (model.model.embed_tokens, *model.model.layers)]
+    hooks = [
+        module.register_forward_hook(note_size) for module in (model.model.embed_tokens, *model.model.layers)
+    ]
     with torch.no_grad():
         model(ids)
     for hook in hooks:
@@ -113,13 +117,13 @@ table(("after block", *sizes),
 
 # %% [markdown]
 # Without scaling, the stream that leaves the last of the 24 blocks is more than twenty times as large as the
-# embedding that entered the first; with scaling it is about 3 times as large. It does not grow by a steady factor
-# per block: such a curve would bend upwards. It bends downwards: after a quarter of the blocks the unscaled stream
-# has about half of its final size, which is what a square root does.
+# embedding that entered the first; with scaling it is about 3 times as large. It does not grow by a steady
+# factor per block: such a curve would bend upwards. It bends downwards: after a quarter of the blocks the
+# unscaled stream has about half of its final size, which is what a square root does.
 #
-# What is bad about a large stream? The norm at the entry of each block divides by its size. A block deep in the
-# unscaled model therefore adds a small correction to a large vector, and an early block fills most of it: the layers
-# do not start as equals. The figure also shows how the final size depends on depth.
+# What is bad about a large stream? The norm at the entry of each block divides by its size. A block deep in
+# the unscaled model therefore adds a small correction to a large vector, and an early block fills most of it:
+# the layers do not start as equals. The figure also shows how the final size depends on depth.
 
 # %%
 growth = {name: column[-1] / column[0] for name, column in sizes.items()}
@@ -148,26 +152,29 @@ right.set(xlabel="blocks in the model", ylabel="RMS after the last block", title
 right.set_xscale("log", base=2)
 left.legend()
 save_figure(figure, "07_stream_by_depth")
-table(("blocks", *finals), [(n, *(f"{column[i]:.3f}" for column in finals.values())) for i, n in enumerate(depths)])
+table(
+    ("blocks", *finals),
+    [(n, *(f"{column[i]:.3f}" for column in finals.values())) for i, n in enumerate(depths)],
+)
 
 # %% [markdown]
-# From 2 blocks to 32 the scaled model's last stream grows by about half, and hardly at all from 8 on; the unscaled
-# one's grows sevenfold and goes on. This is what the factor is for: the start of training looks much the same at
-# every depth.
+# From 2 blocks to 32 the scaled model's last stream grows by about half, and hardly at all from 8 on; the
+# unscaled one's grows sevenfold and goes on. This is what the factor is for: the start of training looks much
+# the same at every depth.
 #
 # The cards differ here. Stentor3 and Portimbria scale; the Stentor2 card says that it does not, and the table
-# `model.py:UNSCALED` says which sizes follow it. With the ten to twelve blocks of the Stentor2 models both work;
-# `30m-v1`, with twenty-one, follows them by our choice.
+# `model.py:UNSCALED` says which sizes follow it. With the ten to twelve blocks of the Stentor2 models both
+# work; `30m-v1`, with twenty-one, follows them by our choice.
 #
 # ## A famous bug, and how it hides
 #
-# llama2.c, a well-known small Llama, calls the three matrices of the MLP `w1` (gate), `w2` (down) and `w3` (up). It
-# chose the matrices to scale by the *end of their name*, and the end it asked for was `w3.weight`: the up
-# projection, which does not add to the stream, in place of `w2`, which does. The line was copied into other
-# projects.
+# llama2.c, a well-known small Llama, calls the three matrices of the MLP `w1` (gate), `w2` (down) and `w3`
+# (up). It chose the matrices to scale by the *end of their name*, and the end it asked for was `w3.weight`:
+# the up projection, which does not add to the stream, in place of `w2`, which does. The line was copied into
+# other projects.
 #
-# Guess before you run the next cell: how much larger is the stream with the bug? We build the wrong model from the
-# right one: `down_proj` gets its full size back, `up_proj` is scaled instead.
+# Guess before you run the next cell: how much larger is the stream with the bug? We build the wrong model
+# from the right one: `down_proj` gets its full size back, `up_proj` is scaled instead.
 
 # %%
 for name in finals:
@@ -196,17 +203,17 @@ right_sizes, wrong_sizes = stream_size(right_model), stream_size(wrong_model)
 print(f"stream after the last block: right {right_sizes[-1]:.6f}, with the bug {wrong_sizes[-1]:.6f}")
 
 # %% [markdown]
-# The table of standard deviations shows the bug at once. The stream does not show it at all: both are equal to at
-# least four digits. Look at the formula of the MLP to see why:
+# The table of standard deviations shows the bug at once. The stream does not show it at all: both are equal
+# to at least four digits. Look at the formula of the MLP to see why:
 #
 # ```text
 # down( silu(gate(x)) · up(x) )
 # ```
 #
-# `up` enters as a plain factor, so a constant in `up` is the same as a constant in `down`. At the start the two
-# models compute the *same function*, and no measurement of outputs, no first loss, no plot of the stream can tell
-# them apart. What differs is how they learn. The next cell compares the gradient of each matrix with the size of the
-# matrix itself.
+# `up` enters as a plain factor, so a constant in `up` is the same as a constant in `down`. At the start the
+# two models compute the *same function*, and no measurement of outputs, no first loss, no plot of the stream
+# can tell them apart. What differs is how they learn. The next cell compares the gradient of each matrix with
+# the size of the matrix itself.
 
 # %%
 assert max(abs(a / b - 1) for a, b in zip(right_sizes, wrong_sizes)) < 1e-4
@@ -223,20 +230,26 @@ for name, model in (("right", right_model), ("bug", wrong_model)):
         ratios = [matrix.grad.norm() / matrix.detach().norm() for matrix in matrices]
         relative[name, part] = float(torch.stack(ratios).mean())
 print("loss: right", losses["right"], " bug", losses["bug"])
-table(("matrix", "|gradient| / |weight|, right", "with the bug"),
-      [(part, f"{relative['right', part]:.4f}", f"{relative['bug', part]:.4f}") for part in ("up_proj", "down_proj")])
+table(
+    ("matrix", "|gradient| / |weight|, right", "with the bug"),
+    [
+        (part, f"{relative['right', part]:.4f}", f"{relative['bug', part]:.4f}")
+        for part in ("up_proj", "down_proj")
+    ],
+)
 
 # %% [markdown]
-# The two matrices change places. The right model begins with a small `down_proj` that moves fast relative to its
-# size; the wrong one has a small `up_proj` that does. Training works either way, which is why the bug lives so long.
-# The lesson is about *checks*: a property that was intended ("these matrices start smaller") must be tested itself.
-# `tests/test_model.py` does so: it reads the standard deviation of every tensor. And it is about names: choose by
-# what a thing *is*, here a mark set where the matrix is made, never by how its name ends.
+# The two matrices change places. The right model begins with a small `down_proj` that moves fast relative to
+# its size; the wrong one has a small `up_proj` that does. Training works either way, which is why the bug
+# lives so long. The lesson is about *checks*: a property that was intended ("these matrices start smaller")
+# must be tested itself. `tests/test_model.py` does so: it reads the standard deviation of every tensor. And
+# it is about names: choose by what a thing *is*, here a mark set where the matrix is made, never by how its
+# name ends.
 #
 # ## What the stack costs
 #
-# **Parameters** are the numbers that training changes. With D the width of the stream, H query heads and K key/value
-# heads of width F, M the width of the MLP, V the vocabulary and L blocks:
+# **Parameters** are the numbers that training changes. With D the width of the stream, H query heads and K
+# key/value heads of width F, M the width of the MLP, V the vocabulary and L blocks:
 #
 # ```text
 # embedding   V · D            (twice, if the output head is a matrix of its own: "untied")
@@ -245,9 +258,9 @@ table(("matrix", "|gradient| / |weight|, right", "with the bug"),
 # norms       L · 2 · D  +  D
 # ```
 #
-# `params.py:count` computes this for any shape. The next cell compares it with the number of elements that the model
-# really holds, for every size of the family. (The models are built on the device called "meta": shapes without
-# memory.)
+# `params.py:count` computes this for any shape. The next cell compares it with the number of elements that
+# the model really holds, for every size of the family. (The models are built on the device called "meta":
+# shapes without memory.)
 
 # %%
 assert relative["right", "down_proj"] > 3 * relative["bug", "down_proj"]
@@ -264,22 +277,32 @@ for name, config in SIZES.items():
     megabytes = params.BYTES["FP32"] * counted / 1e6
     cache = params.kv_cache_bytes(config, config.max_position_embeddings) / 2**20
     work = params.flops(config, config.max_position_embeddings)["training"]
-    rows.append((name, f"{counted:,}", f"{share:.1f}%", f"{megabytes:.1f}", f"{cache:.1f}", f"{work / 1e6:,.0f}"))
+    rows.append(
+        (name, f"{counted:,}", f"{share:.1f}%", f"{megabytes:.1f}", f"{cache:.1f}", f"{work / 1e6:,.0f}")
+    )
 table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "training MFLOP/token"), rows)
 
 # %% [markdown]
 # Formula and model agree for all eight. Three things in this table deserve a second look.
 #
-# - **The vocabulary is dear.** In `12m-v1`, 52.2% of all parameters are the embedding: more numbers for *naming*
-#   tokens than for thinking about them. `20m` has its vocabulary cut to 4,096 tokens, and even with two matrices of
-#   it the share is 12.9%. With 32,768 tokens it would be 54.2%: that is why the family changed its tokenizer (lesson
+# - **The vocabulary is dear.** In `12m-v1`, 52.2% of all parameters are the embedding: more numbers for
+#   *naming*
+#   tokens than for thinking about them. `20m` has its vocabulary cut to 4,096 tokens, and even with two
+#   matrices of
+#   it the share is 12.9%. With 32,768 tokens it would be 54.2%: that is why the family changed its tokenizer
+#   (lesson
 #   02 has the price).
-# - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m` at its
-#   full context, two bytes a number. With a key and value for each of its ten query heads it would be five times
+# - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m`
+#   at its
+#   full context, two bytes a number. With a key and value for each of its ten query heads it would be five
+#   times
 #   that (lesson 06).
-# - **Arithmetic** is counted in **FLOPs**, floating-point operations, a multiplication and an addition being two.
-#   Each parameter takes part in one multiply-add per token, so a forward pass costs `2N`, and training three times
-#   that, `6N`, plus attention, whose cost grows with the length T of the context (Chowdhery et al. 2022, appendix
+# - **Arithmetic** is counted in **FLOPs**, floating-point operations, a multiplication and an addition being
+#   two.
+#   Each parameter takes part in one multiply-add per token, so a forward pass costs `2N`, and training three
+#   times
+#   that, `6N`, plus attention, whose cost grows with the length T of the context (Chowdhery et al. 2022,
+#   appendix
 #   B):
 #
 # ```text
@@ -311,16 +334,16 @@ axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 save_figure(figure, "07_where_parameters_are")
 
 # %% [markdown]
-# At 128, the length of the laptop recipe, attention's products are 5% of the work and `6N` is a good estimate. At the
-# card's length of 4096 they are 61%: for a small model with a long context the rule "six times the parameters"
-# misses more than half.
+# At 128, the length of the laptop recipe, attention's products are 5% of the work and `6N` is a good
+# estimate. At the card's length of 4096 they are 61%: for a small model with a long context the rule "six
+# times the parameters" misses more than half.
 #
 # ## What the audit of the cards teaches
 #
-# A **model card** is the page that describes a published model. The family's three cards hold more than a thousand
-# statements that can be read as data: sizes, memory, steps, hours, scores. `python params.py --audit` recomputes
-# them from each other. A number counts as wrong only if *no* value that rounds to it can be right, and a statement
-# that nothing else on the card decides is called "not checkable", not right.
+# A **model card** is the page that describes a published model. The family's three cards hold more than a
+# thousand statements that can be read as data: sizes, memory, steps, hours, scores. `python params.py
+# --audit` recomputes them from each other. A number counts as wrong only if *no* value that rounds to it can
+# be right, and a statement that nothing else on the card decides is called "not checkable", not right.
 
 # %%
 short, long = params.flops(SIZES["20m"], 128), params.flops(SIZES["20m"], 4096)
@@ -348,50 +371,62 @@ for name in shown:
     print(f"    {found[name].formula[:110]}")
 
 # %% [markdown]
-# Two out of three statements are consistent, and 75 cannot be right. The errors have *kinds*, and each kind is a
-# habit to learn:
+# Two out of three statements are consistent, and 75 cannot be right. The errors have *kinds*, and each kind
+# is a habit to learn:
 #
-# - **A table row from another draft.** `12m-v1` is said to have 9 layers; only 12 give its stated total of 12.0
+# - **A table row from another draft.** `12m-v1` is said to have 9 layers; only 12 give its stated total of
+#   12.0
 #   million and its share of 52.2%. Two numbers that depend on the same field check each other. State both.
-# - **Two stories in one card.** `20m` has 5 heads in one table, 8 in an explanation and 10 in its specification.
-#   Only one of them times the head width of 32 is the width of the model. A number should stand in one place and be
+# - **Two stories in one card.** `20m` has 5 heads in one table, 8 in an explanation and 10 in its
+#   specification.
+#   Only one of them times the head width of 32 is the width of the model. A number should stand in one place
+#   and be
 #   printed from there.
-# - **Two units in one column.** The KV cache is given as 6 where 12.0 MiB (12.6 MB) follows from the shape; the
+# - **Two units in one column.** The KV cache is given as 6 where 12.0 MiB (12.6 MB) follows from the shape;
+#   the
 #   weights beside it are in other units. Write the unit, and the formula once.
 # - **Numbers copied with the text.** The adapter example of the 20m card prints 49.4 million parameters: its
 #   sister's.
-# - **A product that was never multiplied.** The 30m card's run ended at step 30,300 because its tokens were used up,
+# - **A product that was never multiplied.** The 30m card's run ended at step 30,300 because its tokens were
+#   used up,
 #   it says; 30,300 steps of 8,192 tokens are 248 million tokens, and it had 800 million.
 #
 # None of this says that the models are bad, or that anyone lied. It says that a page of numbers typed by hand
-# decays. That is why this course asserts every number of its prose, and why `extras/card.py` writes a card from the
-# run's own files.
+# decays. That is why this course asserts every number of its prose, and why `publishing/card.py` writes a
+# card from the run's own files.
 
 # %%
 by_id = {name: str(found[name].stated) for name in shown}
-assert verdicts["inconsistent"] == 75 and 0.6 < verdicts["consistent"] / len(findings) < 0.7 and len(findings) > 1000
+assert (
+    verdicts["inconsistent"] == 75
+    and 0.6 < verdicts["consistent"] / len(findings) < 0.7
+    and len(findings) > 1000
+)
 assert int(by_id[shown[0]]) == 9 and SIZES["12m-v1"].num_hidden_layers == 12
 assert round(params.count(SIZES["12m-v1"])["total"] / 1e6, 1) == 12.0 and shares["12m-v1"] == 52.2
 assert int(by_id[shown[1]]) == 5 and int(by_id[shown[2]]) == 8 and SIZES["20m"].num_attention_heads == 10
 assert SIZES["20m"].head_dim == 32 and 10 * 32 == SIZES["20m"].hidden_size
 assert int(by_id[shown[3]]) == 6 and round(params.kv_cache_bytes(SIZES["20m"], 4096) / 1e6, 1) == 12.6
 assert "49.4" in by_id[shown[4]] and round(params.count(SIZES["50m"])["total"] / 1e6, 1) == 49.4
-assert int(by_id[shown[5]]) == 30300 and round(30_300 * 8_192 / 1e6) == 248 and params.FAMILY["30m"] == 800 * 1e6
+assert (
+    int(by_id[shown[5]]) == 30300 and round(30_300 * 8_192 / 1e6) == 248 and params.FAMILY["30m"] == 800 * 1e6
+)
 print("every number above is in these asserts")
 
 # %% [markdown]
 # ## Back to the question
 #
-# The parts are put together by addition: each block reads the stream through a norm and adds two results to it. With
-# n independent additions of the same size the stream grows like the square root of n: two dozen blocks make 48
-# additions, and the root of that is about seven. "About five" was the best of the three guesses, if you thought of
-# square roots; what was measured is still more than twenty. The stream starts smaller than one addition: the embedding
-# has a deviation of 0.02, and the first block alone doubles that. And the additions are neither all of one size, as
-# exercise 1 shows, nor independent. The curve bends downwards as a root does, but it lies above the root. Scaling the
-# additions by `1/√(2L)` takes the depth out of it.
+# The parts are put together by addition: each block reads the stream through a norm and adds two results to
+# it. With n independent additions of the same size the stream grows like the square root of n: two dozen
+# blocks make 48 additions, and the root of that is about seven. "About five" was the best of the three
+# guesses, if you thought of square roots; what was measured is still more than twenty. The stream starts
+# smaller than one addition: the embedding has a deviation of 0.02, and the first block alone doubles that.
+# And the additions are neither all of one size, as exercise 1 shows, nor independent. The curve bends
+# downwards as a root does, but it lies above the root. Scaling the additions by `1/√(2L)` takes the depth out
+# of it.
 #
-# The cost follows from the shape by a formula short enough to compute by hand, and numbers that can be computed
-# should be.
+# The cost follows from the shape by a formula short enough to compute by hand, and numbers that can be
+# computed should be.
 
 # %%
 assert 2 * 24 == 48 and 6.5 < math.sqrt(48) < 7.5
@@ -409,11 +444,17 @@ finish("07_block_size", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. The stream of the *scaled* model still grows, by a factor of about three. Which of the two additions of a block
-#    is responsible? Hook `self_attn` and `mlp` in place of the blocks, and look at the first and the last block.
-# 2. Design a model of at most ten million parameters with a vocabulary of `8064`. Begin with `python params.py
-#    --vocab-size 8064 --hidden-size 256 --num-hidden-layers 8 --num-attention-heads 8`, which is too large. What would
+# 1. The stream of the *scaled* model still grows, by a factor of about three. Which of the two additions of a
+#    block
+#    is responsible? Hook `self_attn` and `mlp` in place of the blocks, and look at the first and the last
+#    block.
+# 2. Design a model of at most ten million parameters with a vocabulary of `8064`. Begin with `python
+#    params.py
+#    --vocab-size 8064 --hidden-size 256 --num-hidden-layers 8 --num-attention-heads 8`, which is too large.
+#    What would
 #    you do with the parameters that tying the output head to the embedding (`--tie-word-embeddings`) saves?
-# 3. Take one statement that the audit calls inconsistent, `python params.py --audit` prints them all, and find by
-#    hand which single change would make it right. Then find one that the audit calls not checkable, and say what the
+# 3. Take one statement that the audit calls inconsistent, `python params.py --audit` prints them all, and
+#    find by
+#    hand which single change would make it right. Then find one that the audit calls not checkable, and say
+#    what the
 #    card would have to add so that it could be checked.

@@ -3,12 +3,12 @@
 # %% [markdown]
 # # 8. One training step
 #
-# **Question.** What exactly happens to the weights in one training step, and how can we know that each part of it is
-# right?
+# **Question.** What exactly happens to the weights in one training step, and how can we know that each part
+# of it is right?
 #
-# **Prediction.** AdamW, the optimizer of nearly every language model, makes its very first update. One weight has a
-# gradient of one, another weight a gradient a thousand times smaller. How many times further does the first weight
-# move? Write down a number.
+# **Prediction.** AdamW, the optimizer of nearly every language model, makes its very first update. One weight
+# has a gradient of one, another weight a gradient a thousand times smaller. How many times further does the
+# first weight move? Write down a number.
 
 # %%
 import sys
@@ -26,16 +26,16 @@ from lessons.tools import FAST, OUT, corpus, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from data import Corpus
-from extras.job import open_job
+from training.open_job import open_job
 from model import SIZES, Llama, next_token_loss
 from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_step
 
 # %% [markdown]
 # ## The five lines
 #
-# Training repeats one thing: look at some text, see how wrong the predictions are, and move every weight a little in
-# the direction that makes them less wrong. In this project a step is five calls, and a debugger meets them in this
-# order from `train.py:train`, the last two inside `train.py:update`:
+# Training repeats one thing: look at some text, see how wrong the predictions are, and move every weight a
+# little in the direction that makes them less wrong. In this project a step is five calls, and a debugger
+# meets them in this order from `train.py:train`, the last two inside `train.py:update`:
 #
 # ```text
 # ids  = corpus.batch(step)                        which tokens            (lesson 03)
@@ -45,16 +45,16 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_st
 # optimizer.step(step + 1, lr)                     move the weights
 # ```
 #
-# The **gradient** of a weight is the slope of the loss: by how much the loss would rise if the weight grew a little.
-# `backward` computes it for all weights at once, by the chain rule, from the last operation back to the first. We
-# take the five one by one, on a batch of 32 rows of 64 tokens.
+# The **gradient** of a weight is the slope of the loss: by how much the loss would rise if the weight grew a
+# little. `backward` computes it for all weights at once, by the chain rule, from the last operation back to
+# the first. We take the five one by one, on a batch of 32 rows of 64 tokens.
 
 # %%
 torch.manual_seed(8)                                        # the seed of everything random in this lesson
 folder = corpus("math")
 config = TrainConfig(size="tiny", data=str(folder), out=str(OUT / "08_run"), device="cpu", precision="fp32",
                      steps=100, seq_len=64, batch_size=32, learning_rate=3e-3)
-job = open_job(config)                                      # settings, data and device, as the command line opens them
+job = open_job(config)  # settings, data and device, as the command line opens them
 model = Llama(SIZES["tiny"])
 ids = job.corpus.batch(0)
 print("batch:", ids.shape, ids.dtype)
@@ -63,10 +63,10 @@ assert ids.shape == (32, 64)
 # %% [markdown]
 # ## Forward and backward, all at once or in pieces
 #
-# A batch may be too large for the device. Then it is cut into **micro-batches**: forward and backward for each of
-# them, while the gradients add up, and one update at the end. This is called gradient accumulation.
-# `train.py:training_step` does it; its third argument is the number of rows at once. Does the sum of four pieces of
-# 8 rows give the gradient of all 32?
+# A batch may be too large for the device. Then it is cut into **micro-batches**: forward and backward for
+# each of them, while the gradients add up, and one update at the end. This is called gradient accumulation.
+# `train.py:training_step` does it; its third argument is the number of rows at once. Does the sum of four
+# pieces of 8 rows give the gradient of all 32?
 
 # %%
 def gradient_of(rows_at_once):
@@ -98,14 +98,14 @@ print(f"without the division the gradient is {times:.3f} times as long")
 assert len(ids) / 8 == 4 and len(ids) == 32
 
 # %% [markdown]
-# They are equal up to rounding: the order of the additions differs, and in floating point that changes the last
-# digits.
+# They are equal up to rounding: the order of the additions differs, and in floating point that changes the
+# last digits.
 #
-# Two things make it so. Each piece's loss is a *mean*, so the sum of four means must be divided by 4; without the
-# division the gradient is 4 times too long, and only a lucky optimizer hides that. And all pieces hold the same
-# number of tokens, because packed rows are always full (lesson 03). Where rows are padded to different lengths, the
-# mean of means is not the mean over tokens: a short piece counts as much as a long one. The next cell measures how
-# much that can matter.
+# Two things make it so. Each piece's loss is a *mean*, so the sum of four means must be divided by 4; without
+# the division the gradient is 4 times too long, and only a lucky optimizer hides that. And all pieces hold
+# the same number of tokens, because packed rows are always full (lesson 03). Where rows are padded to
+# different lengths, the mean of means is not the mean over tokens: a short piece counts as much as a long
+# one. The next cell measures how much that can matter.
 
 # %%
 assert abs(whole_loss - pieces_loss) < 1e-5 and relative_difference(whole, pieces) < 1e-5
@@ -113,7 +113,7 @@ assert abs(times - 4) < 1e-3
 
 logits = model(torch.from_numpy(ids[:2])).detach()         # as if from a model that has learned a little:
 logits.scatter_add_(2, torch.from_numpy(ids[:2, 1:, None]), torch.full((2, 63, 1), 3.0))
-long_piece = next_token_loss(logits[:1], torch.from_numpy(ids[:1]))                        # 63 good predictions
+long_piece = next_token_loss(logits[:1], torch.from_numpy(ids[:1]))  # 63 good predictions
 short_ids = torch.from_numpy(ids[1:2, :8])
 short_piece = next_token_loss(model(short_ids).detach(), short_ids)                        # 7 bad ones
 mean_of_means = float(long_piece + short_piece) / 2
@@ -125,9 +125,10 @@ assert mean_of_means > mean_over_tokens + 0.5
 # ## Clipping
 #
 # All gradients together are one long vector. Its length is the **gradient norm**, the root of the sum of all
-# squares. A rare batch can make it many times longer than usual, and one such step can undo many good ones. So
-# gradients longer than 1 are shortened to length 1, all by the same factor, which keeps the direction (Pascanu et
-# al. 2013, algorithm 1). `train.py:clip_gradients` returns the length before, which is the `grad_norm` in the log.
+# squares. A rare batch can make it many times longer than usual, and one such step can undo many good ones.
+# So gradients longer than 1 are shortened to length 1, all by the same factor, which keeps the direction
+# (Pascanu et al. 2013, algorithm 1). `train.py:clip_gradients` returns the length before, which is the
+# `grad_norm` in the log.
 
 # %%
 loss, before = gradient_of(32)
@@ -139,10 +140,10 @@ assert float(norm) > 1 and abs(after - 1) < 1e-4
 # %% [markdown]
 # ## AdamW, by hand
 #
-# Plain gradient descent moves a weight by rate times gradient. Adam (Kingma and Ba 2015) looks at the *history* of
-# each weight's gradient: m is a running mean of it, v of its square: its two **moments**. Both start at zero, and
-# dividing by `1 - b^t` corrects for that. The W (Loshchilov and Hutter 2019, algorithm 2) is **weight decay**: every
-# step shrinks the weight itself a little.
+# Plain gradient descent moves a weight by rate times gradient. Adam (Kingma and Ba 2015) looks at the
+# *history* of each weight's gradient: m is a running mean of it, v of its square: its two **moments**. Both
+# start at zero, and dividing by `1 - b^t` corrects for that. The W (Loshchilov and Hutter 2019, algorithm 2)
+# is **weight decay**: every step shrinks the weight itself a little.
 #
 # ```text
 # m = b1 · m + (1 - b1) · g                      g: the gradient, t: the number of the step, from 1
@@ -150,8 +151,8 @@ assert float(norm) > 1 and abs(after - 1) < 1e-4
 # w = w - lr · decay · w - lr · (m / (1 - b1^t)) / (√(v / (1 - b2^t)) + ε)
 # ```
 #
-# The next cell writes these three lines down as they stand, gives ours (`train.py:AdamW.step`) and torch's the same
-# twenty gradients, and compares all three.
+# The next cell writes these three lines down as they stand, gives ours (`train.py:AdamW.step`) and torch's
+# the same twenty gradients, and compares all three.
 
 # %%
 def naive_adamw(weight, gradients, rate, decay, b1=0.9, b2=0.95, epsilon=1e-8):
@@ -161,7 +162,9 @@ def naive_adamw(weight, gradients, rate, decay, b1=0.9, b2=0.95, epsilon=1e-8):
     for t, g in enumerate(gradients, 1):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
-        weight = weight - rate * decay * weight - rate * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + epsilon)
+        weight = (
+            weight - rate * decay * weight - rate * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + epsilon)
+        )
     return weight
 
 
@@ -172,7 +175,9 @@ start = ours[0].weight.detach().clone()
 gradients = [torch.randn(16, 16) for _ in range(20)]
 
 our_optimizer = AdamW(ours, 0.01)
-their_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+their_optimizer = torch.optim.AdamW(
+    theirs.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01
+)
 for t, gradient in enumerate(gradients, 1):
     ours[0].weight.grad = gradient.clone()
     theirs[0].weight.grad = gradient.clone()
@@ -198,15 +203,15 @@ moves = (0.5 - pair[0].weight.detach())[0]
 print("moves:", [round(float(move), 6) for move in moves])
 
 # %% [markdown]
-# Both move by 0.01, which is the learning rate itself. At the first step the corrected means are `g` and `g²`, so the
-# quotient is `g / |g|`: the sign of the gradient, and nothing of its size. Later the two means differ, but the ratio
-# stays near one or below. That is why **the learning rate of Adam is a distance**: about how far a weight goes in one
-# step. With a rate of 0.001, a weight of the usual size 0.02 can be moved by a twentieth of itself. It is also why
-# multiplying the loss by a constant changes nearly nothing in Adam, and why the forgotten division above can stay
-# unnoticed: only clipping sees it.
+# Both move by 0.01, which is the learning rate itself. At the first step the corrected means are `g` and
+# `g²`, so the quotient is `g / |g|`: the sign of the gradient, and nothing of its size. Later the two means
+# differ, but the ratio stays near one or below. That is why **the learning rate of Adam is a distance**:
+# about how far a weight goes in one step. With a rate of 0.001, a weight of the usual size 0.02 can be moved
+# by a twentieth of itself. It is also why multiplying the loss by a constant changes nearly nothing in Adam,
+# and why the forgotten division above can stay unnoticed: only clipping sees it.
 #
-# Decay is applied to the matrices of the linear layers only, as the cards say: not to norms, and not to an embedding
-# that also serves as output head.
+# Decay is applied to the matrices of the linear layers only, as the cards say: not to norms, and not to an
+# embedding that also serves as output head.
 
 # %%
 assert all(abs(float(move) - 0.01) < 1e-5 for move in moves)
@@ -216,17 +221,18 @@ optimizer = AdamW(model, weight_decay=0.01)
 decayed = sum(p.numel() for p, decay in zip(optimizer.params, optimizer.decays) if decay)
 total = sum(p.numel() for p in optimizer.params)
 print(f"decayed: {decayed:,} of {total:,} parameters")
-assert [name for name, decay in zip(optimizer.names, optimizer.decays) if not decay and "norm" not in name] == [
-    "model.embed_tokens.weight"]
+assert [
+    name for name, decay in zip(optimizer.names, optimizer.decays) if not decay and "norm" not in name
+] == ["model.embed_tokens.weight"]
 
 # %% [markdown]
 # ## How far in which step
 #
-# The rate begins at zero and rises in a straight line, the **warmup**: the first gradients of random weights say
-# little, and v has not seen enough of them. Then it falls, so that the last steps settle what the large ones have
-# found. The cards use half a **cosine** (Loshchilov and Hutter 2017); its rival **WSD** (warmup, stable, decay; Hu
-# et al. 2024) stays at the peak and falls at the end in a straight line, which allows one to decide late how long to
-# train. Both are `train.py:learning_rate`.
+# The rate begins at zero and rises in a straight line, the **warmup**: the first gradients of random weights
+# say little, and v has not seen enough of them. Then it falls, so that the last steps settle what the large
+# ones have found. The cards use half a **cosine** (Loshchilov and Hutter 2017); its rival **WSD** (warmup,
+# stable, decay; Hu et al. 2024) stays at the peak and falls at the end in a straight line, which allows one
+# to decide late how long to train. Both are `train.py:learning_rate`.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -242,15 +248,15 @@ rows = [(step, *(f"{curve[step]:.6f}" for curve in curves.values())) for step in
 table(("step", *curves), rows)
 
 # %% [markdown]
-# At step 525, half way between warmup and end, the cosine is at half of its peak, 0.0004, and WSD still at the whole
-# of it, 0.0008. Added over all steps, the cosine is worth 500 steps at the peak and WSD 900, so the two do not even
-# have the same best peak.
+# At step 525, half way between warmup and end, the cosine is at half of its peak, 0.0004, and WSD still at
+# the whole of it, 0.0008. Added over all steps, the cosine is worth 500 steps at the peak and WSD 900, so the
+# two do not even have the same best peak.
 #
 # ## A test that finds most bugs: overfit one batch
 #
-# Before a long run, train on *one* small batch, again and again. A million parameters can learn 128 tokens by heart,
-# so the loss must go to nearly zero. If it does not, something between data and update is broken, and no amount of
-# data would mend it.
+# Before a long run, train on *one* small batch, again and again. A million parameters can learn 128 tokens by
+# heart, so the loss must go to nearly zero. If it does not, something between data and update is broken, and
+# no amount of data would mend it.
 
 # %%
 assert curves["cosine"][0] == curves["wsd"][0] == 0
@@ -276,18 +282,18 @@ axes.set(xlabel="step", ylabel="loss (nats per token)", title="one batch, again 
 save_figure(figure, "08_overfit")
 
 # %% [markdown]
-# The first loss is near 8.32, the logarithm of the 4096 tokens among which an untrained model chooses (lesson 01).
-# After sixty steps the loss is below 0.1: the batch is known by heart.
+# The first loss is near 8.32, the logarithm of the 4096 tokens among which an untrained model chooses (lesson
+# 01). After sixty steps the loss is below 0.1: the batch is known by heart.
 #
-# Two warnings. This tests the machinery, not the model: a model that sees its own answers, for instance because the
-# mask is wrong, passes with flying colours. (Lesson 06 tests the mask.) And a loss near zero on a batch says nothing
-# about other text.
+# Two warnings. This tests the machinery, not the model: a model that sees its own answers, for instance
+# because the mask is wrong, passes with flying colours. (Lesson 06 tests the mask.) And a loss near zero on a
+# batch says nothing about other text.
 #
 # ## Which loss to write down
 #
-# With accumulation a step sees several micro-batches. Some programs log the loss of the *last* one, because it is at
-# hand. Ours logs the mean over all. The weights are held fixed here, so that all variation is noise: 8 micro-batches
-# per step, the same for both.
+# With accumulation a step sees several micro-batches. Some programs log the loss of the *last* one, because
+# it is at hand. Ours logs the mean over all. The weights are held fixed here, so that all variation is noise:
+# 8 micro-batches per step, the same for both.
 
 # %%
 assert abs(overfit[0] - 8.32) < 0.1 and round(math.log(4096), 2) == 8.32
@@ -317,17 +323,17 @@ axes.legend()
 save_figure(figure, "08_logged_loss")
 
 # %% [markdown]
-# The mean of eight independent numbers has a spread smaller by the root of 8, which is 2.83. Measured, the ratio is
-# between 1.5 and 4.5 (with sixty steps it is itself a rough estimate). Whoever logs the last piece throws most of
-# the information away and then smooths the curve to get it back.
+# The mean of eight independent numbers has a spread smaller by the root of 8, which is 2.83. Measured, the
+# ratio is between 1.5 and 4.5 (with sixty steps it is itself a rough estimate). Whoever logs the last piece
+# throws most of the information away and then smooths the curve to get it back.
 #
 # ## Back to the question
 #
-# A step is five lines, and each has a test that does not need a trained model: pieces add up to the whole; the
-# clipped length is one; the update equals the published algorithm, by hand and by torch; the schedule is a formula;
-# one batch can be learned by heart. And the prediction: the first weight moves exactly as far as the second, once,
-# although its gradient is a thousand times larger. If you wrote "a thousand", you had plain gradient descent in
-# mind.
+# A step is five lines, and each has a test that does not need a trained model: pieces add up to the whole;
+# the clipped length is one; the update equals the published algorithm, by hand and by torch; the schedule is
+# a formula; one batch can be learned by heart. And the prediction: the first weight moves exactly as far as
+# the second, once, although its gradient is a thousand times larger. If you wrote "a thousand", you had plain
+# gradient descent in mind.
 
 # %%
 assert round(math.sqrt(8), 2) == 2.83
@@ -345,9 +351,12 @@ finish("08_training_step", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write AdamW's step in `lessons/exercises/adamw.py` and the schedule in `lessons/exercises/schedule.py`; run
+# 1. Write AdamW's step in `lessons/exercises/adamw.py` and the schedule in `lessons/exercises/schedule.py`;
+#    run
 #    `pytest lessons/exercises/test_adamw.py lessons/exercises/test_schedule.py`.
-# 2. Repeat the overfitting with a learning rate ten times larger, then ten times smaller. Which of the two failures
+# 2. Repeat the overfitting with a learning rate ten times larger, then ten times smaller. Which of the two
+#    failures
 #    would you recognize in a log, and by which column?
-# 3. Multiply the loss by a hundred before `backward`, without clipping and with it. Which of the two runs changes,
+# 3. Multiply the loss by a hundred before `backward`, without clipping and with it. Which of the two runs
+#    changes,
 #    and why?

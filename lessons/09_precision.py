@@ -3,11 +3,12 @@
 # %% [markdown]
 # # 9. Precision and devices
 #
-# **Question.** Half as many bits per number means half the memory and much more speed. Which numbers of a training
-# run may be stored in half of the bits, which may not, and does the same run give the same result on other devices?
+# **Question.** Half as many bits per number means half the memory and much more speed. Which numbers of a
+# training run may be stored in half of the bits, which may not, and does the same run give the same result on
+# other devices?
 #
-# **Prediction.** A weight is stored in bfloat16, a number format of sixteen bits. Its value is one. Training adds a
-# thousandth to it, a thousand times. What is its value afterwards? Write down a number.
+# **Prediction.** A weight is stored in bfloat16, a number format of sixteen bits. Its value is one. Training
+# adds a thousandth to it, a thousand times. What is its value afterwards? Write down a number.
 
 # %%
 import sys
@@ -36,10 +37,10 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate
 # %% [markdown]
 # ## Three kinds of number
 #
-# A floating-point number is a sign, an exponent and a fraction: `±1.fraction · 2^exponent`. The bits of the fraction
-# decide how *finely* numbers are spaced, those of the exponent how *far* they reach. **FP32** has 32 bits. **FP16**
-# and **BF16** both have 16 and spend them differently: FP16 has a longer fraction, BF16 ("brain float") has the
-# exponent of FP32.
+# A floating-point number is a sign, an exponent and a fraction: `±1.fraction · 2^exponent`. The bits of the
+# fraction decide how *finely* numbers are spaced, those of the exponent how *far* they reach. **FP32** has 32
+# bits. **FP16** and **BF16** both have 16 and spend them differently: FP16 has a longer fraction, BF16
+# ("brain float") has the exponent of FP32.
 
 # %%
 assert torch.finfo(torch.float32).bits == 32
@@ -59,22 +60,30 @@ for name, dtype in kinds.items():
     exponent = numpy.floor(numpy.log2(numpy.maximum(values, info.smallest_normal)))
     spacing = info.eps * 2.0**exponent
     axes.loglog(values[values < info.max], (spacing / values)[values < info.max], label=name)
-axes.set(xlabel="size of the number", ylabel="spacing / number", title="how finely numbers are spaced", ylim=(1e-8, 10))
+axes.set(
+    xlabel="size of the number",
+    ylabel="spacing / number",
+    title="how finely numbers are spaced",
+    ylim=(1e-8, 10),
+)
 axes.legend()
 save_figure(figure, "09_spacing")
 
 # %% [markdown]
 # Just above 1, the neighbours in BF16 are 0.0078 apart, eight times further than in FP16 (0.00098), and sixty
-# thousand times further than in FP32. In exchange BF16 reaches as far as FP32, while FP16 ends at 65504 and becomes
-# coarse below 0.00006.
+# thousand times further than in FP32. In exchange BF16 reaches as far as FP32, while FP16 ends at 65504 and
+# becomes coarse below 0.00006.
 #
-# So the two fail in different ways. FP16 loses small numbers: gradients. BF16 loses small *differences*: updates.
-# First the prediction.
+# So the two fail in different ways. FP16 loses small numbers: gradients. BF16 loses small *differences*:
+# updates. First the prediction.
 
 # %%
 assert abs(torch.finfo(torch.bfloat16).eps - 0.0078) < 0.0001 and 1 + torch.finfo(torch.float32).eps > 1
 assert abs(torch.finfo(torch.float16).eps - 0.00098) < 0.00001
-assert torch.finfo(torch.float16).max == 65504 and abs(torch.finfo(torch.float16).smallest_normal - 0.00006) < 2e-6
+assert (
+    torch.finfo(torch.float16).max == 65504
+    and abs(torch.finfo(torch.float16).smallest_normal - 0.00006) < 2e-6
+)
 assert 60_000 < torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps < 70_000
 
 ends = {}
@@ -89,31 +98,37 @@ table(("format", "1 plus 0.001, a thousand times", "0.02 plus 0.001, a thousand 
 
 # %% [markdown]
 # In BF16 the weight is still 1. Each sum, 1.001, lies between 1 and its neighbour 1.0078, nearer to 1, and is
-# rounded back. The update is lost, and a thousand lost updates are lost as well. The other weight begins at 0.02,
-# where numbers are spaced more finely; it moves until the spacing is too wide for 0.001, and there, at 0.5, it is
-# stuck.
+# rounded back. The update is lost, and a thousand lost updates are lost as well. The other weight begins at
+# 0.02, where numbers are spaced more finely; it moves until the spacing is too wide for 0.001, and there, at
+# 0.5, it is stuck.
 #
 # ## Master weights
 #
-# The rule that follows (Micikevicius et al. 2018, section 3.1): weights, moments and the sum of an update are kept
-# in FP32, the **master weights**. Only the *products*, which are nearly all of the work, take copies of half the
-# size. In PyTorch this is **autocast**: each matrix product casts its inputs and leaves the weights alone. Our
-# experiment trains the same small model three times with the same batches:
+# The rule that follows (Micikevicius et al. 2018, section 3.1): weights, moments and the sum of an update are
+# kept in FP32, the **master weights**. Only the *products*, which are nearly all of the work, take copies of
+# half the size. In PyTorch this is **autocast**: each matrix product casts its inputs and leaves the weights
+# alone. Our experiment trains the same small model three times with the same batches:
 #
 # - `FP32`: everything in FP32;
 # - `BF16 products`: autocast, master weights in FP32 (the recipe called `bf16` in `precision.py:RECIPES`);
 # - `BF16 weights`: as FP32, but after each update the weights are rounded to BF16, as if they were stored so.
 
 # %%
-assert ends["BF16", 1.0] == 1 and 1 + torch.finfo(torch.bfloat16).eps == 1.0078125 and 1.001 - 1 < 1.0078 - 1.001
+assert (
+    ends["BF16", 1.0] == 1 and 1 + torch.finfo(torch.bfloat16).eps == 1.0078125 and 1.001 - 1 < 1.0078 - 1.001
+)
 assert ends["BF16", 0.02] == 0.5 and abs(ends["FP32", 1.0] - 2) < 0.001
-assert float(torch.tensor(0.02, dtype=torch.bfloat16) + 0.001) != float(torch.tensor(0.02, dtype=torch.bfloat16))
+assert float(torch.tensor(0.02, dtype=torch.bfloat16) + 0.001) != float(
+    torch.tensor(0.02, dtype=torch.bfloat16)
+)
 
 torch.manual_seed(9)                                        # the seed of everything random in this lesson
 folder = corpus("math")
 shape = dataclasses.replace(SIZES["tiny"], num_hidden_layers=2)
 steps = 12 if FAST else 80
-plan = TrainConfig(steps=steps, warmup_steps=steps // 10, stable_steps=0, learning_rate=3e-4, schedule="cosine")
+plan = TrainConfig(
+    steps=steps, warmup_steps=steps // 10, stable_steps=0, learning_rate=3e-4, schedule="cosine"
+)
 text = Corpus(folder, 32, 4, total_steps=steps)
 first_model = Llama(shape)
 
@@ -137,7 +152,8 @@ def trained(recipe, round_weights):
                     parameter.copy_(parameter.bfloat16().float())
                 parameter.grad = None
         triples = zip(before, optimizer.params, optimizer.names)
-        pairs = [(old, new) for old, new, name in triples if "embed" not in name]     # most tokens are not in the batch
+        # most tokens are not in the batch
+        pairs = [(old, new) for old, new, name in triples if "embed" not in name]
         same = sum(int((old == new).sum()) for old, new in pairs)
         unmoved.append(same / sum(new.numel() for _, new in pairs))
         losses.append(float(loss.detach()))
@@ -164,25 +180,27 @@ left.legend()
 save_figure(figure, "09_master_weights")
 
 # %% [markdown]
-# With BF16 products the run ends where the FP32 run ends. With BF16 weights, more than half of all weights stay
-# where they are in a typical step, and the loss is visibly higher. Nothing breaks, no error appears: the run is only
-# worse than it had to be. As the learning rate falls towards the end of the schedule, updates become smaller and
-# more of them are lost; the right plot shows it.
+# With BF16 products the run ends where the FP32 run ends. With BF16 weights, more than half of all weights
+# stay where they are in a typical step, and the loss is visibly higher. Nothing breaks, no error appears: the
+# run is only worse than it had to be. As the learning rate falls towards the end of the schedule, updates
+# become smaller and more of them are lost; the right plot shows it.
 #
 # ## The recipes of the cards
 #
-# The cards lift more than the weights out of the small format. Their words are data in `precision.py:RECIPES`: all
-# **norms** compute in FP32 (a mean of squares is a long sum of small numbers), and so do the **first and last
-# layer** (or the first two, in the FP16 recipe). The softmax of attention needs no lifting: the kernel keeps it in
-# FP32 inside. We apply the recipe `tpu-bf16` to `tiny` and look, with hooks on the real modules, in which format
-# each one computes.
+# The cards lift more than the weights out of the small format. Their words are data in
+# `precision.py:RECIPES`: all **norms** compute in FP32 (a mean of squares is a long sum of small numbers),
+# and so do the **first and last layer** (or the first two, in the FP16 recipe). The softmax of attention
+# needs no lifting: the kernel keeps it in FP32 inside. We apply the recipe `tpu-bf16` to `tiny` and look,
+# with hooks on the real modules, in which format each one computes.
 
 # %%
 assert abs(loss_at_end["BF16 products"] - loss_at_end["FP32"]) < 0.03
 assert lost["BF16 weights"] > 0.4 and lost["FP32"] < 0.05
 if not FAST:
     assert lost["BF16 weights"] > 0.5 and loss_at_end["BF16 weights"] > loss_at_end["FP32"] + 0.01
-    assert numpy.mean(runs["BF16 weights"][1][late]) > numpy.mean(runs["BF16 weights"][1][steps // 4:steps // 2])
+    assert numpy.mean(runs["BF16 weights"][1][late]) > numpy.mean(
+        runs["BF16 weights"][1][steps // 4 : steps // 2]
+    )
 
 model = precision.apply_recipe(Llama(SIZES["tiny"]), "tpu-bf16", "cpu")
 seen = {}
@@ -202,14 +220,21 @@ with torch.no_grad():
     logits = model(torch.from_numpy(text.batch(0)))
 for name, dtype in seen.items():
     print(f"{name:40} {dtype}")
-print(f"{'weights, all of them':40} {'float32' if all(p.dtype == torch.float32 for p in model.parameters()) else '?'}")
-assert [seen[f"model.layers.{i}.self_attn.q_proj"] for i in range(4)] == ["float32", "bfloat16", "bfloat16", "float32"]
+print(
+    f"{'weights, all of them':40} {'float32' if all(p.dtype == torch.float32 for p in model.parameters()) else '?'}"
+)
+assert [seen[f"model.layers.{i}.self_attn.q_proj"] for i in range(4)] == [
+    "float32",
+    "bfloat16",
+    "bfloat16",
+    "float32",
+]
 assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 # %% [markdown]
-# The first and the last layer compute in FP32, the two between them in BF16, and the weights are FP32 everywhere, so
-# a saved file does not show which recipe trained it. The cards publish how many modules were lifted.
-# `precision.py:report` counts them in our models:
+# The first and the last layer compute in FP32, the two between them in BF16, and the weights are FP32
+# everywhere, so a saved file does not show which recipe trained it. The cards publish how many modules were
+# lifted. `precision.py:report` counts them in our models:
 
 # %%
 rows = []
@@ -222,15 +247,15 @@ for name, recipe in (("20m", "tpu-bf16"), ("150m", "tpu-bf16"), ("30m", "t4-fp16
 table(("size", "recipe", *counts["20m"]), rows)
 
 # %% [markdown]
-# 25 norms in `20m`: two in each of twelve layers, and the last one. 41 in `150m`, 21 in `30m`; 2 layers each, no
-# softmax. These are the cards' counts.
+# 25 norms in `20m`: two in each of twelve layers, and the last one. 41 in `150m`, 21 in `30m`; 2 layers each,
+# no softmax. These are the cards' counts.
 #
 # ## Loss scaling: what FP16 needs and BF16 does not
 #
 # FP16 becomes zero where BF16 does not: the gradient of a rarely used weight may be 0.00000001. The remedy
 # (Micikevicius et al. 2018, section 3.2) is to multiply the *loss* by a large number before backward, which
-# multiplies every gradient by it, and to divide before the update. If the scaled gradients overflow, the step is
-# skipped and the scale halved; after many good steps it is doubled: `precision.py:next_scale`.
+# multiplies every gradient by it, and to divide before the update. If the scaled gradients overflow, the step
+# is skipped and the scale halved; after many good steps it is doubled: `precision.py:next_scale`.
 
 # %%
 assert counts["20m"] == {"fp32_norms": 25, "fp32_layers": 2, "fp32_softmax": 0}
@@ -240,19 +265,26 @@ assert counts["30m"] == {"fp32_norms": 21, "fp32_layers": 2, "fp32_softmax": 0}
 gradient = torch.tensor(0.00000001)
 print("in FP16:", float(gradient.half()), "  in BF16:", float(gradient.bfloat16()))
 scaled = (gradient * precision.FIRST_SCALE).half()
-print(f"scaled by {precision.FIRST_SCALE:.0f}, in FP16, and divided again: {float(scaled) / precision.FIRST_SCALE:.3g}")
+print(
+    f"scaled by {precision.FIRST_SCALE:.0f}, in FP16, and divided again: {float(scaled) / precision.FIRST_SCALE:.3g}"
+)
 scale, good = precision.next_scale(precision.FIRST_SCALE, good_steps=5, finite=False)
 print(f"after an overflow: scale {scale:.0f}, good steps {good}")
-assert gradient == 0.00000001 and float(gradient.half()) == 0 and float(gradient.bfloat16()) > 0 and float(scaled) > 0
+assert (
+    gradient == 0.00000001
+    and float(gradient.half()) == 0
+    and float(gradient.bfloat16()) > 0
+    and float(scaled) > 0
+)
 assert scale == precision.FIRST_SCALE / 2 and good == 0
 
 # %% [markdown]
 # ## The same run on several devices
 #
-# **Data parallelism**: each of several devices holds a copy of the model, a *replica*, takes its own rows of the
-# batch, and after backward the gradients are averaged over all replicas, so that all make the same update and stay
-# equal. By lesson 08 this is gradient accumulation with the pieces side by side. The next cell does it by hand with
-# two replicas: `data.py:Corpus.batch` gives each its rows, and the average is written out.
+# **Data parallelism**: each of several devices holds a copy of the model, a *replica*, takes its own rows of
+# the batch, and after backward the gradients are averaged over all replicas, so that all make the same update
+# and stay equal. By lesson 08 this is gradient accumulation with the pieces side by side. The next cell does
+# it by hand with two replicas: `data.py:Corpus.batch` gives each its rows, and the average is written out.
 
 # %%
 def move(replica, optimizer, step):
@@ -292,9 +324,9 @@ print("loss of one device against the mean of two, largest difference:", f"{max(
 print("the two replicas still hold the same weights, bit for bit:", equal)
 
 # %% [markdown]
-# The losses agree to the fifth digit after the point and better; the last bits differ, because sums are taken in
-# another order. In earnest the averaging is done by `DistributedDataParallel`, in processes that `torchrun` starts,
-# and the command is the same on CPUs and GPUs:
+# The losses agree to the fifth digit after the point and better; the last bits differ, because sums are taken
+# in another order. In earnest the averaging is done by `DistributedDataParallel`, in processes that
+# `torchrun` starts, and the command is the same on CPUs and GPUs:
 #
 # ```text
 # torchrun --nproc-per-node 2 train.py --size tiny
@@ -304,11 +336,12 @@ print("the two replicas still hold the same weights, bit for bit:", equal)
 #
 # ## Compiled devices want one shape
 #
-# A TPU does not run operation by operation. PyTorch/XLA *records* the operations of a step as a graph, compiles the
-# graph once, and keeps it. If the next step records the same graph it is reused; if anything about it differs, a
-# shape above all, it is compiled again, which may take minutes. Below is the number of graphs compiled until the end
-# of each step, for a small model trained in three ways. Where torch_xla is installed the cell measures it now
-# (`lessons/xla_graphs.py`); elsewhere it shows what was recorded, and says so.
+# A TPU does not run operation by operation. PyTorch/XLA *records* the operations of a step as a graph,
+# compiles the graph once, and keeps it. If the next step records the same graph it is reused; if anything
+# about it differs, a shape above all, it is compiled again, which may take minutes. Below is the number of
+# graphs compiled until the end of each step, for a small model trained in three ways. Where torch_xla is
+# installed the cell measures it now (`lessons/xla_graphs.py`); elsewhere it shows what was recorded, and says
+# so.
 
 # %%
 assert max(differences) < 1e-5 and equal and len(replicas) == 2
@@ -325,7 +358,9 @@ RECORDED = {
 compiled = RECORDED
 source = "RECORDED on 2026-11-25 with XLA's CPU device, not measured now"
 if find_spec("torch_xla"):
-    program = next(root / "lessons" / "xla_graphs.py" for root in place.parents if (root / "model.py").is_file())
+    program = next(
+        root / "lessons" / "xla_graphs.py" for root in place.parents if (root / "model.py").is_file()
+    )
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
     compiled = json.loads(done.stdout.splitlines()[-1])
     source = "measured now"
@@ -334,19 +369,21 @@ header = ("rows have", *(f"step {n}" for n in range(8)))
 table(header, [(name, *counted) for name, counted in compiled["graphs"].items()])
 
 # %% [markdown]
-# One shape, 1 graph, although the learning rate was another in each of the 8 steps: a changing *number* is an input
-# of the graph, a changing *shape* is another graph. This is why `data.py` packs every row to the same length and
-# drops a last partial batch, why `train.py:AdamW.step` puts the numbers of a step into one small tensor, and why a
-# training log on a TPU shows how many graphs have been compiled: the count must stop growing.
+# One shape, 1 graph, although the learning rate was another in each of the 8 steps: a changing *number* is an
+# input of the graph, a changing *shape* is another graph. This is why `data.py` packs every row to the same
+# length and drops a last partial batch, why `train.py:AdamW.step` puts the numbers of a step into one small
+# tensor, and why a training log on a TPU shows how many graphs have been compiled: the count must stop
+# growing.
 #
 # ## Back to the question
 #
-# Products may be computed in BF16 or FP16; weights, moments, sums of updates, norms and the loss stay in FP32. A
-# weight of 1 in BF16, to which 0.001 is added a thousand times, is still 1. If you wrote "2", you computed; if you
-# wrote "about 2", you expected rounding errors to be small. They were not small: *every* update was rounded away.
+# Products may be computed in BF16 or FP16; weights, moments, sums of updates, norms and the loss stay in
+# FP32. A weight of 1 in BF16, to which 0.001 is added a thousand times, is still 1. If you wrote "2", you
+# computed; if you wrote "about 2", you expected rounding errors to be small. They were not small: *every*
+# update was rounded away.
 #
-# And other devices give the same result up to the order of additions, as long as each sees its own part of the same
-# batch.
+# And other devices give the same result up to the order of additions, as long as each sees its own part of
+# the same batch.
 
 # %%
 assert compiled["graphs"]["one length"][-1] == 1 and len(compiled["graphs"]["one length"]) == 8
@@ -367,8 +404,11 @@ finish("09_precision", results)
 #
 # 1. What is the smallest number that can be added to 1 in BF16 so that the sum is not 1? Predict it from the
 #    spacing, then search for it by halving. Why is it not the spacing itself?
-# 2. Round with a coin: when a weight is rounded to BF16, let it go up with a probability equal to how far it is on
-#    the way ("stochastic rounding"). Put this into the third run in place of `parameter.bfloat16().float()`. How
+# 2. Round with a coin: when a weight is rounded to BF16, let it go up with a probability equal to how far it
+#    is on
+#    the way ("stochastic rounding"). Put this into the third run in place of `parameter.bfloat16().float()`.
+#    How
 #    much of the loss comes back?
-# 3. Give the two replicas *different* seeds for their first weights and average the gradients all the same. What
+# 3. Give the two replicas *different* seeds for their first weights and average the gradients all the same.
+#    What
 #    does the loss do? What in `train.py` prevents this from happening?

@@ -3,13 +3,13 @@
 # %% [markdown]
 # # 10. Checkpoint and exact resume
 #
-# **Question.** Training stops: a laptop is closed, a session ends, the power fails. What must be on the disk so that
-# the run can go on as if nothing had happened, to the last bit?
+# **Question.** Training stops: a laptop is closed, a session ends, the power fails. What must be on the disk
+# so that the run can go on as if nothing had happened, to the last bit?
 #
-# **Prediction.** A run of twenty steps is stopped after ten and continued. Suppose the *weights* were saved, but the
-# optimizer's memory (the running means m and v of lesson 08) was lost and begins at zero again. Which is the first
-# step whose loss differs from the uninterrupted run: the eleventh, the twelfth, or a later one? Write down the step
-# and the reason.
+# **Prediction.** A run of twenty steps is stopped after ten and continued. Suppose the *weights* were saved,
+# but the optimizer's memory (the running means m and v of lesson 08) was lost and begins at zero again. Which
+# is the first step whose loss differs from the uninterrupted run: the eleventh, the twelfth, or a later one?
+# Write down the step and the reason.
 
 # %%
 import sys
@@ -36,9 +36,9 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate, train
 # %% [markdown]
 # ## Twenty, and ten plus ten
 #
-# A **checkpoint** is the state of a run on disk. We train twenty steps in one go. Then we train ten, stop, and let a
-# second call of `train.py:train` go on. `stop_after` ends a call without moving the schedule, which was laid out for
-# all twenty steps.
+# A **checkpoint** is the state of a run on disk. We train twenty steps in one go. Then we train ten, stop,
+# and let a second call of `train.py:train` go on. `stop_after` ends a call without moving the schedule, which
+# was laid out for all twenty steps.
 
 # %%
 folder = corpus("math")
@@ -58,7 +58,8 @@ for run in (whole_folder, halved_folder):
 
 whole = quietly(TrainConfig(**plan, out=str(whole_folder)))
 first_half = quietly(TrainConfig(**plan, out=str(halved_folder), stop_after=10))
-shutil.copytree(halved_folder / "last", OUT / "10_checkpoint", dirs_exist_ok=True)   # for the experiments below
+# for the experiments below
+shutil.copytree(halved_folder / "last", OUT / "10_checkpoint", dirs_exist_ok=True)
 second_half = quietly(TrainConfig(resume=str(halved_folder)))
 
 # %%
@@ -72,8 +73,8 @@ for name in ("model.safetensors", "optimizer.safetensors", "trainer_state.json")
 assert whole.losses == together and len(whole.losses) == 20 and len(first_half.losses) == 10
 
 # %% [markdown]
-# Not similar: equal. All 20 losses have the same bits, and the files at the end have the same bytes. What is in the
-# folder that makes this possible?
+# Not similar: equal. All 20 losses have the same bits, and the files at the end have the same bytes. What is
+# in the folder that makes this possible?
 
 # %%
 assert len(together) == 20
@@ -84,17 +85,18 @@ sizes = {file.name: file.stat().st_size for file in (halved_folder / "last").ite
 moments_over_weights = sizes["optimizer.safetensors"] / sizes["model.safetensors"]
 
 # %% [markdown]
-# The weights; the two moments of each weight, so the optimizer's file is 2.0 times as large; a handful of numbers,
-# above all the *step*; the vocabulary, so that the model can be used alone; and `SHA256SUMS`, of which more below.
+# The weights; the two moments of each weight, so the optimizer's file is 2.0 times as large; a handful of
+# numbers, above all the *step*; the vocabulary, so that the model can be used alone; and `SHA256SUMS`, of
+# which more below.
 #
-# What is *not* there: no position in the data, no state of a random generator. `data.py:Corpus.batch` computes a
-# batch from the step and the seed (lesson 03), so the step is the position. And nothing in our step is random: the
-# model has no dropout.
+# What is *not* there: no position in the data, no state of a random generator. `data.py:Corpus.batch`
+# computes a batch from the step and the seed (lesson 03), so the step is the position. And nothing in our
+# step is random: the model has no dropout.
 #
 # ## The loop, written out
 #
-# To see what each part is good for, we need a loop from which parts can be taken away. It is ten lines of real
-# parts. First it has to prove that it is the same loop: it must give the losses of `train` bit for bit.
+# To see what each part is good for, we need a loop from which parts can be taken away. It is ten lines of
+# real parts. First it has to prove that it is the same loop: it must give the losses of `train` bit for bit.
 
 # %%
 assert round(moments_over_weights, 1) == 2.0
@@ -103,7 +105,9 @@ text = Corpus(folder, 32, 4, total_steps=20, seed=10)
 
 
 def naive_loop(model, optimizer, first, last, batch=text.batch, counted_from=0, rate_from=0):
-    """Losses of steps `first` to `last` - 1. The last two arguments make mistakes: where update and rate count from."""
+    """Losses of steps `first` to `last` - 1. The last two arguments make mistakes: where update and rate
+    count from.
+    """
     losses = []
     for step in range(first, last):
         ids = torch.from_numpy(batch(step))
@@ -117,7 +121,7 @@ def naive_loop(model, optimizer, first, last, batch=text.batch, counted_from=0, 
     return losses
 
 
-torch.manual_seed(10)                                       # the seed of the first weights, as in the runs above
+torch.manual_seed(10)  # the seed of the first weights, as in the runs above
 model = Llama(SIZES["tiny"])
 naive_losses = naive_loop(model, AdamW(model, 0.01), 0, 20)
 print("the loop of this lesson equals train(), bit for bit:", naive_losses == whole.losses)
@@ -182,15 +186,15 @@ axes.legend()
 save_figure(figure, "10_forgotten")
 
 # %% [markdown]
-# With nothing forgotten there is no difference. A lost position shows at once, in step 11: other text, another loss.
-# Weights stored as BF16 show at once as well, by a little. Everything that concerns the *update* shows one step
-# later, in step 12: the loss of step 11 comes from the restored weights, which are right, and only then the first
-# wrong update is made.
+# With nothing forgotten there is no difference. A lost position shows at once, in step 11: other text,
+# another loss. Weights stored as BF16 show at once as well, by a little. Everything that concerns the
+# *update* shows one step later, in step 12: the loss of step 11 comes from the restored weights, which are
+# right, and only then the first wrong update is made.
 #
-# How could one see such a mistake in practice? Hardly. None of these runs fails; all losses look like losses. With a
-# replayed position the curve even looks *better* here than the right one, because the text has been seen before.
-# Only the comparison with an uninterrupted run shows it. This is why `pytest` makes that comparison for every change
-# of this project.
+# How could one see such a mistake in practice? Hardly. None of these runs fails; all losses look like losses.
+# With a replayed position the curve even looks *better* here than the right one, because the text has been
+# seen before. Only the comparison with an uninterrupted run shows it. This is why `pytest` makes that
+# comparison for every change of this project.
 
 # %%
 assert first_different["nothing"] is None
@@ -201,10 +205,10 @@ assert first_different["moments"] == first_different["count"] == first_different
 # %% [markdown]
 # ## And the random numbers?
 #
-# Many programs draw their batches with a random generator: take some random positions in the text, train on what
-# stands there. For them the state of the generator is part of the checkpoint. Reseeding it, which many do, does not
-# restore it: the generator begins from the start and draws the first batches again. The next cell builds such a
-# loader, saves its state properly, then forgets it.
+# Many programs draw their batches with a random generator: take some random positions in the text, train on
+# what stands there. For them the state of the generator is part of the checkpoint. Reseeding it, which many
+# do, does not restore it: the generator begins from the start and draws the first batches again. The next
+# cell builds such a loader, saves its state properly, then forgets it.
 
 # %%
 stream = torch.from_numpy(text.batch(0)).flatten().repeat(2)
@@ -249,24 +253,29 @@ again = drawn(torch.Generator().manual_seed(10))(0)
 first_ever = drawn(torch.Generator().manual_seed(10))(0)
 print("generator restored, equal to uninterrupted:", kept == uninterrupted)
 print("generator reseeded, equal to uninterrupted:", reseeded == uninterrupted)
-print("its first batch after the resume is the first batch of the whole run:", bool((again == first_ever).all()))
+print(
+    "its first batch after the resume is the first batch of the whole run:", bool((again == first_ever).all())
+)
 assert kept == uninterrupted and reseeded[0] != uninterrupted[0]
 
 # %% [markdown]
-# So either the state of every generator is saved, for each process, with each loader's buffers and each worker's
-# queue; or a batch is a function of the step, and there is nothing to save. This project chose the second.
+# So either the state of every generator is saved, for each process, with each loader's buffers and each
+# worker's queue; or a batch is a function of the step, and there is nothing to save. This project chose the
+# second.
 #
 # ## Writing a checkpoint without losing the last one
 #
-# The moment of saving is the dangerous one: if the power fails while the only checkpoint is being overwritten, both
-# are gone. `common.py:replace_folder` writes the new one beside the old, under the name `last.new`, with a checksum
-# of each file; waits until the disk has it; and only then renames, `last` to `last.old` and `last.new` to `last`. At
-# every moment one of the three is whole. We damage one byte of the newest checkpoint and resume.
+# The moment of saving is the dangerous one: if the power fails while the only checkpoint is being
+# overwritten, both are gone. `common.py:replace_folder` writes the new one beside the old, under the name
+# `last.new`, with a checksum of each file; waits until the disk has it; and only then renames, `last` to
+# `last.old` and `last.new` to `last`. At every moment one of the three is whole. We damage one byte of the
+# newest checkpoint and resume.
 
 # %%
 damaged_folder = OUT / "10_damaged"
 shutil.rmtree(damaged_folder, ignore_errors=True)
-quietly(TrainConfig(**plan, out=str(damaged_folder), stop_after=10))    # saved after steps 5 and 10: last.old, last
+# saved after steps 5 and 10: last.old, last
+quietly(TrainConfig(**plan, out=str(damaged_folder), stop_after=10))
 weights = damaged_folder / "last" / "model.safetensors"
 content = bytearray(weights.read_bytes())
 content[len(content) // 2] ^= 1                             # one bit of one number
@@ -279,15 +288,15 @@ print("steps made after the resume:", len(after_damage.losses))
 print("equal to the end of the whole run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
 
 # %% [markdown]
-# One flipped bit is found before any weight is used. The run goes on from the checkpoint before, at step 5, makes 15
-# steps, and ends where the uninterrupted run ended. Five steps of work were lost; nothing was wrong.
+# One flipped bit is found before any weight is used. The run goes on from the checkpoint before, at step 5,
+# makes 15 steps, and ends where the uninterrupted run ended. Five steps of work were lost; nothing was wrong.
 #
 # ## Back to the question
 #
-# On the disk must be the weights in full precision, both moments, and the step; everything else must follow from
-# these and from the settings, or be saved as well. If you predicted the twelfth step, you are right, and the reason
-# is the order within a step: first the loss, then the update. It also means that a look at the first loss after a
-# resume proves nothing about the optimizer.
+# On the disk must be the weights in full precision, both moments, and the step; everything else must follow
+# from these and from the settings, or be saved as well. If you predicted the twelfth step, you are right, and
+# the reason is the order within a step: first the loss, then the update. It also means that a look at the
+# first loss after a resume proves nothing about the optimizer.
 
 # %%
 assert problems["last"] and problems["last.old"] is None
@@ -302,10 +311,14 @@ finish("10_resume", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Forget *only v*, the mean of the squares, and keep m. Which step differs first, and is the damage larger or
+# 1. Forget *only v*, the mean of the squares, and keep m. Which step differs first, and is the damage larger
+#    or
 #    smaller than when both are forgotten? Explain it with the formula of lesson 08.
-# 2. Start a run with `python train.py --size tiny`, press Ctrl-C after some steps, and continue it with `python
-#    train.py --resume`. Then do it again with a kill that cannot be caught (`kill -9`, or end the process in the
+# 2. Start a run with `python train.py --size tiny`, press Ctrl-C after some steps, and continue it with
+#    `python
+#    train.py --resume`. Then do it again with a kill that cannot be caught (`kill -9`, or end the process in
+#    the
 #    task manager). What is lost in each case?
-# 3. The program refuses some changes at a resume (`python train.py --resume --learning-rate 1e-4`) and allows others
-#    (`--stop-after`). Find the list in `extras/settings.py`, and give the reason for three entries.
+# 3. The program refuses some changes at a resume (`python train.py --resume --learning-rate 1e-4`) and allows
+#    others
+#    (`--stop-after`). Find the list in `training/resolve.py`, and give the reason for three entries.

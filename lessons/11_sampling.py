@@ -3,11 +3,12 @@
 # %% [markdown]
 # # 11. Sampling and the KV cache
 #
-# **Question.** A model gives a probability to every possible next token. How does text come out of that, how is it
-# made fast, and what can a model as small as ours say, and what not?
+# **Question.** A model gives a probability to every possible next token. How does text come out of that, how
+# is it made fast, and what can a model as small as ours say, and what not?
 #
-# **Prediction.** Let a small model always take its *most probable* next token, with no randomness at all, for a
-# hundred tokens. Will the text be the best one that the model can write? Write down what you expect to see in it.
+# **Prediction.** Let a small model always take its *most probable* next token, with no randomness at all, for
+# a hundred tokens. Will the text be the best one that the model can write? Write down what you expect to see
+# in it.
 
 # %%
 import sys
@@ -33,10 +34,10 @@ from sample import Row, Settings, filtered, generate, open_source
 # %% [markdown]
 # ## A model to look at
 #
-# This lesson looks at the newest run under `runs/`, so at *your* model if you have trained one (`python train.py
-# --size tiny` takes some minutes). If there is none, it trains a tiny one for half a minute on the built-in
-# exercises in arithmetic: short questions, each with a worked solution. What follows holds for both; the samples
-# will differ.
+# This lesson looks at the newest run under `runs/`, so at *your* model if you have trained one (`python
+# train.py --size tiny` takes some minutes). If there is none, it trains a tiny one for half a minute on the
+# built-in exercises in arithmetic: short questions, each with a worked solution. What follows holds for both;
+# the samples will differ.
 
 # %%
 torch.manual_seed(11)                                       # the seed of everything random in this lesson
@@ -59,13 +60,13 @@ table(("token", "probability"), [(repr(words.decode([token])), f"{share:.4f}") f
 # %% [markdown]
 # ## The cache
 #
-# To make text, the new token is appended and the model is asked again. Done naively, the whole text runs through the
-# model for every token. But attention is causal: the keys and values of earlier positions depend on nothing that
-# comes later (lesson 06), so they can be kept. This is the **KV cache**, `model.py:KVCache`; with it a new token
-# costs one position of work, and attention reads the rest from memory.
+# To make text, the new token is appended and the model is asked again. Done naively, the whole text runs
+# through the model for every token. But attention is causal: the keys and values of earlier positions depend
+# on nothing that comes later (lesson 06), so they can be kept. This is the **KV cache**, `model.py:KVCache`;
+# with it a new token costs one position of work, and attention reads the rest from memory.
 #
-# It is an optimization, so it must change nothing. We run a text through the model at once, and then in pieces with
-# a cache: twenty tokens first, and the others one by one.
+# It is an optimization, so it must change nothing. We run a text through the model at once, and then in
+# pieces with a cache: twenty tokens first, and the others one by one.
 
 # %%
 text = ("Question: Omar has 65 marbles and gives 19 of them to Ben. How many marbles does Omar have now? "
@@ -132,20 +133,23 @@ axes.legend()
 save_figure(figure, "11_cache_speed")
 
 # %% [markdown]
-# With the cache the speed hardly depends on the length here; without, it falls as the text grows. These are seconds
-# of *your* machine, so this lesson states only the order: at the longest text the cache is faster, by more than a
-# factor of 2.
+# With the cache the speed hardly depends on the length here; without, it falls as the text grows. These are
+# seconds of *your* machine, so this lesson states only the order: at the longest text the cache is faster, by
+# more than a factor of 2.
 #
 # ## Choosing a token
 #
 # The model's answer is a distribution. Three settings reshape it before a token is drawn, all in
 # `sample.py:filtered`:
 #
-# - **Temperature** divides the logits. Below one the probable becomes more probable; at zero only the best token is
+# - **Temperature** divides the logits. Below one the probable becomes more probable; at zero only the best
+#   token is
 #   left, which is called **greedy** decoding; above one all tokens come closer together.
 # - **Top-k** keeps the k most probable tokens (Fan et al. 2018).
-# - **Top-p** keeps the fewest tokens whose probabilities sum to at least p (Holtzman et al. 2020, section 3.1).
-#   Where the model is sure these are few, where it is not they are many; that is its advantage over a fixed k.
+# - **Top-p** keeps the fewest tokens whose probabilities sum to at least p (Holtzman et al. 2020, section
+#   3.1).
+#   Where the model is sure these are few, where it is not they are many; that is its advantage over a fixed
+#   k.
 
 # %%
 assert with_cache[-1] > without[-1] * (1 if FAST else 2)
@@ -177,12 +181,13 @@ save_figure(figure, "11_distributions")
 table(("setting", "tokens left", "most probable", "entropy in nats"), rows)
 
 # %% [markdown]
-# **Entropy** measures how undecided a distribution is, in nats: zero if one token has all the probability, and the
-# logarithm of their number if all are equal. A low temperature lowers it, a high one raises it; top-k and top-p
-# lower it by cutting the tail: the thousands of tokens that are each improbable, and together are not.
+# **Entropy** measures how undecided a distribution is, in nats: zero if one token has all the probability,
+# and the logarithm of their number if all are equal. A low temperature lowers it, a high one raises it; top-k
+# and top-p lower it by cutting the tail: the thousands of tokens that are each improbable, and together are
+# not.
 #
-# The next cell writes top-p down in the plain way, as a loop, and compares. Then it draws two thousand tokens and
-# counts, to see that the draw follows the distribution.
+# The next cell writes top-p down in the plain way, as a loop, and compares. Then it draws two thousand tokens
+# and counts, to see that the draw follows the distribution.
 
 # %%
 entropies = {row[0]: float(row[3]) for row in rows}
@@ -204,12 +209,17 @@ def naive_top_p(distribution, mass):
 
 
 by_hand = naive_top_p(probability, 0.9)
-print("top-p by hand and in sample.py differ by at most", f"{float((by_hand - reshaped(top_p=0.9)).abs().max()):.1e}")
+print(
+    "top-p by hand and in sample.py differ by at most",
+    f"{float((by_hand - reshaped(top_p=0.9)).abs().max()):.1e}",
+)
 assert torch.allclose(by_hand, reshaped(top_p=0.9), atol=1e-5)
 
 draws = 300 if FAST else 2000
 counts = torch.zeros(len(logits))
-drawing = Settings(temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, repetition_penalty=1.0, max_new_tokens=draws)
+drawing = Settings(
+    temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, repetition_penalty=1.0, max_new_tokens=draws
+)
 row = Row(model, ids, drawing, seed=11)
 for _ in range(draws):
     counts[row.choose(logits)] += 1
@@ -220,10 +230,10 @@ assert gap < (0.15 if FAST else 0.05)
 # %% [markdown]
 # ## What the model can and cannot do
 #
-# Now the honest part. The published cards of the family say of their own models: they loop without a repetition
-# penalty, they drift off their topic, they cannot calculate. We measure all three, and first what the model *can*
-# do: the **form** of its text. Does the continuation of a question contain a word like "Working", "Solution",
-# "Answer" or "Result"?
+# Now the honest part. The published cards of the family say of their own models: they loop without a
+# repetition penalty, they drift off their topic, they cannot calculate. We measure all three, and first what
+# the model *can* do: the **form** of its text. Does the continuation of a question contain a word like
+# "Working", "Solution", "Answer" or "Result"?
 
 # %%
 def texts_after(prompts, new_tokens, **settings):
@@ -245,9 +255,9 @@ for question, answer in list(zip(questions, answers))[:4]:
 print(f"in the form of the exercises: {sum(in_form)} of {len(in_form)}")
 
 # %% [markdown]
-# The form is the first thing a model learns: which words follow which, where a number stands, that a question is
-# followed by a working. And the content? If the right sum stands anywhere in the continuation, we count it as right,
-# which is generous.
+# The form is the first thing a model learns: which words follow which, where a number stands, that a question
+# is followed by a working. And the content? If the right sum stands anywhere in the continuation, we count it
+# as right, which is generous.
 
 # %%
 greedy = texts_after(questions, 40, temperature=0)
@@ -257,19 +267,21 @@ for (a, b), answer in list(zip(sums, greedy))[:4]:
 print(f"the right sum stands in {sum(right)} of {len(right)} answers")
 
 # %% [markdown]
-# Arithmetic looks like knowledge and is a procedure: carry, align, add. A small model sees it as text, and completes
-# it with *some* number of about the right length. (One reason: the tokenizer cuts numbers into pieces that have
-# nothing to do with digits, as `python tokenizer.py encode "1234 + 35 = 1269"` shows.) More training on exercises
-# improves the shape of the answers long before their truth.
+# Arithmetic looks like knowledge and is a procedure: carry, align, add. A small model sees it as text, and
+# completes it with *some* number of about the right length. (One reason: the tokenizer cuts numbers into
+# pieces that have nothing to do with digits, as `python tokenizer.py encode "1234 + 35 = 1269"` shows.) More
+# training on exercises improves the shape of the answers long before their truth.
 #
-# **Loops.** We let the model write a hundred tokens in three ways, and count which share of all runs of four tokens
-# has occurred before in the same text.
+# **Loops.** We let the model write a hundred tokens in three ways, and count which share of all runs of four
+# tokens has occurred before in the same text.
 
 # %%
 if not own and not FAST:
     assert sum(in_form) > len(in_form) / 2 and sum(right) < len(right) / 4
 
-starts = ["Question:", "Problem:", "Exercise: What is", "Omar has", "The", "Question: Which number"][:3 if FAST else 6]
+starts = ["Question:", "Problem:", "Exercise: What is", "Omar has", "The", "Question: Which number"][
+    : 3 if FAST else 6
+]
 new_tokens = 60 if FAST else 100
 
 
@@ -283,7 +295,11 @@ def repeated_share(text):
 ways = {
     "greedy": {"temperature": 0},
     "greedy, repetition penalty 1.15": {"temperature": 0, "repetition_penalty": 1.15},
-    "temperature 0.8, top-p 0.9, penalty 1.15": {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.15},
+    "temperature 0.8, top-p 0.9, penalty 1.15": {
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "repetition_penalty": 1.15,
+    },
 }
 repeated = {}
 for name, settings in ways.items():
@@ -293,24 +309,38 @@ for name, settings in ways.items():
 table(("how", "repeated runs of four"), [(name, f"{100 * share:.0f}%") for name, share in repeated.items()])
 
 # %% [markdown]
-# Greedy text runs into a loop: whatever was said once becomes more probable, is therefore said again, and so on. The
-# **repetition penalty** (Keskar et al. 2019, section 4.1) makes tokens less likely that have been used; drawing
-# breaks loops as well. The cards recommend both for this family. It is a patch: it also punishes the comma and every
-# digit of a sum.
+# Greedy text runs into a loop: whatever was said once becomes more probable, is therefore said again, and so
+# on. The **repetition penalty** (Keskar et al. 2019, section 4.1) makes tokens less likely that have been
+# used; drawing breaks loops as well. The cards recommend both for this family. It is a patch: it also
+# punishes the comma and every digit of a sum.
 #
-# **Drift.** A word problem names a person and a thing. Does the text that follows still speak of that thing, or of
-# another one?
+# **Drift.** A word problem names a person and a thing. Does the text that follows still speak of that thing,
+# or of another one?
 
 # %%
 assert repeated["greedy"] > repeated["temperature 0.8, top-p 0.9, penalty 1.15"]
-if not FAST:                                                # a model of fifteen steps repeats one token for ever
+if not FAST:  # a model of fifteen steps repeats one token for ever
     assert repeated["greedy"] > repeated["greedy, repetition penalty 1.15"]
 
-things = ["apples", "books", "cards", "coins", "cookies", "eggs", "marbles", "oranges", "pencils", "shells", "stamps"]
+things = [
+    "apples",
+    "books",
+    "cards",
+    "coins",
+    "cookies",
+    "eggs",
+    "marbles",
+    "oranges",
+    "pencils",
+    "shells",
+    "stamps",
+]
 problems, named = [], []
 for number in range(4 if FAST else 16):
     thing = things[number % len(things)]
-    problems.append(f"Question: Nora has {20 + number} {thing} and gives {5 + number} of them to Hugo. How many")
+    problems.append(
+        f"Question: Nora has {20 + number} {thing} and gives {5 + number} of them to Hugo. How many"
+    )
     named.append(thing)
 followed = texts_after(problems, 30, temperature=0.5)
 first_named = []
@@ -326,16 +356,17 @@ print(f"the first thing in the continuation: the same {kept}, another {other}, n
 
 # %% [markdown]
 # To keep a topic, attention must find the word some twenty tokens back and copy it. Models learn such copying
-# suddenly, after much more training than the half minute that the model of this lesson had (Olsson et al. 2022 call
-# the circuit an induction head). A model that you trained for longer may already do it: this is a measurement worth
-# repeating on your own checkpoints.
+# suddenly, after much more training than the half minute that the model of this lesson had (Olsson et al.
+# 2022 call the circuit an induction head). A model that you trained for longer may already do it: this is a
+# measurement worth repeating on your own checkpoints.
 #
 # ## Back to the question
 #
-# Text comes out by asking again and again, and by choosing; the cache makes each question cheap without changing an
-# answer. The most probable token at each step does *not* give the best text: it gives a loop. If you predicted dull
-# but correct text, you are in good company. Greedy decoding is right where one answer is wanted and the model is
-# strong; a small model needs a draw, a penalty, and a reader who knows what it cannot do.
+# Text comes out by asking again and again, and by choosing; the cache makes each question cheap without
+# changing an answer. The most probable token at each step does *not* give the best text: it gives a loop. If
+# you predicted dull but correct text, you are in good company. Greedy decoding is right where one answer is
+# wanted and the model is strong; a small model needs a draw, a penalty, and a reader who knows what it cannot
+# do.
 
 # %%
 results = {
@@ -353,8 +384,11 @@ finish("11_sampling", results)
 # ## Exercises
 #
 # 1. Write top-p in `lessons/exercises/top_p.py` and run `pytest lessons/exercises/test_top_p.py`.
-# 2. Look at one choice after the other: `python sample.py "Question: What is" --explore page.html` writes a page
-#    with each token's probability and its alternatives. Find a place where the model was undecided, and one where it
+# 2. Look at one choice after the other: `python sample.py "Question: What is" --explore page.html` writes a
+#    page
+#    with each token's probability and its alternatives. Find a place where the model was undecided, and one
+#    where it
 #    was sure and wrong.
-# 3. Find the penalty at which your model neither loops nor loses the form: plot `repeated_share` and the share of
+# 3. Find the penalty at which your model neither loops nor loses the form: plot `repeated_share` and the
+#    share of
 #    answers in form against `repetition_penalty` from one to two.

@@ -3,12 +3,12 @@
 # %% [markdown]
 # # 12. Evaluate and publish
 #
-# **Question.** How good is a model, in numbers that can be compared with other models and that somebody else can
-# check? And what exactly is handed over when a model is published?
+# **Question.** How good is a model, in numbers that can be compared with other models and that somebody else
+# can check? And what exactly is handed over when a model is published?
 #
-# **Prediction.** We ask your model which of two sums is right, `35 + 47 = 82` or `35 + 47 = 92`, for twenty such
-# pairs, and it finds twelve of the twenty. Does it know something about sums? Write down yes or no, and how many of
-# the twenty it would take to convince you.
+# **Prediction.** We ask your model which of two sums is right, `35 + 47 = 82` or `35 + 47 = 92`, for twenty
+# such pairs, and it finds twelve of the twenty. Does it know something about sums? Write down yes or no, and
+# how many of the twenty it would take to convince you.
 
 # %%
 import sys
@@ -40,21 +40,21 @@ from sample import open_source
 # %% [markdown]
 # ## Perplexity, and bits per byte
 #
-# The **loss** is the mean of `-log p(next token)` over a text that the model was not trained on. **Perplexity** is
-# its exponential: a perplexity of twenty means that the model is as undecided as if it had to choose among twenty
-# equally probable tokens.
+# The **loss** is the mean of `-log p(next token)` over a text that the model was not trained on.
+# **Perplexity** is its exponential: a perplexity of twenty means that the model is as undecided as if it had
+# to choose among twenty equally probable tokens.
 #
-# Both are *per token*, and what a token is differs from vocabulary to vocabulary: longer tokens are harder to guess,
-# and there are fewer of them. A model with another vocabulary has another unit. So we also divide by what is the
-# same for all, the bytes of the text:
+# Both are *per token*, and what a token is differs from vocabulary to vocabulary: longer tokens are harder to
+# guess, and there are fewer of them. A model with another vocabulary has another unit. So we also divide by
+# what is the same for all, the bytes of the text:
 #
 # ```text
 # bits per byte  =  loss · tokens / (ln 2 · bytes)
 # ```
 #
-# This is also the size to which the model could compress the text, which gives a yardstick from outside: a program
-# like `zip`, which knows no language at all but has seen the text itself. We judge three texts: exercises that were
-# held out from training, some English, some Python.
+# This is also the size to which the model could compress the text, which gives a yardstick from outside: a
+# program like `zip`, which knows no language at all but has seen the text itself. We judge three texts:
+# exercises that were held out from training, some English, some Python.
 
 # %%
 torch.manual_seed(12)                                       # the seed of everything random in this lesson
@@ -65,18 +65,22 @@ model, words = source.model, source.tokenizer
 folder = corpus("math")
 held_out = Corpus(folder, 128, 1, split="validation")
 their_words = tokenizer.load(held_out.vocab_path)
-pieces = [their_words.decode(held_out.batch(i)[0].tolist(), skip_special=True) for i in range(4 if FAST else 16)]
+pieces = [
+    their_words.decode(held_out.batch(i)[0].tolist(), skip_special=True) for i in range(4 if FAST else 16)
+]
 exercises = " ".join(pieces)
 english = (
     "The ship had been at anchor for three days when the wind turned at last. Nobody on board had slept well. The "
     "cook, who liked to talk, had said nothing since Sunday, and the captain walked up and down the deck with his "
     "hands behind his back, counting the steps. A boy sat on a coil of rope and watched the gulls. He had never "
     "been so far from home, and he did not yet know whether he liked it. When the anchor came up, black and "
-    "dripping, everybody began to shout at once.")
+    "dripping, everybody began to shout at once."
+)
 python = (
     "def largest(numbers):\n    best = numbers[0]\n    for number in numbers[1:]:\n        if number > best:\n"
     "            best = number\n    return best\n\n\ndef mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n"
-    "if __name__ == '__main__':\n    print(largest([3, 9, 4]), mean([3, 9, 4]))\n")
+    "if __name__ == '__main__':\n    print(largest([3, 9, 4]), mean([3, 9, 4]))\n"
+)
 
 texts = {"exercises, held out": exercises, "English": english, "Python": python}
 found = {}
@@ -97,29 +101,30 @@ assert abs(by_hand - example["bits_per_byte"]) < 1e-9
 assert abs(math.exp(example["loss"]) / example["ppl"] - 1) < 1e-6
 
 # %% [markdown]
-# Read the table by rows first. What the model was trained on it predicts best; text of another kind costs it far
-# more. A perplexity without the name of the text is therefore worth nothing, and two are comparable only if text
-# *and* vocabulary are the same.
+# Read the table by rows first. What the model was trained on it predicts best; text of another kind costs it
+# far more. A perplexity without the name of the text is therefore worth nothing, and two are comparable only
+# if text *and* vocabulary are the same.
 #
-# Then compare with zlib, which has to learn each text from its own first lines. On the kind of text that it was
-# trained on, a model needs far fewer bits than zlib, even after half a minute of training; on English and Python a
-# model that has seen only exercises needs more. It did not learn "language", it learned what it was shown.
+# Then compare with zlib, which has to learn each text from its own first lines. On the kind of text that it
+# was trained on, a model needs far fewer bits than zlib, even after half a minute of training; on English and
+# Python a model that has seen only exercises needs more. It did not learn "language", it learned what it was
+# shown.
 #
 # The `±` is the standard error of the loss, a reminder that a short text gives a rough number.
 #
 # ## Is it better than chance?
 #
-# **Minimal pairs** are pairs of sentences that differ in one thing, one being acceptable. The model is right if it
-# gives the acceptable one the higher probability. BLiMP (Warstadt et al. 2020) has sixty-seven kinds of such pairs,
-# a thousand each. Guessing gives one half: the **chance line**.
+# **Minimal pairs** are pairs of sentences that differ in one thing, one being acceptable. The model is right
+# if it gives the acceptable one the higher probability. BLiMP (Warstadt et al. 2020) has sixty-seven kinds of
+# such pairs, a thousand each. Guessing gives one half: the **chance line**.
 #
-# For the small model of this lesson we write our own pairs, in the words of the exercises, of three kinds: the form
-# of a verb, the order of words, and whether a sum is right (half of the wrong sums are ten too large, half ten too
-# small, so that a mere liking for small numbers does not pass). Each is a file in BLiMP's own format, so
-# `evaluate.py:blimp` judges it like the real one.
+# For the small model of this lesson we write our own pairs, in the words of the exercises, of three kinds:
+# the form of a verb, the order of words, and whether a sum is right (half of the wrong sums are ten too
+# large, half ten too small, so that a mere liking for small numbers does not pass). Each is a file in BLiMP's
+# own format, so `evaluate.py:blimp` judges it like the real one.
 
 # %%
-if run.parent.name == "lessons" and not FAST:               # the model of this lesson, not one of the reader's
+if run.parent.name == "lessons" and not FAST:  # the model of this lesson, not one of the reader's
     assert example["bits_per_byte"] < example["zlib"]
     assert found["English"]["bits_per_byte"] > found["English"]["zlib"]
     assert found["Python"]["bits_per_byte"] > found["Python"]["zlib"]
@@ -128,7 +133,10 @@ draw = random.Random(12)
 pairs = []
 for number in range(20):
     a, b = draw.randint(11, 49), draw.randint(11, 39)
-    thing, name = draw.choice(["marbles", "books", "apples", "cards"]), draw.choice(["Omar", "Nora", "Kim", "Ada"])
+    thing, name = (
+        draw.choice(["marbles", "books", "apples", "cards"]),
+        draw.choice(["Omar", "Nora", "Kim", "Ada"]),
+    )
     made = {
         "verb form": (f"How many {thing} does {name} have now?", f"How many {thing} do {name} has now?"),
         "word order": (f"What is {a} + {b}?", f"What {a} is + {b}?"),
@@ -150,19 +158,20 @@ table(("kind", "right", "95% interval", "differs from chance"), rows)
 assert judged["pairs"] == 60
 
 # %% [markdown]
-# The **95% interval** answers the prediction. If the twenty pairs are seen as a sample of all pairs of this kind,
-# the interval is the range of true shares that fit with what was counted (Wilson 1927). For 12 of 20 it reaches from
-# 39% to 78%: one half lies well inside, so nothing has been shown. 15 of 20 is the first count whose interval, 53%
-# to 89%, does not contain one half. (With 67,000 pairs, half a percent above one half matters. With twenty, a fifth
-# does not.)
+# The **95% interval** answers the prediction. If the twenty pairs are seen as a sample of all pairs of this
+# kind, the interval is the range of true shares that fit with what was counted (Wilson 1927). For 12 of 20 it
+# reaches from 39% to 78%: one half lies well inside, so nothing has been shown. 15 of 20 is the first count
+# whose interval, 53% to 89%, does not contain one half. (With 67,000 pairs, half a percent above one half
+# matters. With twenty, a fifth does not.)
 #
-# Note also what is *not* a reason to believe a number: that it was expected, that it is above one half, that it is
-# printed with two digits after the point.
+# Note also what is *not* a reason to believe a number: that it was expected, that it is above one half, that
+# it is printed with two digits after the point.
 
 # %%
 assert [round(100 * end) for end in evaluate.interval(12 / 20, 20)] == [39, 78]
 assert [round(100 * end) for end in evaluate.interval(15 / 20, 20)] == [53, 89]
-assert abs(math.erf(1.96 / math.sqrt(2)) - 0.95) < 0.001    # the share of a normal distribution within 1.96 deviations
+# the share of a normal distribution within 1.96 deviations
+assert abs(math.erf(1.96 / math.sqrt(2)) - 0.95) < 0.001
 assert evaluate.interval(14 / 20, 20)[0] < 0.5 < evaluate.interval(15 / 20, 20)[0]
 assert 67 * 1000 == 67_000 and 20 == 60 / 3
 
@@ -178,8 +187,8 @@ save_figure(figure, "12_pairs")
 
 # %% [markdown]
 # And the real thing? BLiMP is not part of this project (it is not ours to copy). `python evaluate.py --blimp`
-# fetches it once into `corpora/`. If it is there, the next cell judges the first few pairs of every kind; if not, it
-# says so.
+# fetches it once into `corpora/`. If it is there, the next cell judges the first few pairs of every kind; if
+# not, it says so.
 
 # %%
 shared = Path(os.environ.get("STENTOR_SHARED") or HOME)
@@ -188,37 +197,50 @@ here = [file for file in places if file.is_file()]
 if here:
     real = evaluate.blimp(model, words, here[0], limit=1 if FAST else 6)
     low, high = real["intervals"]["overall"]
-    print(f"BLiMP, {real['pairs']} pairs of {len(real['paradigms'])} kinds: {100 * real['overall']:.1f}% right, "
-          f"95% interval {100 * low:.0f}% to {100 * high:.0f}%")
+    print(
+        f"BLiMP, {real['pairs']} pairs of {len(real['paradigms'])} kinds: {100 * real['overall']:.1f}% right, "
+        f"95% interval {100 * low:.0f}% to {100 * high:.0f}%"
+    )
     ordered = sorted(real["phenomena"].items(), key=lambda item: -item[1])
-    table(("phenomenon", "% right"), [(name, f"{100 * share:.0f}") for name, share in ordered[:3] + ordered[-3:]])
+    table(
+        ("phenomenon", "% right"),
+        [(name, f"{100 * share:.0f}") for name, share in ordered[:3] + ordered[-3:]],
+    )
 else:
     print("BLiMP is not on this machine; python evaluate.py --blimp fetches it. The pairs above are our own.")
 
 # %% [markdown]
 # ## Multiple choice, and a bias
 #
-# Most benchmarks are questions with several answers. The model chooses the answer with the highest probability. But
-# the probability of a text is a *product* over its tokens, each factor below one: a long answer has a small
-# probability for no other reason than its length. So two scores are usual: `acc` by the sum of logarithms, and
-# `acc_norm` by that sum divided by the length of the answer (Gao et al. 2021, the harness known as lm-eval).
+# Most benchmarks are questions with several answers. The model chooses the answer with the highest
+# probability. But the probability of a text is a *product* over its tokens, each factor below one: a long
+# answer has a small probability for no other reason than its length. So two scores are usual: `acc` by the
+# sum of logarithms, and `acc_norm` by that sum divided by the length of the answer (Gao et al. 2021, the
+# harness known as lm-eval).
 #
-# We make questions whose wrong answers are one shorter and two longer than the right one, and look at how long the
-# chosen answers are.
+# We make questions whose wrong answers are one shorter and two longer than the right one, and look at how
+# long the chosen answers are.
 
 # %%
 items = []
 for number in range(24):
     a, b = draw.randint(11, 49), draw.randint(11, 39)
-    choices = [f"{a + b}", f"{draw.randint(2, 9)}", f"{a + b + 7} square metres", f"{a} + {b} = {a + b + 20}."]
+    choices = [
+        f"{a + b}",
+        f"{draw.randint(2, 9)}",
+        f"{a + b + 7} square metres",
+        f"{a} + {b} = {a + b + 20}.",
+    ]
     order = [(number + i) % 4 for i in range(4)]
     items.append({"task": "sums", "kind": "question", "context": f"What is {a} + {b}?",
                   "choices": [choices[i] for i in order], "label": order.index(0)})
 items_file = OUT / "12_items.jsonl"
 items_file.write_text("".join(json.dumps(item) + "\n" for item in items))
 scores = evaluate.multiple_choice(model, words, items_file)
-print(f"{scores['items']} items: acc {scores['acc']:.3f} ± {scores['stderr']:.3f}, acc_norm {scores['acc_norm']:.3f}, "
-      f"chance {scores['chance']:.2f}")
+print(
+    f"{scores['items']} items: acc {scores['acc']:.3f} ± {scores['stderr']:.3f}, acc_norm {scores['acc_norm']:.3f}, "
+    f"chance {scores['chance']:.2f}"
+)
 
 chosen = {"acc": [], "acc_norm": []}
 for item in items:
@@ -234,9 +256,9 @@ for name, lengths in chosen.items():
 
 # %% [markdown]
 # By the sum the model prefers the short, by the sum per character the long: the *rule* decides more than the
-# knowledge. Neither is wrong, and neither is the truth; a published score must say which it is. Chance is 25% here.
-# A score near chance means that the model does not know, whatever its third digit says. A score far *below* chance
-# means the same: the bias happens to point away from the label.
+# knowledge. Neither is wrong, and neither is the truth; a published score must say which it is. Chance is 25%
+# here. A score near chance means that the model does not know, whatever its third digit says. A score far
+# *below* chance means the same: the bias happens to point away from the label.
 #
 # ## What is handed over
 #
@@ -264,10 +286,10 @@ for name in ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_he
     print(f"{name}: {settings[name]}")
 
 # %% [markdown]
-# The names of the weights are those of Llama, so there is no conversion step: what was trained *is* the published
-# file, and programs that know Llama read it. A claim like this is checked by reading the folder with code that is
-# not ours. The next cell loads it twice, with `model.py:Llama.from_pretrained` and, where the library transformers
-# is installed, with its own Llama, and compares all logits.
+# The names of the weights are those of Llama, so there is no conversion step: what was trained *is* the
+# published file, and programs that know Llama read it. A claim like this is checked by reading the folder
+# with code that is not ours. The next cell loads it twice, with `model.py:Llama.from_pretrained` and, where
+# the library transformers is installed, with its own Llama, and compares all logits.
 
 # %%
 again = Llama.from_pretrained(source.folder)
@@ -281,22 +303,26 @@ with torch.no_grad():
         transformers = importlib.import_module("transformers")
         theirs = transformers.LlamaForCausalLM.from_pretrained(source.folder)(ids).logits
         parity = float((ours - theirs).abs().max())
-        print(f"read by transformers {transformers.__version__}: largest difference of any logit {parity:.1e}")
+        print(
+            f"read by transformers {transformers.__version__}: largest difference of any logit {parity:.1e}"
+        )
         assert parity < 1e-3
     else:
-        print("transformers was not asked: not installed, or the fast form; tests/test_parity.py compares in full")
+        print(
+            "transformers was not asked: not installed, or the fast form; tests/test_parity.py compares in full"
+        )
 
 # %% [markdown]
 # ## Back to the question
 #
-# A number about a model is worth something if it names the text, the unit, the rule and the uncertainty, and if
-# somebody else can compute it again from what was published. 12 of 20 shows nothing: twelve or more heads in twenty
-# throws of a fair coin come up every fourth time.
+# A number about a model is worth something if it names the text, the unit, the rule and the uncertainty, and
+# if somebody else can compute it again from what was published. 12 of 20 shows nothing: twelve or more heads
+# in twenty throws of a fair coin come up every fourth time.
 #
-# This was the last lesson. You have followed a token from a text file to a published folder, and every number on the
-# way was computed in front of you. The course began with one batch through an untrained model, whose loss was the
-# logarithm of the vocabulary. Go back to lesson 01 and read its table of shapes again: there should be no row left
-# that you could not write yourself.
+# This was the last lesson. You have followed a token from a text file to a published folder, and every number
+# on the way was computed in front of you. The course began with one batch through an untrained model, whose
+# loss was the logarithm of the vocabulary. Go back to lesson 01 and read its table of shapes again: there
+# should be no row left that you could not write yourself.
 
 # %%
 at_least_12 = sum(math.comb(20, heads) for heads in range(12, 21)) / 2**20
@@ -317,9 +343,11 @@ finish("12_evaluate", results)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write twenty pairs of a fourth kind about something your model should have learned, add them to the file, and
+# 1. Write twenty pairs of a fourth kind about something your model should have learned, add them to the file,
+#    and
 #    give the interval. Then write twenty for something that it cannot know.
 # 2. Write the cross-entropy that all of this rests on in `lessons/exercises/cross_entropy.py` and run `pytest
 #    lessons/exercises/test_cross_entropy.py`.
-# 3. Read the `README.md` that your run wrote, as a stranger would. `python params.py --audit` with the run's folder
+# 3. Read the `README.md` that your run wrote, as a stranger would. `python params.py --audit` with the run's
+#    folder
 #    checks its numbers against the files. Change one digit by hand and run it again.

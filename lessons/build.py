@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course as notebooks and pages: `python lessons/build.py` runs every lesson once and writes lessons/built/.
+"""The course as notebooks and pages: `python lessons/build.py` runs every lesson once and writes
+lessons/built/.
 
     NN_name.ipynb    the cells with their outputs and figures, for Jupyter, Colab or Kaggle
     NN_name.html     one page that needs nothing else, readable in dark and light
     index.html       the list of lessons
 
-A lesson is a Python file in percent format: `# %% [markdown]` begins a cell of prose, `# %%` one of code. The cells of a lesson run one after
-the other in one namespace, as in a notebook; what a cell prints, and the figures it names ("figure: 06_causality"), become its outputs. The
-prose uses a small part of Markdown, and `page_of` turns exactly that part into HTML.
+A lesson is a Python file in percent format: `# %% [markdown]` begins a cell of prose, `# %%` one of code. The
+cells of a lesson run one after the other in one namespace, as in a notebook; what a cell prints, and the
+figures it names ("figure: 06_causality"), become its outputs. The prose uses a small part of Markdown, and
+`page_of` turns exactly that part into HTML.
 """
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ from lessons import tools  # noqa: E402
 
 @dataclass
 class Cell:
-    """A piece of a lesson: its kind ("markdown" or "code"), its text, and, once it has run, what it printed and drew."""
+    """A piece of a lesson: its kind ("markdown" or "code"), its text, and, once it has run, what it printed
+    and drew.
+    """
 
     kind: str
     source: str
@@ -41,7 +45,7 @@ class Cell:
     figures: list[str] = field(default_factory=list)
 
 
-# --------------------------------------------------------------------------------------------------------- cells, and running them
+# ------------------------------------------------------------------------------------ cells, and running them
 
 def cells_of(text: str) -> list[Cell]:
     """The cells of a lesson; what stands before the first one (the licence line) belongs to none.
@@ -61,9 +65,11 @@ def cells_of(text: str) -> list[Cell]:
 
 
 def run_cells(cells: list[Cell], path: Path) -> None:
-    """Run the code cells in their order, in one namespace, and keep what each prints and draws. A traceback names lesson and cell."""
+    """Run the code cells in their order, in one namespace, and keep what each prints and draws. A traceback
+    names lesson and cell.
+    """
     namespace = {"__name__": "__main__", "__file__": str(path)}
-    tools.STARTED = time.monotonic()                                      # a lesson says how long it took, not how long all did
+    tools.STARTED = time.monotonic()  # a lesson says how long it took, not how long all did
     for number, cell in enumerate(cells, 1):
         if cell.kind != "code":
             continue
@@ -81,7 +87,7 @@ def image(name: str, kind: str) -> str:
     return base64.b64encode((tools.OUT / f"{name}.{kind}").read_bytes()).decode()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- notebooks
+# -------------------------------------------------------------------------------------------------- notebooks
 
 def notebook_of(cells: list[Cell]) -> dict:
     """A notebook (format 4.4) with outputs."""
@@ -94,13 +100,27 @@ def notebook_of(cells: list[Cell]) -> dict:
         if cell.printed:
             outputs.append({"output_type": "stream", "name": "stdout", "text": cell.printed + "\n"})
         for name in cell.figures:
-            outputs.append({"output_type": "display_data", "metadata": {}, "data": {"image/png": image(name, "png"), "text/plain": name}})
-        written.append({"cell_type": "code", "metadata": {}, "execution_count": number, "outputs": outputs, "source": cell.source})
+            outputs.append(
+                {
+                    "output_type": "display_data",
+                    "metadata": {},
+                    "data": {"image/png": image(name, "png"), "text/plain": name},
+                }
+            )
+        written.append(
+            {
+                "cell_type": "code",
+                "metadata": {},
+                "execution_count": number,
+                "outputs": outputs,
+                "source": cell.source,
+            }
+        )
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {"cells": written, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
 
 
-# -------------------------------------------------------------------------------------------------------------------------- pages
+# ------------------------------------------------------------------------------------------------------ pages
 
 def inline(text: str) -> str:
     """Markdown inside a line: `code`, **bold**, *italics*, [links](address).
@@ -152,11 +172,19 @@ def block_html(block: str) -> str:
     if lines[0].startswith("|"):
         return table_html(lines)
     if lines[0].startswith("> "):
-        return "<blockquote>" + inline("\n".join(line.removeprefix(">").strip() for line in lines)) + "</blockquote>"
+        return (
+            "<blockquote>"
+            + inline("\n".join(line.removeprefix(">").strip() for line in lines))
+            + "</blockquote>"
+        )
     for tag, mark in (("ul", r"- "), ("ol", r"\d+\. ")):
         if re.match(mark, lines[0]):
             items = re.split(rf"^{mark}", block, flags=re.M)[1:]
-            return f"<{tag}>" + "".join(f"<li>{inline(' '.join(item.split()))}</li>" for item in items) + f"</{tag}>"
+            return (
+                f"<{tag}>"
+                + "".join(f"<li>{inline(' '.join(item.split()))}</li>" for item in items)
+                + f"</{tag}>"
+            )
     return f"<p>{inline(block)}</p>"
 
 
@@ -204,8 +232,10 @@ nav { display: flex; justify-content: space-between; gap: 1rem; margin: 1rem 0 }
 
 def frame(title: str, body: str) -> str:
     """A whole page that loads nothing from anywhere."""
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
 
 
 def title_of(cells: list[Cell]) -> str:
@@ -224,11 +254,13 @@ def page_of(cells: list[Cell], links: str) -> str:
         if cell.printed:
             parts.append(f"<pre class=out>{html.escape(cell.printed, quote=False)}</pre>")
         for name in cell.figures:
-            parts.append(f'<p><img alt="figure {name}" src="data:image/svg+xml;base64,{image(name, "svg")}"></p>')
+            parts.append(
+                f'<p><img alt="figure {name}" src="data:image/svg+xml;base64,{image(name, "svg")}"></p>'
+            )
     return frame(title_of(cells), "\n".join([*parts, links]))
 
 
-# ------------------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 def lesson_files() -> list[Path]:
     """All lessons in their order."""
@@ -237,17 +269,29 @@ def lesson_files() -> list[Path]:
 
 def links_of(files: list[Path], number: int) -> str:
     """The line with the lesson before, the list, and the lesson after."""
-    before = f'<a href="{files[number - 1].stem}.html">← {files[number - 1].stem}</a>' if number else "<span></span>"
-    after = f'<a href="{files[number + 1].stem}.html">{files[number + 1].stem} →</a>' if number + 1 < len(files) else "<span></span>"
+    before = (
+        f'<a href="{files[number - 1].stem}.html">← {files[number - 1].stem}</a>'
+        if number
+        else "<span></span>"
+    )
+    after = (
+        f'<a href="{files[number + 1].stem}.html">{files[number + 1].stem} →</a>'
+        if number + 1 < len(files)
+        else "<span></span>"
+    )
     return f'<nav>{before}<a href="index.html">all lessons</a>{after}</nav>'
 
 
 def build(names: list[str], folder: Path) -> list[Path]:
-    """Run the lessons whose names begin with one of `names` (all, without any) and write their notebooks and pages into `folder`."""
+    """Run the lessons whose names begin with one of `names` (all, without any) and write their notebooks and
+    pages into `folder`.
+    """
     files = lesson_files()
     chosen = [file for file in files if not names or file.stem.startswith(tuple(names))]
     if not chosen:
-        raise UserError(f"no lesson begins with {' or '.join(names)}; there are {', '.join(file.stem for file in files)}")
+        raise UserError(
+            f"no lesson begins with {' or '.join(names)}; there are {', '.join(file.stem for file in files)}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     titles = {file.stem: title_of(cells_of(file.read_text(encoding="utf-8"))) for file in files}
@@ -258,8 +302,15 @@ def build(names: list[str], folder: Path) -> list[Path]:
         written += [folder / f"{file.stem}.ipynb", folder / f"{file.stem}.html"]
         atomic_write(written[-2], json.dumps(notebook_of(cells), indent=1, ensure_ascii=False) + "\n")
         atomic_write(written[-1], page_of(cells, links_of(files, files.index(file))))
-    entries = "".join(f'<li><a href="{stem}.html">{html.escape(title)}</a></li>' for stem, title in titles.items())
-    atomic_write(folder / "index.html", frame("Stentor from Scratch: the course", f"<h1>Stentor from Scratch: the course</h1><ul>{entries}</ul>"))
+    entries = "".join(
+        f'<li><a href="{stem}.html">{html.escape(title)}</a></li>' for stem, title in titles.items()
+    )
+    atomic_write(
+        folder / "index.html",
+        frame(
+            "Stentor from Scratch: the course", f"<h1>Stentor from Scratch: the course</h1><ul>{entries}</ul>"
+        ),
+    )
     return [*written, folder / "index.html"]
 
 
@@ -267,8 +318,16 @@ def main() -> None:
     """Build the course."""
     examples = "  python lessons/build.py\n  python lessons/build.py 06 07 --out pages"
     parser = Parser("Run the lessons and write them as notebooks and pages.", examples)
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="only the lessons whose names begin so (default: all)")
-    parser.add_argument("--out", type=Path, default=ROOT / "lessons" / "built", metavar="DIR", help="where to (default: lessons/built)")
+    parser.add_argument(
+        "lessons", nargs="*", metavar="NN", help="only the lessons whose names begin so (default: all)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "lessons" / "built",
+        metavar="DIR",
+        help="where to (default: lessons/built)",
+    )
     args = parser.parse_args()
     for path in build(args.lessons, args.out):
         print(path)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lessons share and none of them is about: where files go, a prepared corpus, a text table, figures, results.
+"""What the lessons share and none of them is about: where files go, a prepared corpus, a text table, figures,
+results.
 
-A lesson is run as a script (`python lessons/01_map.py`), cell by cell in an editor, or as a notebook that `lessons/build.py` made.
-LESSON_FAST=1 trims steps and repetitions, as the tests do; LESSON_HOME is the folder for what a lesson writes (default: the project's root).
+A lesson is run as a script (`python lessons/01_map.py`), cell by cell in an editor, or as a notebook that
+`lessons/build.py` made. LESSON_FAST=1 trims steps and repetitions, as the tests do; LESSON_HOME is the folder
+for what a lesson writes (default: the project's root).
 """
 from __future__ import annotations
 
@@ -18,8 +20,16 @@ import matplotlib
 from common import ROOT, atomic_write
 
 matplotlib.use("Agg")                                             # draws into files, so no window is needed
-matplotlib.rcParams.update({"figure.figsize": (6.4, 3.6), "figure.constrained_layout.use": True, "svg.hashsalt": "lesson",
-                            "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+matplotlib.rcParams.update(
+    {
+        "figure.figsize": (6.4, 3.6),
+        "figure.constrained_layout.use": True,
+        "svg.hashsalt": "lesson",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 9,
+    }
+)
 
 FAST = os.environ.get("LESSON_FAST") == "1"
 HOME = Path(os.environ.get("LESSON_HOME") or ROOT)
@@ -28,23 +38,33 @@ STARTED = time.monotonic()
 
 
 def corpus(*kinds: str, tokens: int | None = None) -> Path:
-    """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most `tokens` training tokens of each."""
-    from extras.prepare_corpus import builtin_source, prepare
+    """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most
+    `tokens` training tokens of each.
+    """
+    from corpus.prepare import builtin_source, prepare
     kinds = kinds or ("math",)
     folder = HOME / "corpora" / "-".join(["lesson", *kinds, *([str(tokens)] if tokens else [])])
     if (folder / "manifest.json").is_file():
         return folder
-    share = 0.2 if tokens else 0.05                               # of few documents, a larger part for validation, so that there is one
-    return prepare([builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens, validation_share=share)
+    share = 0.2 if tokens else 0.05  # of few documents, a larger part for validation, so that there is one
+    return prepare(
+        [builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens, validation_share=share
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under a header: text to the left, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(header), *cells]) for column in range(len(header))]
-    numbers = [all(isinstance(row[column], (int, float)) or str(row[column])[:1] in "+-0123456789" for row in rows) for column in range(len(header))]
+    numbers = [
+        all(isinstance(row[column], (int, float)) or str(row[column])[:1] in "+-0123456789" for row in rows)
+        for column in range(len(header))
+    ]
     for line in [list(header), ["-" * width for width in widths], *cells]:
-        padded = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numbers)]
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numbers)
+        ]
         print("  ".join(padded).rstrip())
 
 
@@ -59,11 +79,21 @@ def save_figure(figure: Any, name: str) -> None:
 
 
 def finish(lesson: str, results: dict[str, Any]) -> None:
-    """Print what a lesson measured and write it to OUT/lesson.json. Raises ValueError for a number that is not finite."""
-    broken = [name for name, value in results.items() if isinstance(value, float) and not math.isfinite(value)]
+    """Print what a lesson measured and write it to OUT/lesson.json. Raises ValueError for a number that is
+    not finite.
+    """
+    broken = [
+        name for name, value in results.items() if isinstance(value, float) and not math.isfinite(value)
+    ]
     if broken:
         raise ValueError(f"{lesson}: not finite: {', '.join(broken)}")
     OUT.mkdir(parents=True, exist_ok=True)
     atomic_write(OUT / f"{lesson}.json", json.dumps(results, indent=2) + "\n")
-    table(["result", "value"], [[name, f"{value:.6g}" if isinstance(value, float) else str(value)] for name, value in results.items()])
+    table(
+        ["result", "value"],
+        [
+            [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
+            for name, value in results.items()
+        ],
+    )
     print(f"{lesson}: done in {time.monotonic() - STARTED:.1f} seconds")

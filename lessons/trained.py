@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model that lessons 11 and 12 look at: the reader's own newest run, or a small one that is trained on the spot."""
+"""The model that lessons 11 and 12 look at: the reader's own newest run, or a small one that is trained on
+the spot.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -13,7 +15,9 @@ from train import TrainConfig, train
 
 
 def trained_run() -> Path:
-    """The newest run under HOME/runs that has a model; without one, a tiny model of half a minute on the built-in exercises, made once."""
+    """The newest run under HOME/runs that has a model; without one, a tiny model of half a minute on the
+    built-in exercises, made once.
+    """
     with contextlib.suppress(UserError):
         newest = newest_run(HOME / "runs")
         if (newest / "best" / "config.json").is_file():
@@ -23,8 +27,20 @@ def trained_run() -> Path:
     if not (folder / "best" / "config.json").is_file():
         print("no run under runs/ yet: training a tiny model now")
         shutil.rmtree(folder, ignore_errors=True)
-        config = TrainConfig(size="tiny", data=str(corpus("math")), out=str(folder), device="cpu", precision="fp32", steps=15 if FAST else 150,
-                             seq_len=64 if FAST else 128, batch_size=8, learning_rate=3e-3, seed=42, eval_steps=150, max_eval_samples=32)
+        config = TrainConfig(
+            size="tiny",
+            data=str(corpus("math")),
+            out=str(folder),
+            device="cpu",
+            precision="fp32",
+            steps=15 if FAST else 150,
+            seq_len=64 if FAST else 128,
+            batch_size=8,
+            learning_rate=3e-3,
+            seed=42,
+            eval_steps=150,
+            max_eval_samples=32,
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             train(config)
     print("looking at runs/lessons: size tiny, trained for half a minute on the built-in exercises")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many graphs XLA compiles while a tiny Llama trains, at one shape and at many: the table of lesson 09, by `python lessons/xla_graphs.py`.
+"""How many graphs XLA compiles while a tiny Llama trains, at one shape and at many: the table of lesson 09,
+by `python lessons/xla_graphs.py`.
 
-Needs torch_xla, not a TPU: with PJRT_DEVICE=CPU the same compiler serves the processor. Prints JSON: for each case the number of graphs
-compiled until the end of each step, and the versions.
+Needs torch_xla, not a TPU: with PJRT_DEVICE=CPU the same compiler serves the processor. Prints JSON: for each
+case the number of graphs compiled until the end of each step, and the versions.
 """
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 
 CASES = {
-    "one length": [32] * 8,                                  # of the rows in each step; no two cases share one, as graphs are kept
+    "one length": [32] * 8,  # of the rows in each step; no two cases share one, as graphs are kept
     "two lengths by turns": [24, 16] * 4,
     "a new length every step": [48, 47, 46, 45, 44, 43, 42, 41],
 }
 
 
 def graphs(lengths: list[int]) -> list[int]:
-    """Train one step for each length, from fresh weights; the number of graphs compiled until the end of each step."""
+    """Train one step for each length, from fresh weights; the number of graphs compiled until the end of each
+    step.
+    """
     import torch
     import torch_xla
     from torch_xla.debug import metrics
@@ -39,7 +42,8 @@ def graphs(lengths: list[int]) -> list[int]:
     for step, length in enumerate(lengths):
         ids = torch.randint(0, 4096, (2, length)).to(device)
         next_token_loss(model(ids), ids).backward()
-        optimizer.step(step + 1, 1e-3 * (step + 1))          # the rate changes in each step and must not compile anything
+        # the rate changes in each step and must not compile anything
+        optimizer.step(step + 1, 1e-3 * (step + 1))
         model.zero_grad(set_to_none=True)
         torch_xla.sync(wait=True)
         counts.append(metrics.metric_data("CompileTime")[0])
@@ -51,7 +55,15 @@ def main() -> None:
     import torch
     import torch_xla
     found = {name: graphs(lengths) for name, lengths in CASES.items()}
-    print(json.dumps({"graphs": found, "torch": torch.__version__.split("+")[0], "torch_xla": torch_xla.__version__.split("+")[0]}))
+    print(
+        json.dumps(
+            {
+                "graphs": found,
+                "torch": torch.__version__.split("+")[0],
+                "torch_xla": torch_xla.__version__.split("+")[0],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

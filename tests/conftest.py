@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that all tests share. The real vocabularies and samples are not part of the repository: STENTOR_SHARED names their folder."""
+"""Fixtures that all tests share. The real vocabularies and samples are not part of the repository:
+STENTOR_SHARED names their folder.
+"""
 import os
 import sys
 import time
@@ -13,15 +15,26 @@ sys.path.insert(0, str(ROOT))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """A plain `pytest` runs test files in two processes of one thread each (pytest-xdist, in the extra `test`); -n decides otherwise.
+    """A plain `pytest` runs test files in two processes of one thread each (pytest-xdist, in the extra
+    `test`); -n decides otherwise.
 
-    Most of its time is single programs that start, and exact runs of one thread. With a file or a tier (-m) named, nothing is divided.
+    Most of its time is single programs that start, and exact runs of one thread. With a file or a tier (-m)
+    named, nothing is divided.
     """
     if "cuda" not in config.option.markexpr.replace("not cuda", ""):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""                     # a GPU would have the card recipes run; its own tests are a tier
-    plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr in config.getini("addopts")
+        # a GPU would have the card recipes run; its own tests are a tier
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    plain = config.args_source == config.ArgsSource.TESTPATHS and config.option.markexpr in config.getini(
+        "addopts"
+    )
     a_worker_itself = "PYTEST_XDIST_WORKER" in os.environ
-    if plain and not a_worker_itself and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None and not config.option.usepdb:
+    if (
+        plain
+        and not a_worker_itself
+        and config.pluginmanager.hasplugin("xdist")
+        and config.option.numprocesses is None
+        and not config.option.usepdb
+    ):
         config.option.numprocesses, config.option.dist, config.option.loadscopereorder = 2, "loadfile", False
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,7 +47,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the real vocabularies, corpora and evaluation sets; skips where the environment does not name it."""
+    """The folder with the real vocabularies, corpora and evaluation sets; skips where the environment does
+    not name it.
+    """
     folder = os.environ.get("STENTOR_SHARED")
     if not folder:
         pytest.skip("STENTOR_SHARED is not set: the real vocabularies and corpus samples are needed here")
@@ -44,7 +59,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for all processes of pytest-xdist."""
+    """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for
+    all processes of pytest-xdist.
+    """
     import data
     from common import UserError
     base = tmp_path_factory.getbasetemp()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs an oracle: a script of `oracles/`, in another Python environment and outside the project's folder.
 
-Another environment, because two versions of transformers cannot share one; outside the folder, because the project's `evaluate.py` would
-shadow a package of that name. `STENTOR_ORACLES` names a folder of virtual environments (`tests/oracles/make` makes them). Without it an
-oracle runs on the Python of the tests if that has the packages, else the test is skipped with the reason.
+Another environment, because two versions of transformers cannot share one; outside the folder, because the
+project's `evaluate.py` would shadow a package of that name. `STENTOR_ORACLES` names a folder of virtual
+environments (`tests/oracles/make` makes them). Without it an oracle runs on the Python of the tests if that
+has the packages, else the test is skipped with the reason.
 """
 from __future__ import annotations
 
@@ -40,20 +41,49 @@ def python_of(environment: str, needs: tuple[str, ...] = ()) -> str:
         if python.is_file():
             return str(python)
     wanted = {**PACKAGES[environment], **dict.fromkeys(needs, "")}
-    missing = [f"{name} {version}x".strip() for name, version in wanted.items() if not installed(name) or not installed(name).startswith(version)]
+    missing = [
+        f"{name} {version}x".strip()
+        for name, version in wanted.items()
+        if not installed(name) or not installed(name).startswith(version)
+    ]
     if missing:
-        pytest.skip(f"{', '.join(missing)} not installed here, and STENTOR_ORACLES names no folder with the environment {environment} "
-                    "(made by tests/oracles/make)")
+        pytest.skip(
+            f"{', '.join(missing)} not installed here, and STENTOR_ORACLES names no folder with the environment {environment} "
+            "(made by tests/oracles/make)"
+        )
     return sys.executable
 
 
-def oracle(environment: str, script: str, *arguments: object, work: Path, needs: tuple[str, ...] = (), timeout: int = 600) -> dict:
-    """Run `tests/oracles/SCRIPT ARGUMENTS` in `work`, offline, on one thread; the JSON object that it prints as its last line."""
+def oracle(
+    environment: str,
+    script: str,
+    *arguments: object,
+    work: Path,
+    needs: tuple[str, ...] = (),
+    timeout: int = 600,
+) -> dict:
+    """Run `tests/oracles/SCRIPT ARGUMENTS` in `work`, offline, on one thread; the JSON object that it prints
+    as its last line.
+    """
     home = work / "home"
     home.mkdir(exist_ok=True)
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("STENTOR_", "PYTHON", "HF_", "TRANSFORMERS_"))}
-    quiet = {"HOME": str(home), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    keep = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("STENTOR_", "PYTHON", "HF_", "TRANSFORMERS_"))
+    }
+    quiet = {
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [python_of(environment, needs), str(HERE / script), *map(str, arguments)]
-    done = subprocess.run(command, cwd=home, env=keep | quiet, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, f"{script} in {environment} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        command, cwd=home, env=keep | quiet, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, (
+        f"{script} in {environment} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])

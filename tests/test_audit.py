@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit: the rule of rounding, the search for corrections, every finding by id, and the audit of a folder of our own."""
+"""The audit: the rule of rounding, the search for corrections, every finding by id, and the audit of a folder
+of our own.
+"""
 import dataclasses
 import json
 import math
@@ -11,15 +13,22 @@ import pytest
 
 import params
 from common import UserError, read_json
-from extras import audit, audit_folder, audit_results, audit_shapes, audit_training
-from extras.audit import agree, interval, spread
-from extras.audit_folder import markdown_tables, numbers_block
+from audit import cards as audit
+from audit import own_folder as audit_folder
+from audit import results as audit_results
+from audit import shapes as audit_shapes
+from audit import runs as audit_training
+from audit.cards import agree, interval, spread
+from audit.own_folder import markdown_tables, numbers_block
 from model import SIZES, Llama
 from params import count, embedding_share, kv_cache_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-# id -> verdict of every finding, read through by hand: the published numbers that are consistent, the errors, what nothing decides.
-EXPECTED = dict(reversed(line.split("\t")) for line in (ROOT / "tests" / "audit_expected.txt").read_text().splitlines())
+# id -> verdict of every finding, read through by hand: the published numbers that are consistent, the errors,
+# what nothing decides.
+EXPECTED = dict(
+    reversed(line.split("\t")) for line in (ROOT / "tests" / "audit_expected.txt").read_text().splitlines()
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +36,7 @@ def findings() -> dict[str, audit.Finding]:
     return {finding.id: finding for finding in params.audit()}
 
 
-# --------------------------------------------------------------------------------------------------------------- rounding
+# --------------------------------------------------------------------------------------------------- rounding
 
 @pytest.mark.parametrize(("stated", "expected"), [
     (52.2, (52.15, 52.25)), (12.0, (11.95, 12.05)), (33, (32.5, 33.5)), (80, (79.5, 80.5)), ("~304,000", (303_500, 304_500)), (31600, (31_550, 31_650)),
@@ -49,14 +58,16 @@ def test_interval_of_a_column_and_of_an_exact_count():
 
 def test_every_rounding_of_a_value_agrees_with_it():
     for value in (0.0109, 3.14159, 72.55208, 418.2216, 20_324_160, 28_871):
-        for digits in range(1 if value > 100 or value < 10 else 2, 9):       # "70" does not say that it is rounded to tens
+        # "70" does not say that it is rounded to tens
+        for digits in range(1 if value > 100 or value < 10 else 2, 9):
             rounded = float(f"{value:.{digits - 1}e}")
             text = f"{rounded:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
             assert agree(interval(text), value), (text, value)
 
 
 def test_agreement_counts_the_rounding_of_the_inputs():
-    gap = spread(lambda a, b: a - b, interval(29.9), interval(27.46, 2))      # 2.44, published as ~2.5 from a rounded 29.9
+    # 2.44, published as ~2.5 from a rounded 29.9
+    gap = spread(lambda a, b: a - b, interval(29.9), interval(27.46, 2))
     assert agree(interval("~2.5"), gap) and not agree(interval("~2.5"), 29.9 - 27.46)
 
 
@@ -64,17 +75,24 @@ def test_bf16_interval_is_the_rounding_of_bf16():
     import torch
     for loss in (4.8125, 2.6406, 2.8594, 3.1406, 5.3438):
         low, high = audit_training.bf16_interval(loss)
-        stored = torch.tensor([low * 1.00001, high * 0.99999, low * 0.99999, high * 1.00001]).bfloat16().float()
+        stored = (
+            torch.tensor([low * 1.00001, high * 0.99999, low * 0.99999, high * 1.00001]).bfloat16().float()
+        )
         assert [abs(value - loss) < 1e-4 for value in stored.tolist()] == [True, True, False, False]
 
 
-# ----------------------------------------------------------------------------------------------------------------- search
+# ----------------------------------------------------------------------------------------------------- search
 
 def test_search_finds_every_single_field_correction():
-    """Break each size in each field: the search must find the way back, and every value that it names must fit."""
+    """Break each size in each field: the search must find the way back, and every value that it names must
+    fit.
+    """
     for size in params.FAMILY:
         right = SIZES[size]
-        total, share = interval(round(count(right)["total"] / 1e6, 1)), interval(round(embedding_share(right), 1))
+        total, share = (
+            interval(round(count(right)["total"] / 1e6, 1)),
+            interval(round(embedding_share(right), 1)),
+        )
         scaled = (total[0] * 1e6, total[1] * 1e6)
         for field in ("num_hidden_layers", "intermediate_size", "vocab_size", "head_dim"):
             broken = dataclasses.replace(right, **{field: getattr(right, field) // 2})
@@ -87,12 +105,18 @@ def test_search_finds_every_single_field_correction():
 
 
 def test_the_round_correction_is_preferred():
-    assert audit_shapes.roundest({"intermediate_size": [853, 854], "num_hidden_layers": [12]}) == ("num_hidden_layers", 12)
-    assert audit_shapes.roundest({"intermediate_size": list(range(764, 772)), "head_dim": [112]}) == ("intermediate_size", 768)
+    assert audit_shapes.roundest({"intermediate_size": [853, 854], "num_hidden_layers": [12]}) == (
+        "num_hidden_layers",
+        12,
+    )
+    assert audit_shapes.roundest({"intermediate_size": list(range(764, 772)), "head_dim": [112]}) == (
+        "intermediate_size",
+        768,
+    )
     assert audit_shapes.roundest({}) is None
 
 
-# --------------------------------------------------------------------------------------------------------------- findings
+# --------------------------------------------------------------------------------------------------- findings
 
 def test_every_finding_by_id(findings: dict[str, audit.Finding]):
     assert {name: finding.verdict for name, finding in findings.items()} == EXPECTED
@@ -112,7 +136,12 @@ def test_ids_are_unique_and_fields_complete():
 
 def test_every_statement_is_looked_at(findings: dict[str, audit.Finding]):
     facts = read_json(ROOT / "cards" / "cards.json")["models"]
-    paths = {f"models.{model}.{group}.{key}" for model, groups in facts.items() for group, keys in groups.items() for key in keys}
+    paths = {
+        f"models.{model}.{group}.{key}"
+        for model, groups in facts.items()
+        for group, keys in groups.items()
+        for key in keys
+    }
     assert {finding.where for finding in findings.values()} == paths
 
 
@@ -149,7 +178,9 @@ def test_facts_are_those_of_the_shared_folder(shared: Path):
     ("20m.tokenizer.tokens_needed_for_same_coverage_at_32k", "~67.2B", 66.40625e9, None),
     ("30m-v1.hardware.accelerator.portimbria-comparison-across-the-family", "2× T4", 1, ("accelerator", "2× T4", 1)),
 ])
-def test_errors_with_their_numbers(findings: dict[str, audit.Finding], name: str, stated, computed: float, correction):
+def test_errors_with_their_numbers(
+    findings: dict[str, audit.Finding], name: str, stated, computed: float, correction
+):
     finding = findings[name]
     assert finding.verdict == "inconsistent" and finding.stated == stated
     assert finding.computed == pytest.approx(computed, rel=1e-3)
@@ -158,21 +189,26 @@ def test_errors_with_their_numbers(findings: dict[str, audit.Finding], name: str
 
 @pytest.mark.parametrize("name", [
     "150m.memory.vram_table_4096_ctx.kv-cache-fp32",                   # 160 "MB" are MiB
-    "20m.throughput.global_tokens_per_s",                             # the card itself says that its wall-clock holds evaluation and saving
-    "150m.results.best_step_perplexity",                              # 18.03 and 18.0 of one loss: BF16 rounds the loss
-    "20m.checkpoint_history.table.perplexity-1000",                   # exp(4.8125) is 123.04, stated 122.9: the same
-    "150m.benchmarks.hellaswag_gap_pythia",                           # 2.44 as ~2.5, from a 29.9 that was rounded itself
-    "30m.tokenizer.padding_tokens",                                   # 8,000 + 62 is 8,062: EOS and BOS are the other two
+    # the card itself says that its wall-clock holds evaluation and saving
+    "20m.throughput.global_tokens_per_s",
+    "150m.results.best_step_perplexity",  # 18.03 and 18.0 of one loss: BF16 rounds the loss
+    "20m.checkpoint_history.table.perplexity-1000",  # exp(4.8125) is 123.04, stated 122.9: the same
+    "150m.benchmarks.hellaswag_gap_pythia",  # 2.44 as ~2.5, from a 29.9 that was rounded itself
+    "30m.tokenizer.padding_tokens",  # 8,000 + 62 is 8,062: EOS and BOS are the other two
     "20m.tokenizer.occurrences_per_type_32k",                         # 266,000 with 32,000 types
     "30m.blimp.category_averages.agreement",                          # 88 with the irregular forms counted in
     "150m.meta.chinchilla_tokens_per_parameter", "30m.results.reduction_vs_v1_percent", "20m.training_dynamics.initial_loss",
 ])
-def test_what_rounding_or_the_card_itself_explains_is_consistent(findings: dict[str, audit.Finding], name: str):
+def test_what_rounding_or_the_card_itself_explains_is_consistent(
+    findings: dict[str, audit.Finding], name: str
+):
     assert findings[name].verdict == "consistent", findings[name]
 
 
 def test_means_over_chance_depend_on_the_rounding_of_the_scores(findings: dict[str, audit.Finding]):
-    """The plain mean of Pythia-31M's published scores is 0.01094, stated 0.0110: ten scores rounded to four digits allow it."""
+    """The plain mean of Pythia-31M's published scores is 0.01094, stated 0.0110: ten scores rounded to four
+    digits allow it.
+    """
     finding = findings["20m.benchmarks.peer_table.pythia-31m-average"]
     assert finding.verdict == "consistent" and finding.computed[1] > 0.01095
 
@@ -181,20 +217,28 @@ def test_blimp_readings_are_exhaustive():
     cards = audit.read_cards()
     tasks = cards.rows("Stentor2-30M", "blimp.task_accuracy")
     used = {task["blimp_term"] for task in tasks}
-    named = {term for terms, optional in audit_results.CATEGORIES.values() for term in [*terms.split(), *optional]}
+    named = {
+        term for terms, optional in audit_results.CATEGORIES.values() for term in [*terms.split(), *optional]
+    }
     assert used - {"quantifiers"} <= named
     assert len(audit_results.category_means(tasks, "NPI Licensing")) == 8
 
 
 def test_a_changed_fact_changes_the_verdict():
-    """The audit computes: with the errors put right in the data, the findings are consistent; with a new error, it is found."""
+    """The audit computes: with the errors put right in the data, the findings are consistent; with a new
+    error, it is found.
+    """
     facts = read_json(ROOT / "cards" / "cards.json")["models"]
     facts["Stentor-12M v1"]["architecture"]["num_hidden_layers"][0]["value"] = 12
     facts["Stentor3-20M"]["parameters"]["q_proj"][0]["value"] = 102_401
     cards = audit.Audit(facts)
     audit_shapes.check_all(cards)
     verdicts = {finding.id: finding.verdict for finding in cards.findings}
-    assert verdicts["12m-v1.parameters.total.stentor3-family-table"] == verdicts["12m-v1.architecture.num_hidden_layers"] == "consistent"
+    assert (
+        verdicts["12m-v1.parameters.total.stentor3-family-table"]
+        == verdicts["12m-v1.architecture.num_hidden_layers"]
+        == "consistent"
+    )
     assert verdicts["20m.parameters.q_proj"] == "inconsistent"
 
 
@@ -211,7 +255,14 @@ def test_command_line_prints_and_exits_0(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(sys, "argv", ["params.py", "--audit"])
     assert params.main() == 0
     text = capsys.readouterr().out
-    for part in ("INCONSISTENT", "num_hidden_layers: 9 -> 12", "intermediate_size 764 to 771", "CONSISTENT", "NOT CHECKABLE", "SUMMARY"):
+    for part in (
+        "INCONSISTENT",
+        "num_hidden_layers: 9 -> 12",
+        "intermediate_size 764 to 771",
+        "CONSISTENT",
+        "NOT CHECKABLE",
+        "SUMMARY",
+    ):
         assert part in text
 
 
@@ -222,14 +273,19 @@ def test_command_line_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert answer["own"] == [] and len(answer["findings"]) == sum(answer["summary"].values()) == len(EXPECTED)
 
 
-# ---------------------------------------------------------------------------------------------------------- our own folder
+# --------------------------------------------------------------------------------------------- our own folder
 
 def make_run(folder: Path) -> dict:
-    """A run folder with weights, log and card, as train.py and extras/card.py leave one. Returns the card's numbers."""
+    """A run folder with weights, log and card, as train.py and publishing/card.py leave one. Returns the
+    card's numbers.
+    """
     config = dataclasses.replace(SIZES["tiny"], num_hidden_layers=1, vocab_size=64)
     Llama(config).save_pretrained(folder / "best")
-    info = {"settings": {"size": "tiny", "seq_len": 16, "batch_size": 4, "learning_rate": 0.003, "init": None},
-            "model": dataclasses.asdict(config), "parameters": count(config)["total"]}
+    info = {
+        "settings": {"size": "tiny", "seq_len": 16, "batch_size": 4, "learning_rate": 0.003, "init": None},
+        "model": dataclasses.asdict(config),
+        "parameters": count(config)["total"],
+    }
     (folder / "run.json").write_text(json.dumps(info))
     log = [{"step": 1, "tokens": 64, "loss": 4.17, "seconds": 1.0, "tokens_per_second": 60.0},
            {"step": 2, "tokens": 128, "loss": 4.01, "seconds": 2.5, "tokens_per_second": 64.0},
@@ -238,11 +294,24 @@ def make_run(folder: Path) -> dict:
            {"step": 3, "tokens": 192, "eval_loss": 4.1, "eval_ppl": math.exp(4.1), "seconds": 0.9}]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     numbers = {
-        "parameters": count(config), "embedding_share_percent": round(embedding_share(config), 1), "weights_bytes": 4 * count(config)["total"],
-        "kv_cache_bytes_fp16": int(kv_cache_bytes(config, 1024)), "lora_r16_parameters": audit_shapes.lora_parameters(config, 16),
-        "steps": 3, "tokens": 192, "tokens_per_step": 64, "tokens_per_parameter": round(192 / count(config)["total"], 3), "best_step": 2,
-        "best_eval_loss": 3.9877, "best_eval_ppl": 53.93, "last_eval_loss": 4.1, "last_eval_ppl": 60.34, "last_train_loss": 3.9,
-        "tokens_per_second": 62.0, "seconds": 3.4, "gallery": {"samples": 4},
+        "parameters": count(config),
+        "embedding_share_percent": round(embedding_share(config), 1),
+        "weights_bytes": 4 * count(config)["total"],
+        "kv_cache_bytes_fp16": int(kv_cache_bytes(config, 1024)),
+        "lora_r16_parameters": audit_shapes.lora_parameters(config, 16),
+        "steps": 3,
+        "tokens": 192,
+        "tokens_per_step": 64,
+        "tokens_per_parameter": round(192 / count(config)["total"], 3),
+        "best_step": 2,
+        "best_eval_loss": 3.9877,
+        "best_eval_ppl": 53.93,
+        "last_eval_loss": 4.1,
+        "last_eval_ppl": 60.34,
+        "last_train_loss": 3.9,
+        "tokens_per_second": 62.0,
+        "seconds": 3.4,
+        "gallery": {"samples": 4},
     }
     card = f"""---
 model-index:
@@ -282,9 +351,17 @@ def verdicts(folder: Path) -> dict[str, str]:
 def test_a_true_card_passes(tmp_path: Path, capsys: pytest.CaptureFixture):
     numbers = make_run(tmp_path)
     found = verdicts(tmp_path)
-    assert "inconsistent" not in found.values(), [name for name, verdict in found.items() if verdict == "inconsistent"]
+    assert "inconsistent" not in found.values(), [
+        name for name, verdict in found.items() if verdict == "inconsistent"
+    ]
     assert {f"README.md.numbers.{name}" for name in numbers if name != "parameters"} <= set(found)
-    for name in ("settings hidden_size", "components attention percent", "hyper-parameter learning_rate", "curve 2 perplexity", "front matter loss"):
+    for name in (
+        "settings hidden_size",
+        "components attention percent",
+        "hyper-parameter learning_rate",
+        "curve 2 perplexity",
+        "front matter loss",
+    ):
         assert found[f"README.md.{name}"] == "consistent"
     assert audit_folder.main(str(tmp_path), as_json=False) == 0
     assert "SUMMARY" in capsys.readouterr().out
@@ -317,13 +394,18 @@ def test_weights_config_and_log_are_compared_without_a_card(tmp_path: Path):
     log = (tmp_path / "log.jsonl").read_text()
     (tmp_path / "log.jsonl").write_text(log.replace('"tokens": 192', '"tokens": 193'))
     found = verdicts(tmp_path)
-    assert found["README.md.card"] == "not checkable" and found["model.safetensors.parameters"] == "consistent"
+    assert (
+        found["README.md.card"] == "not checkable" and found["model.safetensors.parameters"] == "consistent"
+    )
     assert found["run.json.parameters"] == "inconsistent" and found["log.jsonl.tokens"] == "inconsistent"
 
 
 def test_a_plain_model_folder_is_audited(tmp_path: Path):
     Llama(dataclasses.replace(SIZES["tiny"], num_hidden_layers=1)).save_pretrained(tmp_path)
-    assert verdicts(tmp_path) == {"model.safetensors.parameters": "consistent", "README.md.card": "not checkable"}
+    assert verdicts(tmp_path) == {
+        "model.safetensors.parameters": "consistent",
+        "README.md.card": "not checkable",
+    }
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [
@@ -339,7 +421,9 @@ def test_damaged_files_are_one_clear_line(tmp_path: Path, file: str, content: st
 
 
 def test_200_mutations_of_a_folder_never_give_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Bytes changed, cut out or cut off in log, settings, card and configuration: a finding or one clear line, nothing else."""
+    """Bytes changed, cut out or cut off in log, settings, card and configuration: a finding or one clear
+    line, nothing else.
+    """
     make_run(tmp_path)
     source = random.Random(0)
     for _ in range(200):
@@ -347,7 +431,11 @@ def test_200_mutations_of_a_folder_never_give_a_traceback(tmp_path: Path, capsys
         original = file.read_bytes()
         start = source.randrange(len(original))
         end = source.choice([start + 1, start + 20, len(original)])
-        file.write_bytes(original[:start] + bytes(source.choices(b'0123456789{}[]",:.eE-|` ', k=source.randrange(4))) + original[end:])
+        file.write_bytes(
+            original[:start]
+            + bytes(source.choices(b'0123456789{}[]",:.eE-|` ', k=source.randrange(4)))
+            + original[end:]
+        )
         try:
             assert audit_folder.main(str(tmp_path), as_json=source.random() < 0.5) in (0, 1)
         except UserError as error:
@@ -359,5 +447,7 @@ def test_200_mutations_of_a_folder_never_give_a_traceback(tmp_path: Path, capsys
 def test_card_parsing():
     assert numbers_block("text\n````json numbers\n{\"a\": 1}\n````\n") == {"a": 1}
     assert numbers_block("no block") == {}
-    tables = markdown_tables("| a | b |\n| --- | --- |\n| 1 | x \\| y |\n\n```\n| not | this |\n| --- | --- |\n| 1 | 2 |\n```\n")
+    tables = markdown_tables(
+        "| a | b |\n| --- | --- |\n| 1 | x \\| y |\n\n```\n| not | this |\n| --- | --- |\n| 1 | 2 |\n```\n"
+    )
     assert tables == [(["a", "b"], [["1", "x | y"]])]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of --web and the file of --explore in headless Chromium, driven as a person would: with mouse, keyboard and eyes (screenshots).
+"""The page of --web and the file of --explore in headless Chromium, driven as a person would: with mouse,
+keyboard and eyes (screenshots).
 
 Screenshots are kept in the folder that STENTOR_SCREENSHOTS names, else in pytest's temporary folder.
 """
@@ -37,20 +38,33 @@ def work(tmp_path_factory) -> Path:
 def open_browser(tmp_path):
     """A function that opens a browser of its own; `dark` asks for dark pages."""
     if not CHROMIUM or not DRIVER:
-        pytest.skip("chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser: pip install selenium")
+        pytest.skip(
+            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+        )
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium drives the browser: pip install selenium"
+    )
     opened = []
 
     def browser(dark: bool = False, width: int = 1100):
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={width},1000"):
+        for argument in (
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--window-size={width},1000",
+        ):
             options.add_argument(argument)
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         opened.append(driver)
         if dark:
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+            driver.execute_cdp_cmd(
+                "Emulation.setEmulatedMedia",
+                {"features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+            )
         return driver
 
     yield browser
@@ -59,7 +73,9 @@ def open_browser(tmp_path):
 
 
 def wait(condition, seconds: float = 60):
-    """What `condition()` gives once it is true; elements that the page replaces meanwhile are asked for again."""
+    """What `condition()` gives once it is true; elements that the page replaces meanwhile are asked for
+    again.
+    """
     from selenium.common.exceptions import WebDriverException
     end = time.monotonic() + seconds
     while True:
@@ -87,30 +103,58 @@ def picture(driver, name: str, tmp_path: Path) -> None:
 
 
 def foreign_requests(driver) -> list[str]:
-    """What the browser asked of anything but this machine, and what the pages' policy or scripts complained about."""
+    """What the browser asked of anything but this machine, and what the pages' policy or scripts complained
+    about.
+    """
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    urls = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    urls = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
     assert urls
     severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    return [url for url in urls if not url.startswith(("http://127.0.0.1", "http://localhost", "data:", "blob:", "file:", "about:"))] + severe
+    return [
+        url
+        for url in urls
+        if not url.startswith(("http://127.0.0.1", "http://localhost", "data:", "blob:", "file:", "about:"))
+    ] + severe
 
 
-# --------------------------------------------------------------------------------------------------------- --explore FILE.html
+# ---------------------------------------------------------------------------------------- --explore FILE.html
 
 def contrast(driver, selector: str) -> float:
     """WCAG 2 contrast of an element's text with its background."""
-    return driver.execute_script("""
+    return driver.execute_script(
+        """
       const style = getComputedStyle(document.querySelector(arguments[0]));
       const light = colour => colour.match(/[0-9.]+/g).slice(0, 3).map(c => c / 255)
         .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
       const [a, b] = [light(style.color), light(style.backgroundColor)].sort((x, y) => y - x);
-      return (a + 0.05) / (b + 0.05);""", selector)
+      return (a + 0.05) / (b + 0.05);""",
+        selector,
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_explorer_file(work, open_browser, tmp_path, dark):
-    subprocess.run([sys.executable, str(ROOT / "sample.py"), "runs/one", "Hello there", "--explore", "page.html", "--max-new-tokens", "60", "--seed", "1"],
-                   cwd=work, check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "sample.py"),
+            "runs/one",
+            "Hello there",
+            "--explore",
+            "page.html",
+            "--max-new-tokens",
+            "60",
+            "--seed",
+            "1",
+        ],
+        cwd=work,
+        check=True,
+        capture_output=True,
+    )
     from selenium.webdriver import ActionChains, Keys
     driver = open_browser(dark)
     driver.get((work / "page.html").as_uri())
@@ -118,11 +162,18 @@ def test_explorer_file(work, open_browser, tmp_path, dark):
     data = json.loads(driver.execute_script("return document.getElementById('data').textContent"))
     assert len(buttons) == len(data) >= 1 and len(driver.find_elements("css selector", "#panel tr")) == 8
     ActionChains(driver).move_to_element(buttons[5]).perform()
-    assert f"token 6 of {len(data)}" in text_of(driver, "#panel") and data[5][4][0][1] in text_of(driver, "#panel tr")
+    assert f"token 6 of {len(data)}" in text_of(driver, "#panel") and data[5][4][0][1] in text_of(
+        driver, "#panel tr"
+    )
     ActionChains(driver).move_to_element(driver.find_element("tag name", "h1")).perform()
     assert "token 1 of" in text_of(driver, "#panel")
     driver.find_element("tag name", "body").send_keys(Keys.TAB)
-    for keys, place in ((Keys.ARROW_RIGHT * 3, 4), (Keys.ARROW_LEFT, 3), (Keys.END, len(data)), (Keys.HOME, 1)):
+    for keys, place in (
+        (Keys.ARROW_RIGHT * 3, 4),
+        (Keys.ARROW_LEFT, 3),
+        (Keys.END, len(data)),
+        (Keys.HOME, 1),
+    ):
         driver.switch_to.active_element.send_keys(keys)
         assert f"token {place} of" in text_of(driver, "#panel")
     buttons[2].click()
@@ -135,27 +186,50 @@ def test_explorer_file(work, open_browser, tmp_path, dark):
 
 
 def test_explorer_file_on_a_small_screen(work, open_browser, tmp_path):
-    subprocess.run([sys.executable, str(ROOT / "sample.py"), "runs/one", "word " * 40, "--explore", "small.html", "--max-new-tokens", "80"],
-                   cwd=work, check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "sample.py"),
+            "runs/one",
+            "word " * 40,
+            "--explore",
+            "small.html",
+            "--max-new-tokens",
+            "80",
+        ],
+        cwd=work,
+        check=True,
+        capture_output=True,
+    )
     driver = open_browser(width=500)
     driver.get((work / "small.html").as_uri())
     assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     picture(driver, "explore-small", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------------- --web
+# ------------------------------------------------------------------------------------------------------ --web
 
 @pytest.fixture(scope="module")
 def address(work):
     """The page, served by the command itself."""
     pytest.importorskip("gradio", reason="the page is made with gradio: pip install '.[web]'")
     if not CHROMIUM or not DRIVER:
-        pytest.skip("chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+        )
     log = open(work / "server.log", "w+")
-    server = subprocess.Popen([sys.executable, "-u", str(ROOT / "sample.py"), "runs/one", "Hello there", "--web"], cwd=work, stdout=log,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "sample.py"), "runs/one", "Hello there", "--web"],
+        cwd=work,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
     try:
-        line = wait(lambda: [line for line in (work / "server.log").read_text().splitlines() if "http://" in line], 120)[0]
+        line = wait(
+            lambda: [line for line in (work / "server.log").read_text().splitlines() if "http://" in line],
+            120,
+        )[0]
         yield line.split()[-1]
     finally:
         server.terminate()
@@ -164,7 +238,13 @@ def address(work):
 
 def tab(driver, name: str) -> None:
     """Go to a tab."""
-    wait(lambda: [button for button in driver.find_elements("css selector", "button[role=tab]") if button.text == name])[0].click()
+    wait(
+        lambda: [
+            button
+            for button in driver.find_elements("css selector", "button[role=tab]")
+            if button.text == name
+        ]
+    )[0].click()
 
 
 def write(driver, selector: str, text: str) -> None:
@@ -183,7 +263,11 @@ def click(driver, selector: str) -> None:
 def choose_model(driver, name: str) -> None:
     """Pick a model from the list."""
     wait(lambda: driver.find_element("css selector", "#model input")).click()
-    wait(lambda: [option for option in driver.find_elements("css selector", "[role=option]") if name in option.text])[0].click()
+    wait(
+        lambda: [
+            option for option in driver.find_elements("css selector", "[role=option]") if name in option.text
+        ]
+    )[0].click()
 
 
 def test_page_listens_here_only(address):
@@ -191,8 +275,12 @@ def test_page_listens_here_only(address):
     with urllib.request.urlopen(address) as answer:
         assert "connect-src 'self'" in answer.headers["content-security-policy"]
     port = int(address.rstrip("/").rsplit(":", 1)[1])
-    listening = {line.split()[1] for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-                 if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")}
+    listening = {
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    }
     assert listening == {f"0100007F:{port:04X}"}
 
 
@@ -215,12 +303,21 @@ def test_every_view_of_the_page(address, open_browser, tmp_path):
     picture(driver, "explorer", tmp_path)
     tab(driver, "Temperature Sweep")
     click(driver, "button#sweep")
-    wait(lambda: len(driver.find_elements("css selector", "#sweep-output .answer")) == 3 and "Seed" in text_of(driver, "#sweep-output"))
+    wait(
+        lambda: (
+            len(driver.find_elements("css selector", "#sweep-output .answer")) == 3
+            and "Seed" in text_of(driver, "#sweep-output")
+        )
+    )
     picture(driver, "sweep", tmp_path)
     tab(driver, "Arena")
-    wait(lambda: [label for label in driver.find_elements("css selector", "label") if label.text == "blind"])[0].click()
+    wait(lambda: [label for label in driver.find_elements("css selector", "label") if label.text == "blind"])[
+        0
+    ].click()
     click(driver, "button#arena")
-    vote = wait(lambda: [button for button in driver.find_elements("tag name", "button") if button.text == "tie"])[0]
+    vote = wait(
+        lambda: [button for button in driver.find_elements("tag name", "button") if button.text == "tie"]
+    )[0]
     assert [title.text for title in driver.find_elements("css selector", "#arena-output h4")] == ["A", "B"]
     picture(driver, "arena", tmp_path)
     vote.click()
@@ -247,7 +344,9 @@ def test_mistakes_are_lines_on_the_page(address, open_browser, work, tmp_path):
     click(driver, "button#generate")
     wait(lambda: "prompt is empty" in text_of(driver, "#generate-status"))
     field = driver.find_element("css selector", "#generate-prompt textarea")
-    driver.execute_script("arguments[0].value = 'word '.repeat(3000); arguments[0].dispatchEvent(new Event('input'))", field)
+    driver.execute_script(
+        "arguments[0].value = 'word '.repeat(3000); arguments[0].dispatchEvent(new Event('input'))", field
+    )
     click(driver, "button#generate")
     wait(lambda: "at most 1024" in text_of(driver, "#generate-status"))
     write(driver, "#generate-prompt", "Hello")
@@ -266,5 +365,10 @@ def test_two_people_at_once(address, open_browser):
     for driver in (one, two):
         click(driver, "button#generate")
     for driver, word, other in ((one, "Apples", "Pears"), (two, "Pears", "Apples")):
-        wait(lambda: "tokens/s" in text_of(driver, "#generate-status") and word in text_of(driver, "#generate-output"))
+        wait(
+            lambda: (
+                "tokens/s" in text_of(driver, "#generate-status")
+                and word in text_of(driver, "#generate-output")
+            )
+        )
         assert other not in driver.find_element("tag name", "body").get_attribute("innerText")

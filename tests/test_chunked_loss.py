@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss in chunks (extras/chunked_loss.py) is the plain loss: value and gradients, tied or not, under autocast, for chunks that do not divide."""
+"""The loss in chunks (training/chunked_loss.py) is the plain loss: value and gradients, tied or not, under
+autocast, for chunks that do not divide.
+"""
 import dataclasses
 import functools
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from extras.chunked_loss import ChunkedLoss
+from training.chunked_loss import ChunkedLoss
 from model import SIZES, Llama, next_token_loss
 from precision import apply_recipe
 
@@ -37,7 +39,9 @@ def test_loss_and_gradients_are_those_of_the_whole(tied, recipe, tolerance, chun
 
 
 def test_no_more_logits_than_a_chunk_are_there():
-    """Largest tensor with an axis V that any operation of forward and backward makes, by torch's own dispatcher."""
+    """Largest tensor with an axis V that any operation of forward and backward makes, by torch's own
+    dispatcher.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

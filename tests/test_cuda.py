@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a CUDA GPU runs. `pytest -m cuda tests/test_cuda.py` needs one; the rest is computed on the CPU by the same functions."""
+"""What a CUDA GPU runs. `pytest -m cuda tests/test_cuda.py` needs one; the rest is computed on the CPU by the
+same functions.
+"""
 import re
 import shutil
 
@@ -7,11 +9,12 @@ import pytest
 import torch
 
 import sample
-from extras import compiled, cuda_graph
-from extras import settings as settings_module
-from extras.cuda_graph import GraphStep, positions_to_read
-from extras.gpu_attention import attend, attend_with_copies, choose_attention
-from extras.settings import fit_on_chip, for_device
+from training import compiled
+from sampling import cuda_graph
+from training import resolve as settings_module
+from sampling.cuda_graph import GraphStep, positions_to_read
+from devices.attention_gpu import attend, attend_with_copies, choose_attention
+from training.resolve import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
 from precision import RECIPES, Device
 from train import TrainConfig, train
@@ -36,7 +39,9 @@ def test_what_a_graph_records_equals_the_model(size, B):
             expected = model(ids[:, position:position + 1], plain)[:, -1]
             step.newest, step.position = ids[:, position:position + 1], torch.tensor([position])
             assert torch.allclose(step.at_position(positions_to_read(ours)), expected, atol=1e-5)
-    assert torch.allclose(ours.keys, plain.keys, atol=1e-5) and torch.allclose(ours.values, plain.values, atol=1e-5)
+    assert torch.allclose(ours.keys, plain.keys, atol=1e-5) and torch.allclose(
+        ours.values, plain.values, atol=1e-5
+    )
 
 
 def test_positions_to_read():
@@ -49,12 +54,23 @@ def test_positions_to_read():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attend(dtype, monkeypatch):
-    """Both forms give the numbers of the plain one; a T4 has no FlashAttention, the only kernel that takes shared heads."""
-    q, k, v = (torch.randn(2, heads, 17, 8, generator=torch.Generator().manual_seed(heads)).to(dtype) for heads in (6, 2, 2))
+    """Both forms give the numbers of the plain one; a T4 has no FlashAttention, the only kernel that takes
+    shared heads.
+    """
+    q, k, v = (
+        torch.randn(2, heads, 17, 8, generator=torch.Generator().manual_seed(heads)).to(dtype)
+        for heads in (6, 2, 2)
+    )
     mask = (torch.arange(17)[:, None] - torch.arange(17)).abs() < 5                           # (T, S)
     for form in (attend, attend_with_copies):
-        assert torch.allclose(form(q, k, v), attention_written_out(q, k, v), atol=1e-6 if dtype == torch.float32 else 2e-2)
-        assert torch.allclose(form(q, k, v, mask), attention_written_out(q, k, v, mask), atol=1e-6 if dtype == torch.float32 else 2e-2)
+        assert torch.allclose(
+            form(q, k, v), attention_written_out(q, k, v), atol=1e-6 if dtype == torch.float32 else 2e-2
+        )
+        assert torch.allclose(
+            form(q, k, v, mask),
+            attention_written_out(q, k, v, mask),
+            atol=1e-6 if dtype == torch.float32 else 2e-2,
+        )
     for capability, form in (((7, 5), attend_with_copies), ((8, 0), attend), ((9, 0), attend)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert choose_attention("cuda") is form
@@ -75,8 +91,11 @@ def test_what_torch_compile_lacks(monkeypatch):
     capability = [(6, 1)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability[0])
     for name, find, tool, headers, words in [
-            ("triton", None, "gcc", True, "the package triton"), ("cc", True, None, True, "a C compiler (gcc)"),
-            ("headers", True, "gcc", False, "Python's headers (python3-dev)"), ("old", True, "gcc", True, "a GPU of compute capability 7.0")]:
+        ("triton", None, "gcc", True, "the package triton"),
+        ("cc", True, None, True, "a C compiler (gcc)"),
+        ("headers", True, "gcc", False, "Python's headers (python3-dev)"),
+        ("old", True, "gcc", True, "a GPU of compute capability 7.0"),
+    ]:
         monkeypatch.setattr(compiled, "find_spec", lambda _, find=find: find)
         monkeypatch.setattr(shutil, "which", lambda _, tool=tool: tool)
         monkeypatch.setattr(compiled.Path, "is_file", lambda _, headers=headers: headers)
@@ -88,7 +107,8 @@ def test_what_torch_compile_lacks(monkeypatch):
 
 
 def test_a_device_decides_what_is_its_own(monkeypatch):
-    """A run that moves to a device of another kind leaves the first one's compiling and micro-batch behind."""
+    """A run that moves to a device of another kind leaves the first one's compiling and micro-batch behind.
+    """
     gpu, cpu, tpu = (Device(kind, torch.device("cpu"), "") for kind in ("cuda", "cpu", "xla"))
     monkeypatch.setattr(settings_module, "lacking", lambda kind: None)
     began = for_device(TrainConfig(), gpu, {})
@@ -97,15 +117,33 @@ def test_a_device_decides_what_is_its_own(monkeypatch):
     assert for_device(moved, gpu, stored) == moved
     assert for_device(moved, cpu, stored) == TrainConfig(fused=True, micro_batch=16)
     assert for_device(moved, tpu, stored) == TrainConfig(fused=True)
-    assert for_device(TrainConfig(micro_batch=2), gpu, {"device": "cpu"}) == TrainConfig(fused=True, compile=True)
+    assert for_device(TrainConfig(micro_batch=2), gpu, {"device": "cpu"}) == TrainConfig(
+        fused=True, compile=True
+    )
     monkeypatch.setattr(settings_module, "lacking", lambda kind: "a C compiler")
     assert not for_device(TrainConfig(), gpu, {}).compile and not for_device(moved, gpu, stored).compile
-    assert for_device(TrainConfig(compile=True), gpu, {}).compile      # asked for: check_settings says what is missing
+    # asked for: check_settings says what is missing
+    assert for_device(TrainConfig(compile=True), gpu, {}).compile
 
 
 def settings(corpus, out, **others):
-    return TrainConfig(**{"size": "tiny", "data": str(corpus), "out": str(out), "steps": 6, "seq_len": 64, "batch_size": 8, "eval_steps": 3,
-                          "max_eval_samples": 8, "warmup_steps": 1, "learning_rate": 1e-3, "recipe": "laptop", "precision": "fp32"} | others)
+    return TrainConfig(
+        **{
+            "size": "tiny",
+            "data": str(corpus),
+            "out": str(out),
+            "steps": 6,
+            "seq_len": 64,
+            "batch_size": 8,
+            "eval_steps": 3,
+            "max_eval_samples": 8,
+            "warmup_steps": 1,
+            "learning_rate": 1e-3,
+            "recipe": "laptop",
+            "precision": "fp32",
+        }
+        | others
+    )
 
 
 @on_gpu
@@ -129,10 +167,20 @@ def test_recipes_run_and_stay_near_fp32(corpus, tmp_path, precision):
 
 @on_gpu
 def test_no_form_of_attention_holds_the_scores():
-    """4,096 tokens of 20m, forward and backward: the scores of one layer alone would take 0.3 GiB in 16 bits and 0.6 GiB in 32."""
-    for dtype, masked, form in ((torch.bfloat16, False, attend), (torch.float32, False, attend), (torch.float16, True, attend),
-                                (torch.float16, False, attend_with_copies), (torch.float32, True, attend_with_copies)):
-        q, k, v = (torch.randn(1, heads, 4096, 32, device="cuda", dtype=dtype, requires_grad=True) for heads in (10, 2, 2))
+    """4,096 tokens of 20m, forward and backward: the scores of one layer alone would take 0.3 GiB in 16 bits
+    and 0.6 GiB in 32.
+    """
+    for dtype, masked, form in (
+        (torch.bfloat16, False, attend),
+        (torch.float32, False, attend),
+        (torch.float16, True, attend),
+        (torch.float16, False, attend_with_copies),
+        (torch.float32, True, attend_with_copies),
+    ):
+        q, k, v = (
+            torch.randn(1, heads, 4096, 32, device="cuda", dtype=dtype, requires_grad=True)
+            for heads in (10, 2, 2)
+        )
         mask = torch.ones(4096, 4096, dtype=torch.bool, device="cuda").tril() if masked else None
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -145,23 +193,43 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, capfd):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
     try:
-        history = train(settings(corpus, tmp_path / "run", device="cuda", steps=2, seq_len=1024, batch_size=64, micro_batch=64, eval_steps=2))
+        history = train(
+            settings(
+                corpus,
+                tmp_path / "run",
+                device="cuda",
+                steps=2,
+                seq_len=1024,
+                batch_size=64,
+                micro_batch=64,
+                eval_steps=2,
+            )
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert len(history.losses) == 2 and re.search(r"out of memory: continuing with --micro-batch \d+", capfd.readouterr().err)
+    assert len(history.losses) == 2 and re.search(
+        r"out of memory: continuing with --micro-batch \d+", capfd.readouterr().err
+    )
 
 
 @on_gpu
 def test_graphs_give_the_tokens_of_the_plain_model(monkeypatch):
-    """Across two recordings, for one row and for three, greedy and sampled; row i of a batch is the same alone."""
+    """Across two recordings, for one row and for three, greedy and sampled; row i of a batch is the same
+    alone.
+    """
     monkeypatch.setattr(cuda_graph, "FEWEST", 32)
-    torch.set_float32_matmul_precision("highest")                  # a training run under a bf16 recipe, before this in the process, asks for TF32
+    # a training run under a bf16 recipe, before this in the process, asks for TF32
+    torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
     model = Llama(SIZES["20m"]).to("cuda").eval()
     step, ids = GraphStep(model), list(range(5, 25))
-    assert sample.generate(model, ids, 60, temperature=0, step=step) == sample.generate(model, ids, 60, temperature=0)
+    assert sample.generate(model, ids, 60, temperature=0, step=step) == sample.generate(
+        model, ids, 60, temperature=0
+    )
     wanted = sample.Settings(max_new_tokens=60)
     rows = [sample.Row(model, ids, wanted, seed) for seed in range(3)]
-    together = [list(column) for column in zip(*(tokens for tokens, _ in sample.decode(model, ids, rows, step)))]
+    together = [
+        list(column) for column in zip(*(tokens for tokens, _ in sample.decode(model, ids, rows, step)))
+    ]
     for seed in range(3):
         assert [tokens[0] for tokens, _ in sample.decode(model, ids, [sample.Row(model, ids, wanted, seed)], step)] == together[seed]

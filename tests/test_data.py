@@ -16,10 +16,14 @@ from data_helpers import EOS, numbered, small_corpus, write_corpus
 
 import data
 from common import ROOT, UserError
-from extras.builtin_corpus import CODE_SHARE, MATH_DOCUMENTS, PROBLEMS, module_share
+from corpus.builtin import CODE_SHARE, MATH_DOCUMENTS, PROBLEMS, module_share
 
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-ODD = LINE_BREAKS + " \t\u00a0\u2003\u3000\u200b\ufeff\u00ad\ufb01\u00bd\u2460\uff21e\u0301\u1e9e\ud55c\u1112\U0001f600\u0000" + string.ascii_letters
+ODD = (
+    LINE_BREAKS
+    + " \t\u00a0\u2003\u3000\u200b\ufeff\u00ad\ufb01\u00bd\u2460\uff21e\u0301\u1e9e\ud55c\u1112\U0001f600\u0000"
+    + string.ascii_letters
+)
 
 
 def odd_texts(count: int, seed: int = 0) -> list[str]:
@@ -27,7 +31,7 @@ def odd_texts(count: int, seed: int = 0) -> list[str]:
     return ["".join(draw.choice(ODD) for _ in range(draw.randrange(40))) for _ in range(count)]
 
 
-# ------------------------------------------------------------------------------------------------------------- cleaning
+# --------------------------------------------------------------------------------------------------- cleaning
 
 def test_clean_text_properties():
     for text in odd_texts(3000):
@@ -35,7 +39,8 @@ def test_clean_text_properties():
         for cleaned in (flat, code):
             assert unicodedata.is_normalized("NFKC", cleaned)
             assert cleaned == cleaned.strip() and "\r" not in cleaned
-            assert "".join(cleaned.split()) == "".join(unicodedata.normalize("NFKC", text).split())  # only white space changes
+            # only white space changes
+            assert "".join(cleaned.split()) == "".join(unicodedata.normalize("NFKC", text).split())
         assert flat == " ".join(unicodedata.normalize("NFKC", text).split())
         assert data.clean_text(flat) == flat and data.clean_text(code, preserve_linebreaks=True) == code
         assert all(line == line.rstrip() for line in code.split("\n"))
@@ -47,7 +52,8 @@ def test_line_breaks_are_those_of_splitlines():
         assert data.clean_text(f"a{character}b", preserve_linebreaks=True) == "a\nb"
         assert data.clean_text(f"a{character}b") == "a b"
     assert data.clean_text("a\r\nb", preserve_linebreaks=True) == "a\nb"
-    assert data.clean_text("a\n\n\n  b  ", preserve_linebreaks=True) == "a\n\n\n  b"  # empty lines and indents stay
+    # empty lines and indents stay
+    assert data.clean_text("a\n\n\n  b  ", preserve_linebreaks=True) == "a\n\n\n  b"
 
 
 def test_stentor2_has_no_newline_step_and_it_makes_no_difference():
@@ -57,14 +63,20 @@ def test_stentor2_has_no_newline_step_and_it_makes_no_difference():
 
 def test_split_key_sees_letters_only():
     key = data.split_key("The cat sat on the mat.")
-    for copy in ("THE CAT SAT ON THE MAT", "The\u200b  cat, sat\non the mat!", "\ufeffThe cat sat on the mat."):
+    for copy in (
+        "THE CAT SAT ON THE MAT",
+        "The\u200b  cat, sat\non the mat!",
+        "\ufeffThe cat sat on the mat.",
+    ):
         assert data.split_key(data.clean_text(copy)) == key
     assert data.split_key("The cat sat on the hat.") != key
     assert data.split_key("...") != data.split_key("???")  # nothing but marks: the text itself
 
 
 def test_planted_copies_fall_on_one_side(shared):
-    """web_known.json: every exact copy and every copy changed in spaces, line ends, case or invisible characters has the original's key."""
+    """web_known.json: every exact copy and every copy changed in spaces, line ends, case or invisible
+    characters has the original's key.
+    """
     import gzip
     known = json.loads((shared / "corpus" / "web_known.json").read_text())
     with gzip.open(shared / "corpus" / "web.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -81,7 +93,7 @@ def test_planted_copies_fall_on_one_side(shared):
         assert same[change] == 0 < total[change], change
 
 
-# ------------------------------------------------------------------------------------------------------------ permutation
+# ------------------------------------------------------------------------------------------------ permutation
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 16, 17, 100, 1000, 4097])
 def test_permutation_is_one(size):
@@ -93,7 +105,9 @@ def test_permutation_is_one(size):
 
 
 def test_permutation_looks_random():
-    """Over many keys each index goes everywhere about equally often (chi-square), and neighbours do not stay together."""
+    """Over many keys each index goes everywhere about equally often (chi-square), and neighbours do not stay
+    together.
+    """
     size, keys = 10, 4000
     counts = np.zeros((size, size))
     for key in range(keys):
@@ -105,10 +119,12 @@ def test_permutation_looks_random():
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.06
 
 
-# --------------------------------------------------------------------------------------------------------------- mixture
+# ---------------------------------------------------------------------------------------------------- mixture
 
 def played(mixture: data.Mixture) -> np.ndarray:
-    """(N, sources) one-hot: which source fills each block; checks on the way that each source's blocks are numbered 0, 1, 2, ..."""
+    """(N, sources) one-hot: which source fills each block; checks on the way that each source's blocks are
+    numbered 0, 1, 2, ...
+    """
     given = [0] * len(mixture.start)
     chosen = np.zeros((mixture.total, len(given)))
     for number in range(mixture.total):
@@ -139,7 +155,9 @@ def test_shares_within_two_blocks_in_any_window(start, end, total):
 def test_cards_bound_in_the_docstring():
     mixture = data.Mixture((0.75, 0.15, 0.10), (0.50, 0.30, 0.20), 20_000)
     counts = np.vstack([np.zeros(3), played(mixture).cumsum(axis=0)])
-    wanted = np.array([[mixture.target(a, b, time) for a, b in zip(mixture.start, mixture.end)] for time in range(20_001)])
+    wanted = np.array(
+        [[mixture.target(a, b, time) for a, b in zip(mixture.start, mixture.end)] for time in range(20_001)]
+    )
     assert (np.abs(counts - wanted).max(axis=0) <= [0.5 + 1e-6, 0.8 + 1e-6, 0.7 + 1e-6]).all()
 
 
@@ -153,7 +171,7 @@ def test_anneal_of_the_cards():
     assert np.allclose(mixture.counts(1000), 1000 * np.array(shares), atol=1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- corpus
+# ----------------------------------------------------------------------------------------------------- corpus
 
 def test_batch_is_a_pure_function(tmp_path):
     folder = small_corpus(tmp_path / "c")
@@ -171,7 +189,9 @@ def test_batch_is_a_pure_function(tmp_path):
 def test_ranks_slice_one_global_batch(tmp_path, world):
     corpus = data.Corpus(small_corpus(tmp_path / "c"), 32, 8, 20)
     for step in (0, 7, 19):
-        assert (np.concatenate([corpus.batch(step, rank, world) for rank in range(world)]) == corpus.batch(step)).all()
+        assert (
+            np.concatenate([corpus.batch(step, rank, world) for rank in range(world)]) == corpus.batch(step)
+        ).all()
 
 
 @pytest.mark.parametrize("shard_tokens", [77, 1000, 10**6])
@@ -182,7 +202,9 @@ def test_shard_size_changes_no_batch(tmp_path, shard_tokens):
 
 
 def test_every_block_once_an_epoch_and_only_the_tail_left_out(tmp_path):
-    """Three epochs of one source: each visits every block once, in three orders; each row is a run of consecutive tokens."""
+    """Three epochs of one source: each visits every block once, in three orders; each row is a run of
+    consecutive tokens.
+    """
     folder = write_corpus(tmp_path / "c", {"web": {"train": numbered(4001), "validation": numbered(100)}})
     corpus = data.Corpus(folder, 40, 10, 30)
     assert corpus.blocks == [100] and corpus.epochs(30) == {"web": 3.0}
@@ -202,15 +224,23 @@ def test_validation_is_every_block_once_in_fixed_order(tmp_path):
     assert corpus.num_blocks == 20 + 5 + 3 and len(corpus) == 9
     assert all((corpus.batch(step) == other.batch(step)).all() for step in range(9))
     seen = [corpus.locate(number) for number in range(corpus.num_blocks)]
-    assert sorted(seen) == [(source, block) for source, blocks in enumerate(corpus.blocks) for block in range(blocks)]
+    assert sorted(seen) == [
+        (source, block) for source, blocks in enumerate(corpus.blocks) for block in range(blocks)
+    ]
     sources = [source for source, _ in seen]
-    for half in (sources[:14], sources[14:]):  # the sources are spread over the whole, so that any beginning of it is a fair sample
+    # the sources are spread over the whole, so that any beginning of it is a fair sample
+    for half in (sources[:14], sources[14:]):
         assert abs(half.count(0) - 10) <= 1
     with pytest.raises(IndexError):
         corpus.batch(9)
     assert len(data.Corpus(folder, 50, 40, split="validation")) == 0
-    without_math = data.Corpus(folder, 200, 1, split="validation")  # 150 tokens are no block of 200: this source is left out
-    assert without_math.blocks == [5, 1, 0] and without_math.epochs(6) == {"web": 1.0, "code": 1.0, "math": 0.0}
+    # 150 tokens are no block of 200: this source is left out
+    without_math = data.Corpus(folder, 200, 1, split="validation")
+    assert without_math.blocks == [5, 1, 0] and without_math.epochs(6) == {
+        "web": 1.0,
+        "code": 1.0,
+        "math": 0.0,
+    }
 
 
 def test_end_of_run_and_impossible_requests(tmp_path):
@@ -241,7 +271,9 @@ def test_epochs_and_the_steps_that_fit(tmp_path):
 
 def test_unigram_entropy(tmp_path):
     draw = np.random.default_rng(0)
-    folder = write_corpus(tmp_path / "c", {"web": {"train": numbered(500), "validation": draw.integers(0, 4, 8000)}})
+    folder = write_corpus(
+        tmp_path / "c", {"web": {"train": numbered(500), "validation": draw.integers(0, 4, 8000)}}
+    )
     corpus = data.Corpus(folder, 100, 8, split="validation")
     assert abs(corpus.unigram_entropy() - np.log(4)) < 0.01
     text = np.concatenate([corpus.batch(step)[:, 1:].ravel() for step in range(3)])
@@ -250,7 +282,9 @@ def test_unigram_entropy(tmp_path):
 
 
 def test_document_mask_keeps_documents_apart():
-    """With the mask a document gets the logits that it has alone: its rotary positions are shifted, but attention sees differences only."""
+    """With the mask a document gets the logits that it has alone: its rotary positions are shifted, but
+    attention sees differences only.
+    """
     import torch
 
     from model import SIZES, Llama
@@ -259,17 +293,26 @@ def test_document_mask_keeps_documents_apart():
     row = torch.tensor([[5, 9, 6, EOS, 7, 8, 11, EOS, 12]])
     mask = document_mask(row, EOS)[0, 0]
     documents = [range(4), range(4, 8), range(8, 9)]
-    assert all(mask[query, key] == any(query in part and key in part and key <= query for part in documents) for query in range(9) for key in range(9))
+    assert all(
+        mask[query, key] == any(query in part and key in part and key <= query for part in documents)
+        for query in range(9)
+        for key in range(9)
+    )
     model = Llama(SIZES["tiny"])
     for parameter in model.parameters():  # far from uniform, so that a leak shows
         parameter.data.mul_(4)
     with torch.no_grad():
         packed, plain, alone = model(row, mask=document_mask(row, EOS)), model(row), model(row[:, 4:8])
-    assert torch.allclose(packed[:, 4:8], alone, atol=1e-3) and not torch.allclose(plain[:, 4:8], alone, atol=1e-2)
+    assert torch.allclose(packed[:, 4:8], alone, atol=1e-3) and not torch.allclose(
+        plain[:, 4:8], alone, atol=1e-2
+    )
 
 
 def test_fingerprint_follows_what_decides_the_batches(tmp_path):
-    one, same = data.Corpus(small_corpus(tmp_path / "a"), 64, 8, 5), data.Corpus(small_corpus(tmp_path / "b"), 32, 4, 9)
+    one, same = (
+        data.Corpus(small_corpus(tmp_path / "a"), 64, 8, 5),
+        data.Corpus(small_corpus(tmp_path / "b"), 32, 4, 9),
+    )
     assert one.fingerprint == same.fingerprint and re.fullmatch("[0-9a-f]{64}", one.fingerprint)
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     manifest["mixture"]["anneal"] = 0.2
@@ -277,7 +320,7 @@ def test_fingerprint_follows_what_decides_the_batches(tmp_path):
     assert data.Corpus(tmp_path / "b", 64, 8, 5).fingerprint != one.fingerprint
 
 
-# ------------------------------------------------------------------------------------------------- changed and broken folders
+# --------------------------------------------------------------------------------- changed and broken folders
 
 def broken(folder, change):
     change(folder)
@@ -299,11 +342,19 @@ def test_changed_files_are_found_before_the_first_step(tmp_path):
     def other_vocabulary(folder):
         (folder / "tokenizer" / "tokenmonster.vocab").write_bytes(b"a vocabularY")
     assert "code.train.00002.bin: changed since" in broken(small_corpus(tmp_path / "a"), flip)
-    assert "web.train.00003.bin: 1,990 bytes, where the manifest says 2,000" in broken(small_corpus(tmp_path / "b"), cut)
+    assert "web.train.00003.bin: 1,990 bytes, where the manifest says 2,000" in broken(
+        small_corpus(tmp_path / "b"), cut
+    )
     assert "tokenmonster.vocab: changed since" in broken(small_corpus(tmp_path / "c"), other_vocabulary)
-    assert "math.train.00001.bin: missing" in broken(small_corpus(tmp_path / "d"), lambda folder: (folder / "math.train.00001.bin").unlink())
-    assert "no prepared corpus" in broken(small_corpus(tmp_path / "e"), lambda folder: (folder / "manifest.json").unlink())
-    assert "not valid JSON" in broken(small_corpus(tmp_path / "f"), lambda folder: (folder / "manifest.json").write_text("{"))
+    assert "math.train.00001.bin: missing" in broken(
+        small_corpus(tmp_path / "d"), lambda folder: (folder / "math.train.00001.bin").unlink()
+    )
+    assert "no prepared corpus" in broken(
+        small_corpus(tmp_path / "e"), lambda folder: (folder / "manifest.json").unlink()
+    )
+    assert "not valid JSON" in broken(
+        small_corpus(tmp_path / "f"), lambda folder: (folder / "manifest.json").write_text("{")
+    )
 
 
 def test_a_file_cut_during_training_is_an_error_and_no_crash(tmp_path):
@@ -340,13 +391,23 @@ def test_memory_is_the_same_for_8_million_and_8_billion_tokens(tmp_path):
         write_corpus(folder, {"web": {"train": numbered(10), "validation": numbered(10)}})
         manifest = json.loads((folder / "manifest.json").read_text())
         shard = min(tokens, 100_000_000)
-        shards = [{"file": f"web.train.{n:05d}.bin", "tokens": shard, "sha256": "0" * 64} for n in range(tokens // shard)]
-        manifest["sources"]["web"]["train"] = {"documents": 1, "characters": 1, "tokens": tokens, "shards": shards}
+        shards = [
+            {"file": f"web.train.{n:05d}.bin", "tokens": shard, "sha256": "0" * 64}
+            for n in range(tokens // shard)
+        ]
+        manifest["sources"]["web"]["train"] = {
+            "documents": 1,
+            "characters": 1,
+            "tokens": tokens,
+            "shards": shards,
+        }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for entry in shards:
             with open(folder / entry["file"], "wb") as file:
                 file.truncate(2 * entry["tokens"])
-        done = subprocess.run([sys.executable, "-c", MEASURE, folder], capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, folder], capture_output=True, text=True, check=True, cwd=ROOT
+        )
         held, before, after = map(int, done.stdout.split())
         assert held > 0.99 * tokens
         peaks[tokens] = (before, after)
@@ -354,7 +415,7 @@ def test_memory_is_the_same_for_8_million_and_8_billion_tokens(tmp_path):
     assert large[1] - small[1] < 4096 and large[1] - large[0] < 4096  # KiB
 
 
-# ------------------------------------------------------------------------------------------------- the built-in documents
+# ------------------------------------------------------------------------------------- the built-in documents
 
 def test_mathematics_is_right_and_varied():
     texts = [text for _, text in data.builtin_documents("math")]
@@ -365,13 +426,20 @@ def test_mathematics_is_right_and_varied():
             assert eval(left) == eval(right), text
             checked += 1
     assert checked > 2 * MATH_DOCUMENTS
-    assert len({re.sub(r"\d+|[A-Z][a-z]+", "", line) for text in texts for line in text.splitlines()}) > 10 * len(PROBLEMS)
+    assert len(
+        {re.sub(r"\d+|[A-Z][a-z]+", "", line) for text in texts for line in text.splitlines()}
+    ) > 10 * len(PROBLEMS)
 
 
 def test_mathematics_does_not_depend_on_the_python_version():
-    """The golden trace is trained on these documents: a change of them, or of Python's random numbers, must be noticed."""
+    """The golden trace is trained on these documents: a change of them, or of Python's random numbers, must
+    be noticed.
+    """
     import hashlib
-    digest = hashlib.sha256("".join(f"{name}\n{text}" for name, text in data.builtin_documents("math")).encode()).hexdigest()
+
+    digest = hashlib.sha256(
+        "".join(f"{name}\n{text}" for name, text in data.builtin_documents("math")).encode()
+    ).hexdigest()
     assert digest == MATH_SHA256
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile corpus folders: whatever is changed, opening and reading one either works or is a UserError in one line."""
+"""Hostile corpus folders: whatever is changed, opening and reading one either works or is a UserError in one
+line.
+"""
 import copy
 import json
 import random
@@ -13,8 +15,32 @@ from data_helpers import small_corpus
 import data
 from common import UserError
 
-VALUES = [None, True, -1, 0, 1, 2, 3.5, 1e308, float("nan"), float("inf"), 10**30, "", "x", "../../etc/passwd", "/etc/passwd", "web.train.00000.bin",
-          "a" * 10_000, [], {}, [1], {"a": 1}, [[]] * 3, "\x00", "0" * 64]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    3.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    10**30,
+    "",
+    "x",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "web.train.00000.bin",
+    "a" * 10_000,
+    [],
+    {},
+    [1],
+    {"a": 1},
+    [[]] * 3,
+    "\x00",
+    "0" * 64,
+]
 
 
 def nodes(value, path=()):
@@ -26,7 +52,9 @@ def nodes(value, path=()):
 
 
 def mutated_manifest(manifest: dict, draw: random.Random) -> str:
-    """The manifest's text after one to three changes: a value replaced, removed, renamed, doubled, or bytes of the text changed."""
+    """The manifest's text after one to three changes: a value replaced, removed, renamed, doubled, or bytes
+    of the text changed.
+    """
     manifest = copy.deepcopy(manifest)
     for _ in range(draw.randint(1, 3)):
         path = draw.choice([path for path in nodes(manifest) if path])
@@ -47,7 +75,11 @@ def mutated_manifest(manifest: dict, draw: random.Random) -> str:
     text = json.dumps(manifest)
     if draw.random() < 0.3:
         place = draw.randrange(len(text))
-        text = text[:place] + draw.choice(["", "{", "}", '"', ",", "9" * 5000, "\\u0000", "\ud800"]) + text[place + draw.randrange(4):]
+        text = (
+            text[:place]
+            + draw.choice(["", "{", "}", '"', ",", "9" * 5000, "\\u0000", "\ud800"])
+            + text[place + draw.randrange(4) :]
+        )
     return text
 
 
@@ -71,7 +103,9 @@ def mutate_shard(folder: Path, draw: random.Random) -> None:
 
 
 def attempt(folder: Path, verify: bool) -> bool:
-    """Open both splits and read; True if it worked. Anything but success and a UserError of one line fails the test."""
+    """Open both splits and read; True if it worked. Anything but success and a UserError of one line fails
+    the test.
+    """
     try:
         for split, length in (("train", 64), ("validation", 16)):
             corpus = data.Corpus(folder, length, 4, 10, split=split, verify=verify)
@@ -79,7 +113,10 @@ def attempt(folder: Path, verify: bool) -> bool:
                 batch = corpus.batch(step)
                 assert batch.shape == (4, length) and 0 <= batch.min() and batch.max() < corpus.vocab_size
             assert corpus.num_tokens and corpus.fingerprint and corpus.epochs(len(corpus))
-        assert data.mixture_table(data.Corpus(folder, 64, 4, 10, verify=False)) and data.steps_for_epochs(folder, 64, 4, 2) > 0
+        assert (
+            data.mixture_table(data.Corpus(folder, 64, 4, 10, verify=False))
+            and data.steps_for_epochs(folder, 64, 4, 2) > 0
+        )
     except UserError as error:
         assert 0 < len(str(error)) < 20_000 and "\n" not in str(error)
         return False
@@ -97,7 +134,9 @@ def survive(tmp_path: Path, count: int, seed: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(clean, folder)
         if draw.random() < 0.8:
-            (folder / "manifest.json").write_text(mutated_manifest(manifest, draw), encoding="utf-8", errors="surrogatepass")
+            (folder / "manifest.json").write_text(
+                mutated_manifest(manifest, draw), encoding="utf-8", errors="surrogatepass"
+            )
             refused += not attempt(folder, verify=draw.random() < 0.5)
             (folder / "manifest.json").write_text(json.dumps(manifest))
         else:
@@ -118,7 +157,8 @@ def test_ten_thousand_mutations(tmp_path):
 
 
 def test_a_shard_with_a_right_checksum_and_wrong_tokens(tmp_path):
-    """Whoever writes a folder can write its checksums as well: tokens are still compared with the vocabulary."""
+    """Whoever writes a folder can write its checksums as well: tokens are still compared with the vocabulary.
+    """
     from data_helpers import sha256
     folder = small_corpus(tmp_path / "c", shard_tokens=10**6)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -140,8 +180,8 @@ def test_a_huge_manifest_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"recipe": []}', '{"recipe": {}, "sources": 1}', '{"recipe": null}', "\ufeff{", '{"sources": {}}'])
 def test_a_damaged_record_of_a_preparation_is_an_error(tmp_path, content):
-    from extras.hub_sources import path_source
-    from extras.prepare_corpus import prepare
+    from corpus.documents import path_source
+    from corpus.prepare import prepare
     (tmp_path / "a.txt").write_text("text\n\n" * 9000)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "prepare.json").write_text(content, encoding="utf-8")

@@ -20,12 +20,17 @@ import common
 import data
 import tokenizer
 from common import ROOT, UserError
-from extras import corpus_report, hub_sources
-from extras.builtin_corpus import builtin_documents
-from extras.hub_sources import MIXES, HubDataset, path_source, sources_of
-from extras.prepare_corpus import prepare
+from corpus import report as corpus_report
+from corpus import documents as hub_sources
+from corpus.builtin import builtin_documents
+from corpus.documents import MIXES, HubDataset, path_source, sources_of
+from corpus.prepare import prepare
 
-DAMAGED = bytearray(gzip.compress("".join(json.dumps({"text": f"{n * n} is a square"}) + "\n" for n in range(999)).encode(), mtime=0))
+DAMAGED = bytearray(
+    gzip.compress(
+        "".join(json.dumps({"text": f"{n * n} is a square"}) + "\n" for n in range(999)).encode(), mtime=0
+    )
+)
 DAMAGED[300:360] = bytes(60)  # neither cut nor another format: the compressed data make no sense from here on
 MATH = [text for _, text in itertools.islice(builtin_documents("math"), 120)]
 
@@ -50,10 +55,13 @@ def documents_in(folder: Path, name: str, split: str) -> list[str]:
     coder = tokenizer.load(folder / "tokenizer")
     tokens = tokens_in(folder, name, split)
     assert tokens[-1] == coder.eos_id  # every document is ended
-    return [coder.decode(part[:-1].tolist()) for part in np.split(tokens, np.flatnonzero(tokens == coder.eos_id) + 1)[:-1]]
+    return [
+        coder.decode(part[:-1].tolist())
+        for part in np.split(tokens, np.flatnonzero(tokens == coder.eos_id) + 1)[:-1]
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------------- content
+# ---------------------------------------------------------------------------------------------------- content
 
 def test_every_document_is_there_once_in_order(tmp_path, math_file):
     out = prepare([path_source("math", math_file)], tmp_path / "out", validation_share=0.1, workers=1)
@@ -64,27 +72,55 @@ def test_every_document_is_there_once_in_order(tmp_path, math_file):
     record = data.read_manifest(out)["sources"]["math"]
     assert record["train"]["characters"] == sum(map(len, kept)) and record["train"]["documents"] == len(kept)
     assert not (out / "prepare.json").exists()
-    assert tokenizer.load(out / "tokenizer").fingerprint == data.read_manifest(out)["tokenizer"]["fingerprint"]
+    assert (
+        tokenizer.load(out / "tokenizer").fingerprint == data.read_manifest(out)["tokenizer"]["fingerprint"]
+    )
 
 
 def test_code_keeps_lines_and_stentor2_does_not(tmp_path):
-    rows = write_rows(tmp_path / "code.jsonl", ["def f():\r\n    return 1  \n", "x = 2\n\ny = 3"] * 20 + [f"z = {n}\nw = 1" for n in range(50)], "content")
+    rows = write_rows(
+        tmp_path / "code.jsonl",
+        ["def f():\r\n    return 1  \n", "x = 2\n\ny = 3"] * 20 + [f"z = {n}\nw = 1" for n in range(50)],
+        "content",
+    )
     lines = prepare([path_source("code", rows)], tmp_path / "a", workers=1)
     flat = prepare([path_source("code", rows)], tmp_path / "b", workers=1, one_mode=True)
-    assert "def f():\n    return 1" in documents_in(lines, "code", "train") + documents_in(lines, "code", "validation")
-    assert "def f(): return 1" in documents_in(flat, "code", "train") + documents_in(flat, "code", "validation")
+    assert "def f():\n    return 1" in documents_in(lines, "code", "train") + documents_in(
+        lines, "code", "validation"
+    )
+    assert "def f(): return 1" in documents_in(flat, "code", "train") + documents_in(
+        flat, "code", "validation"
+    )
 
 
 def test_copies_never_leave_their_split(tmp_path):
-    copies = [text.upper() for text in MATH] + [text.replace("\n", "\r\n") for text in MATH] + ["\ufeff" + text for text in MATH]
-    out = prepare([path_source("math", write_rows(tmp_path / "m.jsonl", MATH + copies))], tmp_path / "out", validation_share=0.2, workers=1)
-    train, validation = ({data.split_key(text) for text in documents_in(out, "math", split)} for split in data.SPLITS)
+    copies = (
+        [text.upper() for text in MATH]
+        + [text.replace("\n", "\r\n") for text in MATH]
+        + ["\ufeff" + text for text in MATH]
+    )
+    out = prepare(
+        [path_source("math", write_rows(tmp_path / "m.jsonl", MATH + copies))],
+        tmp_path / "out",
+        validation_share=0.2,
+        workers=1,
+    )
+    train, validation = (
+        {data.split_key(text) for text in documents_in(out, "math", split)} for split in data.SPLITS
+    )
     assert not train & validation and len(validation) > 10
 
 
 def test_workers_and_shard_size_change_nothing(tmp_path, math_file):
-    folders = [prepare([path_source("math", math_file)], tmp_path / f"{workers}-{size}", workers=workers, shard_tokens=size)
-               for workers, size in ((1, 10**6), (3, 10**6), (2, 700))]
+    folders = [
+        prepare(
+            [path_source("math", math_file)],
+            tmp_path / f"{workers}-{size}",
+            workers=workers,
+            shard_tokens=size,
+        )
+        for workers, size in ((1, 10**6), (3, 10**6), (2, 700))
+    ]
     for split in data.SPLITS:
         one, many, small = (tokens_in(folder, "math", split) for folder in folders)
         assert (one == many).all() and (one == small).all()
@@ -95,14 +131,26 @@ def test_workers_and_shard_size_change_nothing(tmp_path, math_file):
 
 
 def test_budgets(tmp_path, math_file):
-    web = write_rows(tmp_path / "web.jsonl", [f"Story {n}. " + "Once upon a time there was a fox. " * 20 for n in range(400)])
+    web = write_rows(
+        tmp_path / "web.jsonl",
+        [f"Story {n}. " + "Once upon a time there was a fox. " * 20 for n in range(400)],
+    )
     sources = [path_source("web", web), path_source("math", math_file)]
     out = prepare(sources, tmp_path / "a", token_budget=8000, validation_share=0.2, workers=1)
     record = data.read_manifest(out)["sources"]
-    for name in ("web", "math"):  # as much of each as a run of 8,000 tokens uses, and the rest of the last document
-        share = data.average_share(*(data.read_manifest(out)["mixture"][side][name] for side in ("start", "end")))
+    # as much of each as a run of 8,000 tokens uses, and the rest of the last document
+    for name in ("web", "math"):
+        share = data.average_share(
+            *(data.read_manifest(out)["mixture"][side][name] for side in ("start", "end"))
+        )
         assert 0 <= record[name]["train"]["tokens"] - 8000 * share < 600
-    out = prepare([path_source("math", math_file)], tmp_path / "b", source_token_budget=3000, validation_share=0.2, workers=1)
+    out = prepare(
+        [path_source("math", math_file)],
+        tmp_path / "b",
+        source_token_budget=3000,
+        validation_share=0.2,
+        workers=1,
+    )
     assert 3000 <= data.read_manifest(out)["sources"]["math"]["train"]["tokens"] < 3600
     with pytest.raises(UserError, match="GB free; lower --tokens"):
         prepare([path_source("math", math_file)], tmp_path / "c", token_budget=10**16)
@@ -115,25 +163,33 @@ def test_small_sources_still_give_a_validation_document(tmp_path):
         record = data.read_manifest(out)["sources"]["math"]
         assert record["validation"]["documents"] == 1 and record["train"]["documents"] == count - 1
     with pytest.raises(UserError, match="1 different documents; at least two"):
-        prepare([path_source("math", write_rows(tmp_path / "same.jsonl", MATH[:1] * 9))], tmp_path / "same", workers=1)
+        prepare(
+            [path_source("math", write_rows(tmp_path / "same.jsonl", MATH[:1] * 9))],
+            tmp_path / "same",
+            workers=1,
+        )
 
 
-# ------------------------------------------------------------------------------------------------- stopping and continuing
+# ------------------------------------------------------------------------------------ stopping and continuing
 
 RUN = """
 import sys
-from extras import prepare_corpus
-from extras.hub_sources import path_source
+from corpus import prepare as prepare_corpus
+from corpus.documents import path_source
 prepare_corpus.SAVE_SECONDS = 0.0
 prepare_corpus.prepare([path_source("math", sys.argv[1]), path_source("web", sys.argv[2])], sys.argv[3], shard_tokens=2000, workers=int(sys.argv[4]))
 """
 
 
 def killed_and_continued(tmp_path, files, workers, kills, seed, longest):
-    """Prepare in a process that is killed at random moments, until it is done; returns the folder and how often a kill hit a living process."""
+    """Prepare in a process that is killed at random moments, until it is done; returns the folder and how
+    often a kill hit a living process.
+    """
     draw, out, hits = random.Random(seed), tmp_path / f"killed-{workers}-{seed}", 0
     for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, stderr=subprocess.PIPE
+        )
         until = time.monotonic() + 60
         while not (out / "prepare.json").exists() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
@@ -144,7 +200,9 @@ def killed_and_continued(tmp_path, files, workers, kills, seed, longest):
             hits += 1
         process.communicate()
     for _ in range(20):  # the workers of a killed process let go of the folder within a second
-        done = subprocess.run([sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, capture_output=True, text=True
+        )
         if "another process" not in done.stderr:
             break
         time.sleep(0.5)
@@ -153,14 +211,20 @@ def killed_and_continued(tmp_path, files, workers, kills, seed, longest):
 
 
 def same_files(one: Path, other: Path) -> None:
-    names = [sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ".lock") for folder in (one, other)]
+    names = [
+        sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ".lock")
+        for folder in (one, other)
+    ]
     assert names[0] == names[1]
     for name in names[0]:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def kill_files(tmp_path: Path) -> list[Path]:
-    return [write_rows(tmp_path / "math.jsonl", MATH), write_rows(tmp_path / "web.jsonl", [text.replace("1", "one ") for text in MATH])]
+    return [
+        write_rows(tmp_path / "math.jsonl", MATH),
+        write_rows(tmp_path / "web.jsonl", [text.replace("1", "one ") for text in MATH]),
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -169,14 +233,27 @@ def test_killed_preparations_lose_and_repeat_nothing(tmp_path, workers):
     files = kill_files(tmp_path)
     out, hits = killed_and_continued(tmp_path, files, workers, kills=3, seed=workers, longest=0.3)
     assert hits
-    same_files(out, prepare([path_source("math", files[0]), path_source("web", files[1])], tmp_path / "whole", shard_tokens=2000, workers=1))
+    same_files(
+        out,
+        prepare(
+            [path_source("math", files[0]), path_source("web", files[1])],
+            tmp_path / "whole",
+            shard_tokens=2000,
+            workers=1,
+        ),
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_fifty_kills(tmp_path):
     files = kill_files(tmp_path)
-    whole = prepare([path_source("math", files[0]), path_source("web", files[1])], tmp_path / "whole", shard_tokens=2000, workers=1)
+    whole = prepare(
+        [path_source("math", files[0]), path_source("web", files[1])],
+        tmp_path / "whole",
+        shard_tokens=2000,
+        workers=1,
+    )
     for seed in range(10):
         out, _ = killed_and_continued(tmp_path, files, 1 + seed % 2, kills=5, seed=seed, longest=0.5)
         same_files(out, whole)
@@ -185,11 +262,15 @@ def test_fifty_kills(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory as Linux reports it")
 def test_memory_is_flat(tmp_path):
-    """Ten times the input, 30 MB of text more, in the same memory: each in a process of its own, the writer and the largest of two workers."""
+    """Ten times the input, 30 MB of text more, in the same memory: each in a process of its own, the writer
+    and the largest of two workers.
+    """
     peaks = []
     for copies in (1, 10):
-        code = f"from extras.bench_data import prepare_copies; prepare_copies({copies}, {str(tmp_path / str(copies))!r})"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        code = f"from bench.pipeline import prepare_copies; prepare_copies({copies}, {str(tmp_path / str(copies))!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         peaks.append([int(number) for number in re.findall(r"(\d+) MiB", done.stdout)])
     assert len(peaks[0]) == 2 and max(more - less for less, more in zip(*peaks)) < 10, peaks
 
@@ -198,11 +279,17 @@ def test_prepared_twice_is_found_and_other_settings_are_refused(tmp_path, math_f
     out = prepare([path_source("math", math_file)], tmp_path / "out", workers=1)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert prepare([path_source("math", math_file)], out, workers=2) == out
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == {p: t for p, t in before.items() if p.name != ".lock"}
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == {
+        p: t for p, t in before.items() if p.name != ".lock"
+    }
     with pytest.raises(UserError, match="another setting of shard_tokens"):
         prepare([path_source("math", math_file)], out, shard_tokens=10)
     content = math_file.read_text()
-    for changed in (content + json.dumps({"text": "one more"}) + "\n", content.replace("Answer", "answer", 1)):  # the second is as long as before
+    # the second is as long as before
+    for changed in (
+        content + json.dumps({"text": "one more"}) + "\n",
+        content.replace("Answer", "answer", 1),
+    ):
         assert changed != content
         math_file.write_text(changed)
         with pytest.raises(UserError, match="another setting of sources"):
@@ -225,15 +312,19 @@ def test_two_at_once(tmp_path, math_file):
         prepare([path_source("math", math_file)], tmp_path / "out")
 
 
-# --------------------------------------------------------------------------------------------------------------- sources
+# ---------------------------------------------------------------------------------------------------- sources
 
 def test_file_kinds_give_the_same_documents(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
+    pyarrow = pytest.importorskip(
+        "pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])"
+    )
     import pyarrow.parquet
     texts = ["one\ntwo", "", "  ", "d\u00e9j\u00e0 vu \U0001f600", "last"]
     write_rows(tmp_path / "a.jsonl", texts)
     write_rows(tmp_path / "a.jsonl.gz", texts, "content")
-    pyarrow.parquet.write_table(pyarrow.table({"id": list(range(5)), "text": texts}), tmp_path / "a.parquet", row_group_size=2)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": list(range(5)), "text": texts}), tmp_path / "a.parquet", row_group_size=2
+    )
     for name in ("a.jsonl", "a.jsonl.gz", "a.parquet"):
         assert list(path_source("web", tmp_path / name).documents(0)) == texts
         assert list(path_source("web", tmp_path / name).documents(3)) == texts[3:]
@@ -242,7 +333,9 @@ def test_file_kinds_give_the_same_documents(tmp_path):
 def test_real_samples_agree(shared):
     pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
     folder = shared / "corpus"
-    rows, table = (path_source("math", folder / name).documents(8000) for name in ("math.jsonl.gz", "math.parquet"))
+    rows, table = (
+        path_source("math", folder / name).documents(8000) for name in ("math.jsonl.gz", "math.parquet")
+    )
     assert list(rows) == list(table)
     assert sum(1 for _ in path_source("code", folder / "heldout_code.jsonl.gz").documents(0)) == 56
 
@@ -264,7 +357,9 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
     for name in ("b.py", "a.py", "sub/c.py", ".hidden"):
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / name).write_text(f"name = {name!r}\n\n\n")
-    assert list(path_source("code", tmp_path / "src").documents(0)) == [f"name = {name!r}\n\n\n" for name in ("a.py", "b.py", "sub/c.py")]
+    assert list(path_source("code", tmp_path / "src").documents(0)) == [
+        f"name = {name!r}\n\n\n" for name in ("a.py", "b.py", "sub/c.py")
+    ]
     assert hub_sources.kind_of(tmp_path / "src") == "code"
 
 
@@ -288,7 +383,7 @@ def test_broken_files_are_named(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         prepare([path_source("web", tmp_path / name)], tmp_path / "out", workers=1)
     assert name in str(caught.value) and "\n" not in str(caught.value)
-    progress = tmp_path / "out" / "prepare.json"                  # nothing is left unless something was written of it
+    progress = tmp_path / "out" / "prepare.json"  # nothing is left unless something was written of it
     assert progress.exists() == (tmp_path / "out").exists()
 
 
@@ -297,50 +392,97 @@ def test_sources_of_the_command_line(tmp_path):
     assert [source.name for source in sources_of(["builtin"], mix)] == ["web", "code", "math"]
     assert [source.name for source in sources_of(["builtin-math"], mix)] == ["math"]
     assert [source.identity for source in sources_of(["hub"], mix)] == [
-        "epfml/FineWeb-HQ CC-MAIN-2024-51", "Cyrile/dataset-the-stack-v2-dedup-sub Python", "HuggingFaceTB/finemath finemath-4plus"]
-    assert sources_of(["hub"], MIXES["portimbria"])[1].identity == "bigcode/starcoderdata python, bigcode/starcoderdata javascript, bigcode/starcoderdata typescript"
-    for wanted, message in ((["webb"], "expected builtin"), (["web=/no/such/place"], "no such file"), (["builtin", "builtin-math"], "given twice")):
+        "epfml/FineWeb-HQ CC-MAIN-2024-51",
+        "Cyrile/dataset-the-stack-v2-dedup-sub Python",
+        "HuggingFaceTB/finemath finemath-4plus",
+    ]
+    assert (
+        sources_of(["hub"], MIXES["portimbria"])[1].identity
+        == "bigcode/starcoderdata python, bigcode/starcoderdata javascript, bigcode/starcoderdata typescript"
+    )
+    for wanted, message in (
+        (["webb"], "expected builtin"),
+        (["web=/no/such/place"], "no such file"),
+        (["builtin", "builtin-math"], "given twice"),
+    ):
         with pytest.raises(UserError, match=message):
             sources_of(wanted, mix)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no files in this folder"):
         path_source("web", tmp_path / "empty")
-    assert MIXES["stentor3"].start == {"web": 0.75, "code": 0.15, "math": 0.10} and MIXES["stentor2"].one_mode and not mix.one_mode
+    assert (
+        MIXES["stentor3"].start == {"web": 0.75, "code": 0.15, "math": 0.10}
+        and MIXES["stentor2"].one_mode
+        and not mix.one_mode
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- hub
+# -------------------------------------------------------------------------------------------------------- hub
 
 @pytest.mark.ci
 def test_hub_rows_come_by_turns(tmp_path, monkeypatch):
     """The real `datasets` library, streaming; only the address is local."""
-    datasets = pytest.importorskip("datasets", reason="the hub is read with the datasets library (pip install .[hub])")
+    datasets = pytest.importorskip(
+        "datasets", reason="the hub is read with the datasets library (pip install .[hub])"
+    )
     for language in ("python", "javascript"):
-        write_rows(tmp_path / f"{language}.jsonl", [f"{language} {n}" for n in range(3 if language == "python" else 5)], "content")
+        write_rows(
+            tmp_path / f"{language}.jsonl",
+            [f"{language} {n}" for n in range(3 if language == "python" else 5)],
+            "content",
+        )
     real = datasets.load_dataset
 
     def local(path, name=None, data_dir=None, split=None, streaming=None):
         return real("json", data_files=str(tmp_path / f"{data_dir}.jsonl"), split=split, streaming=streaming)
     monkeypatch.setattr(datasets, "load_dataset", local)
-    source = hub_sources.hub_source("code", [HubDataset("x/y", data_dir="python"), HubDataset("x/y", data_dir="javascript")])
+    source = hub_sources.hub_source(
+        "code", [HubDataset("x/y", data_dir="python"), HubDataset("x/y", data_dir="javascript")]
+    )
     rows = list(source.documents(0))
-    assert rows == ["python 0", "javascript 0", "python 1", "javascript 1", "python 2", "javascript 2", "javascript 3", "javascript 4"]
+    assert rows == [
+        "python 0",
+        "javascript 0",
+        "python 1",
+        "javascript 1",
+        "python 2",
+        "javascript 2",
+        "javascript 3",
+        "javascript 4",
+    ]
     assert list(source.documents(5)) == rows[5:]
 
 
 @pytest.mark.ci
 def test_a_repository_with_subsets_and_other_columns(tmp_path):
-    """The real `datasets` library on a folder laid out as FineWeb-HQ is on the hub: the subset that is named, and no column but the text."""
+    """The real `datasets` library on a folder laid out as FineWeb-HQ is on the hub: the subset that is named,
+    and no column but the text.
+    """
     pytest.importorskip("datasets", reason="the hub is read with the datasets library (pip install .[hub])")
-    pyarrow = pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
+    pyarrow = pytest.importorskip(
+        "pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])"
+    )
     import pyarrow.parquet
     for subset in ("CC-MAIN-2024-51", "CC-MAIN-2024-46"):
         (tmp_path / "data" / subset).mkdir(parents=True)
-        table = pyarrow.table({"id": ["a", "b", "c"], "text": [f"{subset} {n}" for n in range(3)], "embeddings": [[[0.5] * 768]] * 3})
+        table = pyarrow.table(
+            {
+                "id": ["a", "b", "c"],
+                "text": [f"{subset} {n}" for n in range(3)],
+                "embeddings": [[[0.5] * 768]] * 3,
+            }
+        )
         pyarrow.parquet.write_table(table, tmp_path / "data" / subset / "00000.parquet")
-    configs = "".join(f"- config_name: {subset}\n  data_files: data/{subset}/*\n" for subset in ("CC-MAIN-2024-46", "CC-MAIN-2024-51"))
+    configs = "".join(
+        f"- config_name: {subset}\n  data_files: data/{subset}/*\n"
+        for subset in ("CC-MAIN-2024-46", "CC-MAIN-2024-51")
+    )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     own = HubDataset(str(tmp_path), hub_sources.FINEWEB_HQ.name, columns=hub_sources.FINEWEB_HQ.columns)
-    assert list(hub_sources.hub_source("web", [own]).documents(1)) == ["CC-MAIN-2024-51 1", "CC-MAIN-2024-51 2"]
+    assert list(hub_sources.hub_source("web", [own]).documents(1)) == [
+        "CC-MAIN-2024-51 1",
+        "CC-MAIN-2024-51 2",
+    ]
     with pytest.raises(UserError, match="no column text or content; found id"):
         next(hub_sources.texts_of(iter([{"id": 1}]), str(tmp_path)))
     with pytest.raises(UserError, match="broke off after 0 rows .*CC-MAIN-1999-01"):
@@ -352,10 +494,27 @@ def test_an_unreachable_hub_is_one_line(tmp_path):
     """The real `datasets` library without a network."""
     pytest.importorskip("datasets", reason="the hub is read with the datasets library (pip install .[hub])")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, ROOT / "data.py", "prepare", "--source", "hub", "--tokens", "1M", "--out", tmp_path / "out"],
-                          capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "data.py",
+            "prepare",
+            "--source",
+            "hub",
+            "--tokens",
+            "1M",
+            "--out",
+            tmp_path / "out",
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("data.py: error: epfml/FineWeb-HQ: broke off after 0 rows") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("data.py: error: epfml/FineWeb-HQ: broke off after 0 rows")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def stand_in(monkeypatch, load_dataset) -> None:
@@ -406,7 +565,7 @@ def test_a_hub_that_breaks_off_is_continued(tmp_path, monkeypatch, math_file, wo
         assert (tokens_in(out, "math", split) == tokens_in(whole, "math", split)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 @pytest.fixture
 def command(monkeypatch, capsys):
@@ -420,18 +579,35 @@ def command(monkeypatch, capsys):
 
 def test_commands(tmp_path, math_file, command):
     out = tmp_path / "corpus"
-    code, printed, error = command("prepare", "--source", f"math={math_file}", "--out", out, "--workers", "1", "--shard_tokens", "4k")
+    code, printed, error = command(
+        "prepare", "--source", f"math={math_file}", "--out", out, "--workers", "1", "--shard_tokens", "4k"
+    )
     assert code == 0 and "training tokens" in printed and f"python data.py info {out}" in printed, error
-    code, printed, error = command("info", out, "--steps", "20", "--seq-len", "64", "--plot", tmp_path / "mix.svg")
+    code, printed, error = command(
+        "info", out, "--steps", "20", "--seq-len", "64", "--plot", tmp_path / "mix.svg"
+    )
     assert code == 0, error
-    for part in ("positions wasted", "mixture over 20 steps of 8 x 64 tokens", "chars/token", "step 0, row 0"):
+    for part in (
+        "positions wasted",
+        "mixture over 20 steps of 8 x 64 tokens",
+        "chars/token",
+        "step 0, row 0",
+    ):
         assert part in printed
     assert (tmp_path / "mix.svg").read_text().startswith("<?xml")
     assert command("info", out, "--mix-at", "3")[1].startswith("step 3 of")
-    for wrong in (("info", "--mix-at", "99999"), ("info", "--mix-at", "-1"), ("info", "--plot", tmp_path / "mix.foo"), ("show", "--step", "-1"), ("show", "--row", "8")):
+    for wrong in (
+        ("info", "--mix-at", "99999"),
+        ("info", "--mix-at", "-1"),
+        ("info", "--plot", tmp_path / "mix.foo"),
+        ("show", "--step", "-1"),
+        ("show", "--row", "8"),
+    ):
         code, _, error = command(wrong[0], out, "--seq-len", "64", *wrong[1:])
         assert code == 2 and error.count("\n") == 1, wrong
-    code, printed, error = command("show", out, "--step", "7", "--row", "3", "--steps", "20", "--seq-len", "64")
+    code, printed, error = command(
+        "show", out, "--step", "7", "--row", "3", "--steps", "20", "--seq-len", "64"
+    )
     assert code == 0 and printed.startswith("step 7, row 3: block"), error
     coder = tokenizer.load(out / "tokenizer")
     row = data.Corpus(out, 64, 8, 20).batch(7)[3]
@@ -463,7 +639,9 @@ def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, command, argu
 
 
 def test_leftovers_of_a_killed_run_are_no_part_of_the_corpus(tmp_path):
-    """A kill inside the writing of a vocabulary's file leaves a temporary neighbour; the next run removes it and does not list it."""
+    """A kill inside the writing of a vocabulary's file leaves a temporary neighbour; the next run removes it
+    and does not list it.
+    """
     files = kill_files(tmp_path)
     (tmp_path / "out" / "tokenizer").mkdir(parents=True)
     for place in ("", "tokenizer"):

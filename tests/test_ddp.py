@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes see the same global batches as one and, to rounding, lose the same: DistributedDataParallel over gloo on the CPU."""
+"""Two processes see the same global batches as one and, to rounding, lose the same: DistributedDataParallel
+over gloo on the CPU.
+"""
 import json
 import os
 import shutil
@@ -22,15 +24,46 @@ def test_two_processes_equal_one(tmp_path, corpus, compiled):
     """Also with torch.compile and the fused AdamW in the two, as several GPUs do it."""
     if compiled and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler")
-    arguments = [str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--device", "cpu", "--precision", "fp32", "--steps", "6",
-                 "--seq-len", "32", "--batch-size", "8", "--micro-batch", "2", "--eval-steps", "3", "--max-eval-samples", "8", "--out"]
+    arguments = [
+        str(ROOT / "train.py"),
+        "--size",
+        "tiny",
+        "--data",
+        str(corpus),
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--steps",
+        "6",
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "8",
+        "--micro-batch",
+        "2",
+        "--eval-steps",
+        "3",
+        "--max-eval-samples",
+        "8",
+        "--out",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    starts = {"one": [sys.executable], "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]}
+    starts = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    }
     flags = {"one": [], "two": ["--fused", "--compile"] if compiled else []}
     rows = {}
     for name, start in starts.items():
-        done = subprocess.run([*start, *arguments, str(tmp_path / name), *flags[name]], capture_output=True, text=True, cwd=tmp_path, env=environment,
-                              timeout=300)
+        done = subprocess.run(
+            [*start, *arguments, str(tmp_path / name), *flags[name]],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         rows[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
     assert "2 in parallel" in done.stdout and done.stdout.count("first loss") == 1
@@ -44,12 +77,48 @@ def test_two_processes_equal_one(tmp_path, corpus, compiled):
 @pytest.mark.ci
 @pytest.mark.skipif(os.name != "posix", reason="torchrun passes signals on where the system is POSIX")
 def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, corpus):
-    """torchrun hands SIGTERM on to its processes; they agree on the step, save, and end long before it would kill them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py"), "--size", "tiny",
-               "--data", str(corpus), "--out", "run", "--device", "cpu", "--precision", "fp32", "--steps", "100000", "--seq-len", "32", "--batch-size", "4",
-               "--eval-steps", "100000", "--logging-steps", "2", "--max-eval-samples", "8"]
+    """torchrun hands SIGTERM on to its processes; they agree on the step, save, and end long before it would
+    kill them.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(ROOT / "train.py"),
+        "--size",
+        "tiny",
+        "--data",
+        str(corpus),
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--steps",
+        "100000",
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "4",
+        "--eval-steps",
+        "100000",
+        "--logging-steps",
+        "2",
+        "--max-eval-samples",
+        "8",
+    ]
     with open(tmp_path / "errors", "w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         for line in process.stdout:
             if line.startswith("step 6/"):
                 break
@@ -57,6 +126,8 @@ def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, corpus):
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
         process.wait()
-    assert time.monotonic() - begun < 25 and "with everything saved" in rest, rest + (tmp_path / "errors").read_text()[-2000:]
+    assert time.monotonic() - begun < 25 and "with everything saved" in rest, (
+        rest + (tmp_path / "errors").read_text()[-2000:]
+    )
     assert folder_problem(tmp_path / "run/last") is None
     assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["step"] >= 6

@@ -13,7 +13,8 @@ import data
 import params
 import tokenizer
 from common import ROOT, UserError, folder_problem
-from extras import card, gallery
+from publishing import card
+from publishing import gallery
 from model import Llama, ModelConfig
 from sample import Settings, generate
 from train import TrainConfig, train
@@ -24,14 +25,29 @@ SHORT = Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_t
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """A run of a few steps, by the real loop, which writes the card at its end (with short answers here, to be quick)."""
+    """A run of a few steps, by the real loop, which writes the card at its end (with short answers here, to
+    be quick).
+    """
     work = tmp_path_factory.mktemp("card")
-    paragraphs = [f"The {word} lived by the sea, and every day it had {i} reasons to look at the water. " * 3 for i, word in
-                  enumerate("fox heron otter badger crow hare seal toad wren vole newt".split() * 8)]
+    paragraphs = [
+        f"The {word} lived by the sea, and every day it had {i} reasons to look at the water. " * 3
+        for i, word in enumerate("fox heron otter badger crow hare seal toad wren vole newt".split() * 8)
+    ]
     (work / "tales.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
     corpus = data.prepare_files([work / "tales.txt"], work / "tales")
-    config = TrainConfig(model=SHAPE, data=str(corpus), out=str(work / "small run"), steps=8, seq_len=32, batch_size=4, eval_steps=4,
-                         logging_steps=2, learning_rate=3e-3, device="cpu", precision="fp32")
+    config = TrainConfig(
+        model=SHAPE,
+        data=str(corpus),
+        out=str(work / "small run"),
+        steps=8,
+        seq_len=32,
+        batch_size=4,
+        eval_steps=4,
+        logging_steps=2,
+        learning_rate=3e-3,
+        device="cpu",
+        precision="fp32",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "STENTOR3", SHORT)
         return train(config)
@@ -50,17 +66,29 @@ def block(text: str) -> dict:
 def test_numbers_come_from_the_run(ended, text):
     found = block(text)
     assert found["parameters"] == params.count(SHAPE)
-    assert found["weights_bytes"] == 4 * params.count(SHAPE)["total"] < (ended.folder / "best" / "model.safetensors").stat().st_size
+    assert (
+        found["weights_bytes"]
+        == 4 * params.count(SHAPE)["total"]
+        < (ended.folder / "best" / "model.safetensors").stat().st_size
+    )
     assert (found["steps"], found["tokens_per_step"], found["tokens"]) == (8, 128, 1024)
     best = min(ended.evals, key=lambda row: row["eval_loss"])
     assert found["best_step"] == best["step"] and found["best_eval_loss"] == round(best["eval_loss"], 4)
     assert found["last_train_loss"] == round(ended.losses[-1], 4)
     assert folder_problem(ended.folder / "best") is None, "the folder's checksums know the card"
-    for number in (f"{found['parameters']['total']:,}", f"{best['eval_loss']:.4f}", f"{best['eval_ppl']:.2f}", "1,024"):
+    for number in (
+        f"{found['parameters']['total']:,}",
+        f"{best['eval_loss']:.4f}",
+        f"{best['eval_ppl']:.2f}",
+        "1,024",
+    ):
         assert number in text
     manifest = json.loads((ended.folder.parent / "tales" / "manifest.json").read_text())
     (source,) = manifest["sources"].values()
-    assert f"{source['train']['documents']:,} | {source['train']['tokens']:,} | {source['validation']['tokens']:,}" in text
+    assert (
+        f"{source['train']['documents']:,} | {source['train']['tokens']:,} | {source['validation']['tokens']:,}"
+        in text
+    )
 
 
 def test_settings_and_curve(ended, text):
@@ -68,7 +96,9 @@ def test_settings_and_curve(ended, text):
     for name in ("steps", "seq_len", "learning_rate", "warmup_steps", "weight_decay", "seed"):
         assert f"| `{name}` | {settings[name]} |" in text
     rows = re.findall(r"^\| (\d+) \| [\d,]+ \| ([\d.]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
-    assert [(int(step), float(loss)) for step, _, loss in rows] == [(row["step"], round(row["eval_loss"], 4)) for row in ended.evals]
+    assert [(int(step), float(loss)) for step, _, loss in rows] == [
+        (row["step"], round(row["eval_loss"], 4)) for row in ended.evals
+    ]
 
 
 def test_gallery_is_unedited_and_measured(ended, text):
@@ -84,7 +114,9 @@ def test_gallery_is_unedited_and_measured(ended, text):
 
 
 def test_answers_do_not_depend_on_each_other(ended):
-    """Ten prompts of different lengths in one batch: each answer is the one that `sample.generate` gives to its prompt alone."""
+    """Ten prompts of different lengths in one batch: each answer is the one that `sample.generate` gives to
+    its prompt alone.
+    """
     model, t = Llama.from_pretrained(ended.folder / "best").eval(), tokenizer.load(ended.folder / "best")
     prompts = [t.encode(prompt, document=True) for prompts in gallery.PROMPTS.values() for prompt in prompts]
     assert len({len(ids) for ids in prompts}) > 3
@@ -98,14 +130,28 @@ def test_shares():
     def sample(tokens, ended, answer):
         return gallery.Sample("prose", "a", answer, tokens, ended)
     round_and_round = sample([5, 6, 7, 8, 9] * 6, False, "x")
-    shares = gallery.shares([round_and_round, sample(list(range(50)), True, "x"), sample([1], True, "\ufffd"), sample([], False, "")])
+    shares = gallery.shares(
+        [
+            round_and_round,
+            sample(list(range(50)), True, "x"),
+            sample([1], True, "\ufffd"),
+            sample([], False, ""),
+        ]
+    )
     assert shares == {"samples": 4, "ended": 0.5, "looping": 0.25, "replacement_character": 0.25}
 
 
 def test_front_matter_is_a_hub_card(text):
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: it is the oracle of a card's front matter")
+    hub = pytest.importorskip(
+        "huggingface_hub",
+        reason="huggingface_hub is not installed: it is the oracle of a card's front matter",
+    )
     head = hub.ModelCard(text).data
-    assert head.license == "apache-2.0" and head.pipeline_tag == "text-generation" and head.library_name == "transformers"
+    assert (
+        head.license == "apache-2.0"
+        and head.pipeline_tag == "text-generation"
+        and head.library_name == "transformers"
+    )
     assert {"llama", "tokenmonster"} <= set(head.tags) and head.datasets == []
     results = {result.metric_type: result.metric_value for result in head.eval_results}
     assert results == {"loss": block(text)["best_eval_loss"], "perplexity": block(text)["best_eval_ppl"]}
@@ -113,21 +159,44 @@ def test_front_matter_is_a_hub_card(text):
 
 
 def test_sections(text):
-    for title in ("Architecture", "Data", "Training", "Curve", "Evaluation", "How to load", "Samples", "Limits", "Licence", "Citation", "Numbers"):
+    for title in (
+        "Architecture",
+        "Data",
+        "Training",
+        "Curve",
+        "Evaluation",
+        "How to load",
+        "Samples",
+        "Limits",
+        "Licence",
+        "Citation",
+        "Numbers",
+    ):
         assert f"\n## {title}\n" in text
-    assert "not run here" in text and "vllm serve" in text and "trust_remote_code=True" in text and "@misc{small_run," in text
+    assert (
+        "not run here" in text
+        and "vllm serve" in text
+        and "trust_remote_code=True" in text
+        and "@misc{small_run," in text
+    )
     assert "rows of 32 tokens" in text and "None" not in text
 
 
 def test_hub_datasets_are_named(ended):
     of = card.read_run(ended.folder)
-    sources = {"web": "epfml/FineWeb-HQ, StentorLabs/StenCore main data", "code": "built-in code, Python 3.11.7", "math": "a.txt: 1 files, sizes ab"}
+    sources = {
+        "web": "epfml/FineWeb-HQ, StentorLabs/StenCore main data",
+        "code": "built-in code, Python 3.11.7",
+        "math": "a.txt: 1 files, sizes ab",
+    }
     of = of._replace(manifest={**of.manifest, "recipe": {**of.manifest["recipe"], "sources": sources}})
     assert card.hub_datasets(of) == ["StentorLabs/StenCore", "epfml/FineWeb-HQ"]
 
 
 def test_written_again_with_results(ended, tmp_path, monkeypatch, capsys):
-    """After evaluate.py the card takes its results in; where the corpus is gone it says so and keeps all else."""
+    """After evaluate.py the card takes its results in; where the corpus is gone it says so and keeps all
+    else.
+    """
     folder = tmp_path / "again"
     shutil.copytree(ended.folder, folder)
     results = {"text": {"loss": 1.25, "bits_per_byte": 1.5}}
@@ -139,7 +208,9 @@ def test_written_again_with_results(ended, tmp_path, monkeypatch, capsys):
     assert card.main() == 0 and capsys.readouterr().out.strip() == str(folder / "best" / "README.md")
     again = (folder / "best" / "README.md").read_text(encoding="utf-8")
     assert folder_problem(folder / "best") is None
-    assert block(again)["evaluation"] == results and "not at hand" in again and '"bits_per_byte": 1.5' in again
+    assert (
+        block(again)["evaluation"] == results and "not at hand" in again and '"bits_per_byte": 1.5' in again
+    )
 
 
 def test_mistakes_are_one_line(tmp_path, ended):
@@ -155,6 +226,11 @@ def test_mistakes_are_one_line(tmp_path, ended):
 
 
 def test_the_folder_passes_its_audit(ended):
-    pytest.importorskip("extras.audit_folder", reason="params.py --audit FOLDER is not there yet")
-    done = subprocess.run([sys.executable, ROOT / "params.py", "--audit", ended.folder], cwd=ended.folder.parent, capture_output=True, text=True)
+    pytest.importorskip("audit.own_folder", reason="params.py --audit FOLDER is not there yet")
+    done = subprocess.run(
+        [sys.executable, ROOT / "params.py", "--audit", ended.folder],
+        cwd=ended.folder.parent,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder in the tools around it: lm-eval, PEFT, INT8 and 4-bit, assisted generation, ONNX, GGUF, the rules of vLLM.
+"""A model folder in the tools around it: lm-eval, PEFT, INT8 and 4-bit, assisted generation, ONNX, GGUF, the
+rules of vLLM.
 
-All on one small model that is trained for a moment on real text, so that quantization and adapters have something to keep.
+All on one small model that is trained for a moment on real text, so that quantization and adapters have
+something to keep.
 """
 import dataclasses
 import gzip
@@ -17,8 +19,8 @@ import data
 import tokenizer
 from common import ROOT, UserError
 from evaluate import choice_rows, score
-from extras import export_gguf
-from extras.audit_shapes import lora_parameters
+from publishing import to_gguf as export_gguf
+from audit.shapes import lora_parameters
 from model import SIZES, Llama
 from train import TrainConfig, train
 
@@ -36,10 +38,23 @@ def trained(shared, texts, tmp_path_factory):
     """The `best/` of a run of one minute: the shape of 20m, 320 wide (no multiple of 256), two layers."""
     work = tmp_path_factory.mktemp("run")
     (work / "text.txt").write_text("\n\n".join(texts[:100]), encoding="utf-8")
-    corpus = data.prepare_files([work / "text.txt"], work / "corpus", shared / "vocabs" / f"{VOCABULARY}.vocab")
+    corpus = data.prepare_files(
+        [work / "text.txt"], work / "corpus", shared / "vocabs" / f"{VOCABULARY}.vocab"
+    )
     shape = dataclasses.replace(SIZES["20m"], num_hidden_layers=2, max_position_embeddings=512)
-    config = TrainConfig(model=shape, data=str(corpus), out=str(work / "small"), steps=60, seq_len=128, batch_size=8, learning_rate=2e-3,
-                         eval_steps=60, logging_steps=20, device="cpu", precision="fp32")
+    config = TrainConfig(
+        model=shape,
+        data=str(corpus),
+        out=str(work / "small"),
+        steps=60,
+        seq_len=128,
+        batch_size=8,
+        learning_rate=2e-3,
+        eval_steps=60,
+        logging_steps=20,
+        device="cpu",
+        precision="fp32",
+    )
     history = train(config)
     assert history.losses[-1] < 7 < history.losses[0]
     return history.folder / "best"
@@ -52,7 +67,7 @@ def held_out(texts, tmp_path_factory):
     return file
 
 
-# ------------------------------------------------------------------------------------------------------------------ lm-eval
+# ---------------------------------------------------------------------------------------------------- lm-eval
 
 def write_lines(file, items):
     file.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
@@ -60,21 +75,38 @@ def write_lines(file, items):
 
 @pytest.mark.ci
 def test_lm_eval(shared, trained, texts, tmp_path):
-    """lm-eval's own command line: multiple choice, rolling likelihood and generation; each number as the project computes it."""
+    """lm-eval's own command line: multiple choice, rolling likelihood and generation; each number as the
+    project computes it.
+    """
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     with gzip.open(shared / "eval" / "piqa_val.jsonl.gz", "rt", encoding="utf-8") as lines:
         items = [json.loads(next(lines)) for _ in range(60)]
-    asked = [{"query": f"Question: {item['context']}\nAnswer:", "choices": item["choices"], "label": item["label"]} for item in items]
+    asked = [
+        {"query": f"Question: {item['context']}\nAnswer:", "choices": item["choices"], "label": item["label"]}
+        for item in items
+    ]
     documents = [text[:600] for text in texts[100:104]]
     write_lines(tasks / "choice.jsonl", asked)
     write_lines(tasks / "rolling.jsonl", [{"text": text} for text in documents])
     write_lines(tasks / "until.jsonl", [{"text": text[:80].rstrip()} for text in documents])
-    found = oracle("tf5", "lm_eval_run.py", trained, tasks, tmp_path / "out", work=tmp_path, needs=("lm_eval",), timeout=1800)
+    found = oracle(
+        "tf5",
+        "lm_eval_run.py",
+        trained,
+        tasks,
+        tmp_path / "out",
+        work=tmp_path,
+        needs=("lm_eval",),
+        timeout=1800,
+    )
     model, t = Llama.from_pretrained(trained), tokenizer.load(trained)
 
     right = []
-    rows = [choice_rows(t, item["query"], [" " + choice for choice in item["choices"]], boundary="lm-eval")[0] for item in asked]
+    rows = [
+        choice_rows(t, item["query"], [" " + choice for choice in item["choices"]], boundary="lm-eval")[0]
+        for item in asked
+    ]
     for item, scored, answers in zip(asked, score(model, rows), found["choice"]["answers"]):
         ours = [float(one.log_probs.sum()) for one in scored]
         theirs = [float(answer[0][0]) for answer in answers]
@@ -86,42 +118,69 @@ def test_lm_eval(shared, trained, texts, tmp_path):
         ids = [t.eos_id] + t.encode(text, document=True)
         log_probs = model(torch.tensor([ids]))[0, :-1].log_softmax(dim=-1)
         ours = log_probs.gather(1, torch.tensor(ids[1:])[:, None]).sum().item()
-        assert float(answer[0][0] if isinstance(answer[0], list) else answer[0]) == pytest.approx(ours, abs=5e-3)
+        assert float(answer[0][0] if isinstance(answer[0], list) else answer[0]) == pytest.approx(
+            ours, abs=5e-3
+        )
     assert all(isinstance(answer[0][0], str) for answer in found["until"]["answers"])
 
 
 @pytest.mark.ci
 def test_lm_eval_boundary(trained, tmp_path):
-    """The boundary trouble: the reference's ids leave lm-eval no token to score, so no tokenizer class can help; `extras/lm_eval_model.py` does.
+    """The boundary trouble: the reference's ids leave lm-eval no token to score, so no tokenizer class can
+    help; `judging/lm_eval_model.py` does.
 
-    Where another choice has one token, lm-eval's cache of contexts lets the empty choice pass with log-probability 0, that is, as certain; else it stops.
+    Where another choice has one token, lm-eval's cache of contexts lets the empty choice pass with
+    log-probability 0, that is, as certain; else it stops.
     """
     t = tokenizer.load(trained)
     context = "She is one of"
-    assert len(t.encode(context + " the")) == len(t.encode(context)), "one token covers the end of the context and the whole choice"
+    assert len(t.encode(context + " the")) == len(t.encode(context)), (
+        "one token covers the end of the context and the whole choice"
+    )
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     write_lines(tasks / "certain.jsonl", [{"query": context, "choices": ["the", "a"], "label": 0}])
-    write_lines(tasks / "trouble.jsonl", [{"query": context, "choices": ["the", "a very old friend"], "label": 0}])
-    plain = oracle("tf5", "lm_eval_run.py", trained, tasks, tmp_path / "plain", work=tmp_path, needs=("lm_eval",))
+    write_lines(
+        tasks / "trouble.jsonl", [{"query": context, "choices": ["the", "a very old friend"], "label": 0}]
+    )
+    plain = oracle(
+        "tf5", "lm_eval_run.py", trained, tasks, tmp_path / "plain", work=tmp_path, needs=("lm_eval",)
+    )
     assert plain["certain"]["answers"][0][0] == [["0.0", "True"]]
     assert "AssertionError" in plain["trouble"]["error"]
-    ours = [python_of("tf5", ("lm_eval",)), str(ROOT / "extras" / "lm_eval_model.py"), "--model", "tokenmonster"]
-    mended = oracle("tf5", "lm_eval_run.py", trained, tasks, tmp_path / "mended", *ours, work=tmp_path, needs=("lm_eval",))
+    ours = [
+        python_of("tf5", ("lm_eval",)),
+        str(ROOT / "judging" / "lm_eval_model.py"),
+        "--model",
+        "tokenmonster",
+    ]
+    mended = oracle(
+        "tf5", "lm_eval_run.py", trained, tasks, tmp_path / "mended", *ours, work=tmp_path, needs=("lm_eval",)
+    )
     whole = t.encode(context + " the", document=True)
-    expected = Llama.from_pretrained(trained)(torch.tensor([whole[:-1]]))[0, -1].log_softmax(dim=-1)[whole[-1]].item()
+    expected = (
+        Llama.from_pretrained(trained)(torch.tensor([whole[:-1]]))[0, -1]
+        .log_softmax(dim=-1)[whole[-1]]
+        .item()
+    )
     for task in ("certain", "trouble"):
         assert float(mended[task]["answers"][0][0][0][0]) == pytest.approx(expected, abs=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------- adapters and quantization
+# ---------------------------------------------------------------------------------- adapters and quantization
 
 @pytest.mark.slow
 def test_lora(shared, trained, tmp_path):
-    """The cards' adapter: its size is what params.py says, and a short run on text of another kind lowers the loss on more of that kind."""
+    """The cards' adapter: its size is what params.py says, and a short run on text of another kind lowers the
+    loss on more of that kind.
+    """
     with gzip.open(shared / "corpus" / "math.jsonl.gz", "rt", encoding="utf-8") as lines:
-        (tmp_path / "math.txt").write_text("\n\n".join(json.loads(next(lines))["text"] for _ in range(300)), encoding="utf-8")
-    found = oracle("tf5", "adapters.py", trained, tmp_path / "math.txt", work=tmp_path, needs=("peft",), timeout=1800)
+        (tmp_path / "math.txt").write_text(
+            "\n\n".join(json.loads(next(lines))["text"] for _ in range(300)), encoding="utf-8"
+        )
+    found = oracle(
+        "tf5", "adapters.py", trained, tmp_path / "math.txt", work=tmp_path, needs=("peft",), timeout=1800
+    )
     print("LoRA", found)
     assert found["trainable"] == lora_parameters(Llama.from_pretrained(trained).config, rank=16)
     assert found["held_out_after"] < found["held_out_before"] - 0.1
@@ -138,7 +197,10 @@ def test_int8_and_four_bit(trained, held_out, tmp_path):
     assert found["int8"]["bytes"] < 0.6 * found["fp32"]["bytes"]
     assert abs(found["int8"]["loss"] - found["fp32"]["loss"]) < 0.05 and found["int8"]["same_best"] > 0.9
     if "error" not in found["four_bit"]:
-        assert abs(found["four_bit"]["loss"] - found["fp32"]["loss"]) < 0.2 and found["four_bit"]["same_best"] > 0.7
+        assert (
+            abs(found["four_bit"]["loss"] - found["fp32"]["loss"]) < 0.2
+            and found["four_bit"]["same_best"] > 0.7
+        )
 
 
 @pytest.mark.slow
@@ -147,7 +209,8 @@ def test_assisted_generation(trained, shared, tmp_path):
     torch.manual_seed(0)
     model = Llama.from_pretrained(trained)
     larger = Llama(dataclasses.replace(model.config, num_hidden_layers=6)).eval()
-    with torch.no_grad():  # the first layers are the draft's, the others do almost nothing: a larger model that often agrees
+    # the first layers are the draft's, the others do almost nothing: a larger model that often agrees
+    with torch.no_grad():
         larger.load_state_dict(model.state_dict(), strict=False)
         for layer in larger.model.layers[2:]:
             layer.self_attn.o_proj.weight.mul_(0.1)
@@ -161,14 +224,18 @@ def test_assisted_generation(trained, shared, tmp_path):
     assert sum(found["calls_with_draft"]) < sum(found["calls"])
 
 
-# -------------------------------------------------------------------------------------------------------------------- export
+# ----------------------------------------------------------------------------------------------------- export
 
 @pytest.mark.slow
 def test_onnx(trained, tmp_path):
-    """`python -m extras.export_onnx`, then the file against transformers: padding at the left, a prompt and steps with past keys and values."""
+    """`python -m publishing.to_onnx`, then the file against transformers: padding at the left, a prompt and
+    steps with past keys and values.
+    """
     python = python_of("tf5", ("onnx", "onnxscript", "onnxruntime"))
     file = tmp_path / "model.onnx"
-    done = subprocess.run([python, "-m", "extras.export_onnx", trained, "--out", file], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-m", "publishing.to_onnx", trained, "--out", file], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "largest difference of a logit" in done.stdout
     found = oracle("tf5", "onnx_check.py", trained, file, work=tmp_path)
@@ -181,13 +248,19 @@ def test_onnx(trained, tmp_path):
 
 @pytest.mark.ci
 def test_gguf_file(trained, tmp_path):
-    """The file that is written by hand, read back by our own reader: names, shapes, types, and where a q matrix's rows go."""
+    """The file that is written by hand, read back by our own reader: names, shapes, types, and where a q
+    matrix's rows go.
+    """
     types = export_gguf.export(trained, tmp_path / "model.gguf", "f16")
     model = Llama.from_pretrained(trained)
     assert len(types) == len(model.state_dict())
-    assert types["token_embd.weight"] == ("F16", [4096, 320]) and types["output_norm.weight"] == ("F32", [320])
+    assert types["token_embd.weight"] == ("F16", [4096, 320]) and types["output_norm.weight"] == (
+        "F32",
+        [320],
+    )
     assert types["blk.1.attn_k.weight"] == ("F16", [64, 320])
-    rows = numpy.arange(8, dtype=numpy.float32)[:, None]  # two heads of width 4: features 0 1 2 3, pairs (0, 2) and (1, 3)
+    # two heads of width 4: features 0 1 2 3, pairs (0, 2) and (1, 3)
+    rows = numpy.arange(8, dtype=numpy.float32)[:, None]
     assert export_gguf.interleaved(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:500])
     with pytest.raises(UserError, match="damaged GGUF file"):
@@ -197,7 +270,9 @@ def test_gguf_file(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_gguf_in_llama_cpp(trained, tmp_path, tied):
-    """llama.cpp reads the file and gives our logits: FP32 and FP16 files closely, the quantized ones by their best tokens."""
+    """llama.cpp reads the file and gives our logits: FP32 and FP16 files closely, the quantized ones by their
+    best tokens.
+    """
     python = python_of("gguf")
     folder = trained
     model = Llama.from_pretrained(trained)
@@ -214,7 +289,7 @@ def test_gguf_in_llama_cpp(trained, tmp_path, tied):
     files = {kind: tmp_path / f"{kind}.gguf" for kind in ("f32", "f16", "q4_0", "q4_k_m")}
     said = {}
     for kind, file in files.items():
-        command = [python, "-m", "extras.export_gguf", folder, "--type", kind, "--out", file]
+        command = [python, "-m", "publishing.to_gguf", folder, "--type", kind, "--out", file]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         said[kind] = done.stdout
@@ -226,18 +301,23 @@ def test_gguf_in_llama_cpp(trained, tmp_path, tied):
     assert results["f16"]["largest"] < 2e-2 and results["f16"]["same_best"] > 0.98
     assert results["q4_0"]["same_best"] > 0.6 and results["q4_k_m"]["same_best"] > 0.6
     assert "no multiple of 256" in said["q4_k_m"] and "as Q5_0" in said["q4_k_m"]
-    assert "1 of the matrices" in said["q4_0"] and "1 as Q8_0" in said["q4_0"]  # the head: Q6_K in a q4_0 file whose rows allow it
+    # the head: Q6_K in a q4_0 file whose rows allow it
+    assert "1 of the matrices" in said["q4_0"] and "1 as Q8_0" in said["q4_0"]
     assert "no tensor fell back" in said["f16"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------- vLLM
+# ------------------------------------------------------------------------------------------------------- vLLM
 
 @pytest.mark.ci
 def test_vllm_rules(shared, trained, tmp_path):
     """vLLM does not run here: its rules for a folder and a tokenizer, as its source has them."""
     t = tokenizer.load(trained)
     golden = json.loads((shared / "golden" / "tokenmonster.json").read_text(encoding="utf-8"))
-    cases = [{"text": case["text"], "ids": t.encode(case["text"], document=True)} for case in golden if case["vocab"] == VOCABULARY]
+    cases = [
+        {"text": case["text"], "ids": t.encode(case["text"], document=True)}
+        for case in golden
+        if case["vocab"] == VOCABULARY
+    ]
     for case in cases:
         case["decoded"] = t.decode(case["ids"])
     (tmp_path / "cases.json").write_text(json.dumps(cases))

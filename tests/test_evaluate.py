@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""evaluate.py on small random models and a toy tokenizer that looks ahead; what needs the real vocabulary and items skips without STENTOR_SHARED."""
+"""evaluate.py on small random models and a toy tokenizer that looks ahead; what needs the real vocabulary and
+items skips without STENTOR_SHARED.
+"""
 import gzip
 import json
 import math
@@ -19,20 +21,47 @@ import tokenizer
 from common import UserError
 from evaluate import Row, choice_rows, choice_scores, score
 from data_helpers import numbered, write_corpus
-from extras import curve, fetch_blimp, scoreboard
+from judging import curve
+from judging import fetch_blimp
+from judging import scoreboard
 from extras.lm_eval_tasks import MMLU_GROUPS, lm_eval_prompt
 from extras.lost_text import lost_share
 from model import Llama, ModelConfig
 
-CONFIG = ModelConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                     head_dim=8, max_position_embeddings=96, tie_word_embeddings=True)
+CONFIG = ModelConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=96,
+    tie_word_embeddings=True,
+)
 
 
 class Toy:
-    """Longest match over single letters and a few tokens that reach over words: all the boundary trouble of an ungreedy tokenizer."""
+    """Longest match over single letters and a few tokens that reach over words: all the boundary trouble of
+    an ungreedy tokenizer.
+    """
 
     pieces = [bytes([byte]) for byte in b"\r abcdefghijklmnopqrstuvwxyz.:?\nQAT_"] + [
-        b" he", b" she", b" he is", b" her", b" is", b" the", b"the cat", b" cat", b" sat", b" using", b" swims", b" s", b"Question:", b"\nAnswer:"]
+        b" he",
+        b" she",
+        b" he is",
+        b" her",
+        b" is",
+        b" the",
+        b"the cat",
+        b" cat",
+        b" sat",
+        b" using",
+        b" swims",
+        b" s",
+        b"Question:",
+        b"\nAnswer:",
+    ]
     eos_id, bos_id, pad_id, vocab_size = 0, None, 0, CONFIG.vocab_size
     fingerprint = "toy"
 
@@ -79,7 +108,7 @@ def write(path, items):
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------------- score
+# ------------------------------------------------------------------------------------------------------ score
 
 @pytest.mark.parametrize("pays", [0.0, math.inf], ids=["prefixes shared", "rows apart"])
 def test_score_equals_one_pass_per_row(model, pays, monkeypatch):
@@ -116,7 +145,7 @@ def test_too_long_a_row_loses_its_beginning_as_in_lm_eval(model):
         score(model, [[Row(ids, 30)]])
 
 
-# ----------------------------------------------------------------------------------------------------------- perplexity
+# ------------------------------------------------------------------------------------------------- perplexity
 
 @pytest.mark.parametrize("length", [2, 20, 21, 22, 100])
 def test_windows_score_every_token_once_with_context(length):
@@ -133,14 +162,20 @@ def test_perplexity_of_a_short_and_a_long_text(model, toy):
     assert len(ids) < CONFIG.max_position_embeddings
     losses = -naive(model, Row(ids, 1))
     found = evaluate.perplexity(model, toy, text)
-    assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5) and found["ppl"] == pytest.approx(math.exp(found["loss"]))
-    assert found["bits_per_byte"] == pytest.approx(float(losses.sum()) / math.log(2) / len(text.encode()), abs=1e-5)
+    assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5) and found["ppl"] == pytest.approx(
+        math.exp(found["loss"])
+    )
+    assert found["bits_per_byte"] == pytest.approx(
+        float(losses.sum()) / math.log(2) / len(text.encode()), abs=1e-5
+    )
     assert found["stderr"] == pytest.approx(float(losses.std()) / math.sqrt(len(losses)), abs=1e-5)
     assert (found["tokens"], found["bytes"]) == (len(ids) - 1, len(text))
     long = evaluate.perplexity(model, toy, text * 6)
     assert long["tokens"] == len(toy.encode(text * 6)) and long == evaluate.perplexity(model, toy, text * 6)
     several = evaluate.perplexity(model, toy, [text, "", text])
-    assert several["loss"] == pytest.approx(found["loss"], abs=1e-6) and several["tokens"] == 2 * found["tokens"]
+    assert (
+        several["loss"] == pytest.approx(found["loss"], abs=1e-6) and several["tokens"] == 2 * found["tokens"]
+    )
     assert several["stderr"] == pytest.approx(0, abs=1e-6)  # two equal documents do not differ
     with pytest.raises(UserError, match="nothing to score"):
         evaluate.perplexity(model, toy, "")
@@ -155,7 +190,9 @@ def test_bits_per_byte_and_per_character_differ_by_the_bytes_of_a_character(mode
 
 
 def test_perplexity_equals_the_loss_of_transformers(model, toy, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is the oracle here: pip install transformers")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is the oracle here: pip install transformers"
+    )
     model.save_pretrained(tmp_path, eos_token_id=0)
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     text = "the cat sat. she is using the cat. he swims: is her cat using he?\n"
@@ -165,7 +202,7 @@ def test_perplexity_equals_the_loss_of_transformers(model, toy, tmp_path):
     assert evaluate.perplexity(model, toy, text)["loss"] == pytest.approx(loss, abs=1e-4)
 
 
-# ---------------------------------------------------------------------------------------- where a choice begins in a text
+# ---------------------------------------------------------------------------- where a choice begins in a text
 
 def test_a_stable_boundary_is_lm_evals(model, toy):
     plain, crossed = choice_rows(toy, "the cat", [" sat", " swims"])
@@ -182,7 +219,9 @@ def test_lm_evals_slice_loses_bytes_and_may_be_empty(toy):
 
 
 def test_a_crossed_boundary_by_brute_force(model, toy):
-    """score(c) = log p(context and c) - log p(context), both along the encoder's paths, written out without `choice_rows`."""
+    """score(c) = log p(context and c) - log p(context), both along the encoder's paths, written out without
+    `choice_rows`.
+    """
     context, choices = "the cat. he", [" is using", " swims", " is"]
     rows, crossed = choice_rows(toy, context, choices)
     assert crossed and len(rows) == 4
@@ -196,13 +235,19 @@ def test_a_crossed_boundary_by_brute_force(model, toy):
     begin_so = [token for token, piece in enumerate(toy.pieces) if piece.startswith(b" he")]
     assert sorted(toy.pieces[token] for token in begin_so) == [b" he", b" he is", b" her"]
     log_z = math.log(sum(math.exp(log_p([token])) for token in begin_so))
-    expected = [log_p(toy.encode(" he is using")) - log_z, log_p([he, *toy.encode(" swims")]) - log_z, log_p(toy.encode(" he is")) - log_z]
+    expected = [
+        log_p(toy.encode(" he is using")) - log_z,
+        log_p([he, *toy.encode(" swims")]) - log_z,
+        log_p(toy.encode(" he is")) - log_z,
+    ]
     assert found == pytest.approx(expected, abs=1e-4)
     assert all(value < 0 for value in found)
 
 
 def test_a_context_cut_otherwise_is_summed_over_both_cuts(model, toy):
-    """ "_the" alone is [_, " ", t, h, e]-like; before " cat" it is ["_", "the cat"]: two stems, so Z has two terms."""
+    """ "_the" alone is [_, " ", t, h, e]-like; before " cat" it is ["_", "the cat"]: two stems, so Z has two
+    terms.
+    """
     context, choices = "_the", [" cat sat", " swims"]
     rows, crossed = choice_rows(toy, context, choices)
     assert crossed
@@ -214,13 +259,21 @@ def test_a_context_cut_otherwise_is_summed_over_both_cuts(model, toy):
         return float(naive(model, Row(first + ids, 1)).sum())
 
     one = sum(math.exp(log_p([token])) for token, piece in enumerate(toy.pieces) if piece.startswith(b"the"))
-    two = sum(math.exp(log_p([*toy.encode("th"), token])) for token, piece in enumerate(toy.pieces) if piece.startswith(b"e"))
+    two = sum(
+        math.exp(log_p([*toy.encode("th"), token]))
+        for token, piece in enumerate(toy.pieces)
+        if piece.startswith(b"e")
+    )
     log_z = math.log(one + two)
-    assert found == pytest.approx([log_p(toy.encode("the cat sat")) - log_z, log_p(toy.encode("the swims")) - log_z], abs=1e-4)
+    assert found == pytest.approx(
+        [log_p(toy.encode("the cat sat")) - log_z, log_p(toy.encode("the swims")) - log_z], abs=1e-4
+    )
 
 
 def test_choices_of_one_token_share_all_probability(model, toy):
-    """What may follow the bytes " he" within one token: " is", "r", or the end of the token. Their probabilities sum to one."""
+    """What may follow the bytes " he" within one token: " is", "r", or the end of the token. Their
+    probabilities sum to one.
+    """
     rows, _ = choice_rows(toy, "the cat. he", [" is", "r"])
     found = choice_scores(rows, score(model, [rows])[0])
     (alone, *_), = [score(model, [[rows[-1]]])[0]]
@@ -241,7 +294,9 @@ def test_an_empty_context_is_the_separator(toy):
 
 
 def test_real_items_score_exactly_the_choices_bytes(shared):
-    """On real items with the real vocabulary: what lies after the covering bytes is the choice, byte for byte."""
+    """On real items with the real vocabulary: what lies after the covering bytes is the choice, byte for
+    byte.
+    """
     import unicodedata
     coder = tokenizer.load(shared / "vocabs" / "english-4096-strict-nocapcode-v1.vocab")
     crossings = 0
@@ -253,32 +308,60 @@ def test_real_items_score_exactly_the_choices_bytes(shared):
                 for row, choice in zip(rows, choices):
                     end = len(coder.token_bytes(row.ids[:row.start]))
                     if crossed:
-                        visible = sum(bool(match[1]) for match in evaluate.VISIBLE.finditer(coder.token_bytes(coder.encode(context, document=True))))
+                        visible = sum(
+                            bool(match[1])
+                            for match in evaluate.VISIBLE.finditer(
+                                coder.token_bytes(coder.encode(context, document=True))
+                            )
+                        )
                         cover, begun = evaluate.covering(coder, row.ids, visible)
                         assert cover == row.cover and row.ids[cover] in row.among
                         end = len(coder.token_bytes(row.ids[:cover]) + begun)
-                    own = evaluate.VISIBLE.sub(lambda match: match[1] or b"", coder.token_bytes(row.ids)[end:])
+                    own = evaluate.VISIBLE.sub(
+                        lambda match: match[1] or b"", coder.token_bytes(row.ids)[end:]
+                    )
                     assert own.decode() == unicodedata.normalize("NFD", choice)
     assert crossings > 3, "the real vocabulary has tokens such as ' he is'"
 
 
-# ---------------------------------------------------------------------------------------------------------------- BLiMP
+# ------------------------------------------------------------------------------------------------------ BLiMP
 
 def pair(good, bad, paradigm="adjunct_island", term="island_effects"):
-    return {"sentence_good": good, "sentence_bad": bad, "UID": paradigm, "linguistics_term": term, "field": "syntax", "pairID": "0"}
+    return {
+        "sentence_good": good,
+        "sentence_bad": bad,
+        "UID": paradigm,
+        "linguistics_term": term,
+        "field": "syntax",
+        "pairID": "0",
+    }
 
 
 def test_blimp_compares_whole_sentences_and_halves_a_tie(model, toy, tmp_path):
-    pairs = [pair("the cat sat.", "cat the sat."), pair("he is using her.", "he is using he."), pair("she swims.", "she swims."),
-             pair("she is.", "is she.", "superlative_quantifiers_1", "quantifiers")]
+    pairs = [
+        pair("the cat sat.", "cat the sat."),
+        pair("he is using her.", "he is using he."),
+        pair("she swims.", "she swims."),
+        pair("she is.", "is she.", "superlative_quantifiers_1", "quantifiers"),
+    ]
     found = evaluate.blimp(model, toy, write(tmp_path / "blimp.jsonl.gz", pairs))
     right = []
     for item in pairs:
-        good, bad = (float(naive(model, Row([0] + toy.encode(item[key]), 1)).sum()) for key in ("sentence_good", "sentence_bad"))
+        good, bad = (
+            float(naive(model, Row([0] + toy.encode(item[key]), 1)).sum())
+            for key in ("sentence_good", "sentence_bad")
+        )
         right.append(0.5 if item["sentence_good"] == item["sentence_bad"] else float(good > bad))
     first = sum(right[:3]) / 3
-    assert found["paradigms"] == {"adjunct_island": pytest.approx(first), "superlative_quantifiers_1": right[3]}
-    assert found["overall"] == pytest.approx((first + right[3]) / 2) and found["ties"] == 1 and found["pairs"] == 4
+    assert found["paradigms"] == {
+        "adjunct_island": pytest.approx(first),
+        "superlative_quantifiers_1": right[3],
+    }
+    assert (
+        found["overall"] == pytest.approx((first + right[3]) / 2)
+        and found["ties"] == 1
+        and found["pairs"] == 4
+    )
     assert found["overall_lm_eval"] == pytest.approx(((sum(right[:3]) + 0.5) / 3 + right[3]) / 2)
     assert found["phenomena"] == {"island_effects": pytest.approx(first), "quantifiers": right[3]}
     assert set(found["categories"]) == {"Island Constraints", "NPI Licensing"}
@@ -290,20 +373,34 @@ def test_a_model_that_knows_nothing_scores_half(toy, tmp_path):
     ignorant = Llama(CONFIG).eval()
     for parameter in ignorant.parameters():
         parameter.data.zero_()
-    found = evaluate.blimp(ignorant, toy, write(tmp_path / "blimp.jsonl", [pair("he swims", "he using"), pair("a cat", "a sat")]))  # equal in tokens
+    # equal in tokens
+    found = evaluate.blimp(
+        ignorant, toy, write(tmp_path / "blimp.jsonl", [pair("he swims", "he using"), pair("a cat", "a sat")])
+    )
     assert found["overall"] == 0.5 and found["overall_lm_eval"] == 1.0
 
 
 def test_bands_and_interval():
-    assert [evaluate.band(share) for share in (0.85, 0.8499, 0.551, 0.55)] == ["strong", "moderate", "moderate", "weak"]
+    assert [evaluate.band(share) for share in (0.85, 0.8499, 0.551, 0.55)] == [
+        "strong",
+        "moderate",
+        "moderate",
+        "weak",
+    ]
     low, high = evaluate.interval(0.5, 100)
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert evaluate.interval(1.0, 1000)[1] == pytest.approx(1) and evaluate.interval(0.0, 10)[0] == pytest.approx(0)
+    assert evaluate.interval(1.0, 1000)[1] == pytest.approx(1) and evaluate.interval(0.0, 10)[
+        0
+    ] == pytest.approx(0)
 
 
 def test_categories_cover_blimp_and_come_near_the_cards_numbers():
-    """The card's own 67 accuracies, put into our categories, give its averages (stated as approximate) within 5 points."""
-    cards = json.loads((Path(evaluate.__file__).parent / "cards" / "cards.json").read_text())["models"]["Stentor2-30M"]["blimp"]
+    """The card's own 67 accuracies, put into our categories, give its averages (stated as approximate) within
+    5 points.
+    """
+    cards = json.loads((Path(evaluate.__file__).parent / "cards" / "cards.json").read_text())["models"][
+        "Stentor2-30M"
+    ]["blimp"]
     members = {}
     for name, accuracy, _, term, _ in cards["task_accuracy"][0]["rows"]:
         members.setdefault(evaluate.CATEGORIES.get(name) or evaluate.CATEGORIES[term], []).append(accuracy)
@@ -315,9 +412,17 @@ def test_categories_cover_blimp_and_come_near_the_cards_numbers():
 
 
 def test_real_blimp_file_has_67_paradigms_and_7_identical_pairs(shared):
-    items = evaluate.read_items(shared / "eval" / "blimp.jsonl.gz", {"sentence_good": str, "sentence_bad": str, "UID": str})
-    assert len({item["UID"] for item in items}) == 67 and sum(item["sentence_good"] == item["sentence_bad"] for item in items) == 7
-    assert all(item["UID"] in evaluate.CATEGORIES or item["linguistics_term"] in evaluate.CATEGORIES for item in items)
+    items = evaluate.read_items(
+        shared / "eval" / "blimp.jsonl.gz", {"sentence_good": str, "sentence_bad": str, "UID": str}
+    )
+    assert (
+        len({item["UID"] for item in items}) == 67
+        and sum(item["sentence_good"] == item["sentence_bad"] for item in items) == 7
+    )
+    assert all(
+        item["UID"] in evaluate.CATEGORIES or item["linguistics_term"] in evaluate.CATEGORIES
+        for item in items
+    )
 
 
 def test_fetch_blimp_once(tmp_path, monkeypatch):
@@ -338,7 +443,7 @@ def test_fetch_blimp_once(tmp_path, monkeypatch):
         fetch_blimp.fetch_blimp(tmp_path / "other.jsonl.gz")
 
 
-# ------------------------------------------------------------------------------------------------------ multiple choice
+# -------------------------------------------------------------------------------------------- multiple choice
 
 def question(context, choices, task="arc_easy", kind="question", **label):
     return {"task": task, "id": "1", "kind": kind, "context": context, "choices": choices, **label}
@@ -350,34 +455,54 @@ def manual(model, toy, context, choice):
 
 
 def test_acc_and_acc_norm_on_hand_made_arc(model, toy, tmp_path):
-    items = [question("is the cat she?", ["she swims", "he", "the cat sat on"], label=0), question("he?", ["her", "is using her"], label=1),
-             question("cat?", ["sat", "swims", "is", "the"], label=2)]
+    items = [
+        question("is the cat she?", ["she swims", "he", "the cat sat on"], label=0),
+        question("he?", ["her", "is using her"], label=1),
+        question("cat?", ["sat", "swims", "is", "the"], label=2),
+    ]
     path = write(tmp_path / "arc.jsonl", items)
     acc, normed = [], []
     for item in items:
-        values = [manual(model, toy, f"Question: {item['context']}\nAnswer:", " " + choice) for choice in item["choices"]]
+        values = [
+            manual(model, toy, f"Question: {item['context']}\nAnswer:", " " + choice)
+            for choice in item["choices"]
+        ]
         acc.append(values.index(max(values)) == item["label"])
         per_character = [value / len(choice) for value, choice in zip(values, item["choices"])]
         normed.append(per_character.index(max(per_character)) == item["label"])
     for prompt in ("plain", "lm-eval"):
         for boundary in ("bytes", "lm-eval"):
             found = evaluate.multiple_choice(model, toy, path, boundary, prompt)
-            assert (found["acc"], found["acc_norm"], found["items"]) == (pytest.approx(sum(acc) / 3), pytest.approx(sum(normed) / 3), 3)
+            assert (found["acc"], found["acc_norm"], found["items"]) == (
+                pytest.approx(sum(acc) / 3),
+                pytest.approx(sum(normed) / 3),
+                3,
+            )
             assert found["stderr"] == pytest.approx(statistics.stdev(map(float, acc)) / math.sqrt(3))
             assert found["chance"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 4) / 3)
 
 
 def test_truthfulqa_mc2_is_the_share_of_the_true_choices(model, toy, tmp_path):
     item = question("is the cat?", ["he", "she is", "her cat"], task="truthfulqa_mc2", labels=[1, 0, 1])
-    values = [math.exp(manual(model, toy, "Question: is the cat?\nAnswer:", " " + choice)) for choice in item["choices"]]
+    values = [
+        math.exp(manual(model, toy, "Question: is the cat?\nAnswer:", " " + choice))
+        for choice in item["choices"]
+    ]
     found = evaluate.multiple_choice(model, toy, write(tmp_path / "mc2.jsonl", [item]))
-    assert found["acc"] == pytest.approx((values[0] + values[2]) / sum(values), abs=1e-5) and found["acc_norm"] is None
+    assert (
+        found["acc"] == pytest.approx((values[0] + values[2]) / sum(values), abs=1e-5)
+        and found["acc_norm"] is None
+    )
 
 
 def test_a_cloze_scores_what_follows_given_each_choice(model, toy, tmp_path):
     item = question("the cat sat. _ is using her.", ["he", "she"], task="winogrande", kind="cloze", label=0)
     prompts = evaluate.plain_prompt(item)
-    assert prompts == [("the cat sat. he", [" is using her."]), ("the cat sat. she", [" is using her."])] == lm_eval_prompt(item)
+    assert (
+        prompts
+        == [("the cat sat. he", [" is using her."]), ("the cat sat. she", [" is using her."])]
+        == lm_eval_prompt(item)
+    )
     values = []
     for context, choices in prompts:
         rows, _ = choice_rows(toy, context, choices)
@@ -394,7 +519,11 @@ def test_prompts_are_lm_evals():
     assert lm_eval_prompt(csqa) == [("Question: Who?\nA. a\nB. b\nC. c\nAnswer:", [" A", " B", " C"])]
     assert lm_eval_prompt(question("So", ["a"], task="openbookqa")) == [("So", [" a"])]
     (context, choices), = lm_eval_prompt(question("Why?", ["a"], task="truthfulqa_mc2"))
-    assert context.startswith("Q: What is human life expectancy") and context.endswith("Barcelona, Spain.\n\nQ: Why?\nA:") and choices == [" a"]
+    assert (
+        context.startswith("Q: What is human life expectancy")
+        and context.endswith("Barcelona, Spain.\n\nQ: Why?\nA:")
+        and choices == [" a"]
+    )
     with pytest.raises(UserError, match="no prompt of lm-eval is known"):
         lm_eval_prompt(question("Why?", ["a"], task="truthfulqa_binary"))
     with pytest.raises(UserError, match="names the subject"):
@@ -404,7 +533,10 @@ def test_prompts_are_lm_evals():
 
 
 def test_mmlu_groups(model, toy, tmp_path):
-    items = [question("a?", ["he", "she"], task="mmlu", label=0, subject=subject) for subject in ("virology", "astronomy", "sociology", "anatomy")]
+    items = [
+        question("a?", ["he", "she"], task="mmlu", label=0, subject=subject)
+        for subject in ("virology", "astronomy", "sociology", "anatomy")
+    ]
     found = evaluate.multiple_choice(model, toy, write(tmp_path / "m.jsonl", items))
     assert set(found["groups"]) == {"other", "STEM", "social sciences"}
     assert sum(len(subjects.split()) for subjects in MMLU_GROUPS.values()) == 57 - 19
@@ -443,20 +575,30 @@ def test_a_wrong_file_is_named(tmp_path):
         evaluate.read_items(tmp_path / "nowhere.jsonl", {})
 
 
-# ------------------------------------------------------------------------------------------------- tables, blocks, curve
+# -------------------------------------------------------------------------------------- tables, blocks, curve
 
 def test_the_cards_mean_over_chance_is_reproduced():
     scores, chance = scoreboard.card_peers()
-    stated = {"Stentor3-50M": 0.0123, "Stentor3-20M": 0.0109, "DistilGPT2": 0.0147, "Pythia-31M": 0.0110, "Pythia-70M": 0.0127,
-              "TinyStories-33M": 0.0075, "Portimbria-150M": 0.0144}
+    stated = {
+        "Stentor3-50M": 0.0123,
+        "Stentor3-20M": 0.0109,
+        "DistilGPT2": 0.0147,
+        "Pythia-31M": 0.0110,
+        "Pythia-70M": 0.0127,
+        "TinyStories-33M": 0.0075,
+        "Portimbria-150M": 0.0144,
+    }
     found = scoreboard.mean_over_chance(scores, chance)
     assert round(found["Stentor3-20M"], 4) == 0.0109
     assert found == {name: pytest.approx(value, abs=1.1e-4) for name, value in stated.items()}
 
 
 def test_the_table_marks_best_and_second_best():
-    scores = {"a": {"PIQA": 0.6, "x: bits per byte (less is better)": 1.2}, "b": {"PIQA": 0.5, "x: bits per byte (less is better)": 1.1},
-              "c": {"PIQA": 0.6, "MMLU": 0.3}}
+    scores = {
+        "a": {"PIQA": 0.6, "x: bits per byte (less is better)": 1.2},
+        "b": {"PIQA": 0.5, "x: bits per byte (less is better)": 1.1},
+        "c": {"PIQA": 0.6, "MMLU": 0.3},
+    }
     table = scoreboard.markdown(scores, {"a": {"PIQA": 0.01}}, {"PIQA": 0.5})
     assert table.splitlines()[2:] == [
         "| PIQA | 0.5000 | **0.6000** ± 0.0100 | _0.5000_ | **0.6000** |",
@@ -467,8 +609,22 @@ def test_the_table_marks_best_and_second_best():
 
 def flags(**given):
     """The namespace that evaluate.py's parser makes, with some flags given."""
-    default = dict(text=[], blimp=None, choices=[], gsm8k=[], shots=[0], examples=None, prompt="plain", boundary="bytes", limit=None, context=None,
-                   device="cpu", peers=False, out=None, curve=False)
+    default = dict(
+        text=[],
+        blimp=None,
+        choices=[],
+        gsm8k=[],
+        shots=[0],
+        examples=None,
+        prompt="plain",
+        boundary="bytes",
+        limit=None,
+        context=None,
+        device="cpu",
+        peers=False,
+        out=None,
+        curve=False,
+    )
     return Namespace(**{**default, **given})
 
 
@@ -482,14 +638,19 @@ def two_runs(tmp_path, toy, monkeypatch):
 
 
 def test_one_content_read_in_two_ways_is_judged_twice(two_runs, tmp_path, monkeypatch):
-    """A .jsonl is rows, the same bytes as .txt one text: what was computed for one is not the result of the other."""
+    """A .jsonl is rows, the same bytes as .txt one text: what was computed for one is not the result of the
+    other.
+    """
     finished = scoreboard.Blocks(tmp_path / "blocks.json", "a model")
     monkeypatch.setattr(scoreboard, "perplexity", lambda model, tokenizer, texts, context: dict.fromkeys(
         ("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char"), 0.0) | {"tokens": len(texts)})
     monkeypatch.setattr(scoreboard, "lost_text", lambda tokenizer, texts: None)
     for name in ("a.jsonl", "a.txt"):
         (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
-    assert [scoreboard.judge_text(None, None, tmp_path / name, 8, None, finished)["tokens"] for name in ("a.jsonl", "a.txt")] == [2, 1]
+    assert [
+        scoreboard.judge_text(None, None, tmp_path / name, 8, None, finished)["tokens"]
+        for name in ("a.jsonl", "a.txt")
+    ] == [2, 1]
 
 
 def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, capsys):
@@ -501,20 +662,35 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "new folder" / "table.json").read_text())
     assert list(report["models"]) == ["one", "two"] and report["models"]["one"]["ARC-Easy"]["items"] == 4
-    assert (tmp_path / "new folder" / "table.md").read_text() in printed and "Stentor3-20M (card)" in printed and "per character" in printed
+    assert (
+        (tmp_path / "new folder" / "table.md").read_text() in printed
+        and "Stentor3-20M (card)" in printed
+        and "per character" in printed
+    )
     monkeypatch.setattr(evaluate, "score_batch", None)  # computing anything now would fail
     scoreboard.judge_all(two_runs, asked)
     assert json.loads((tmp_path / "new folder" / "table.json").read_text()) == report
 
 
 def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scoreboard, "perplexity", lambda *_: dict.fromkeys(("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char", "tokens"), 0))
+    monkeypatch.setattr(
+        scoreboard,
+        "perplexity",
+        lambda *_: dict.fromkeys(("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char", "tokens"), 0),
+    )
     words, told = tokenizer.load(), []
-    for name, content in (("russian.txt", "the cat " + "мир " * 9), ("english.txt", "the caf\u00e9,\r\ntwice\r")):
+    for name, content in (
+        ("russian.txt", "the cat " + "мир " * 9),
+        ("english.txt", "the caf\u00e9,\r\ntwice\r"),
+    ):
         (tmp_path / name).write_text(content, encoding="utf-8")
         scoreboard.judge_text(None, words, tmp_path / name, 8, None, {})
         told.append(capsys.readouterr().err)
-    assert told[1] == "" and told[0].startswith(f"warning: {tmp_path / 'russian.txt'}: ") and "have no token in this vocabulary" in told[0]
+    assert (
+        told[1] == ""
+        and told[0].startswith(f"warning: {tmp_path / 'russian.txt'}: ")
+        and "have no token in this vocabulary" in told[0]
+    )
     assert lost_share(words, ["the cat " + "м" * 8]) == 0.5
 
 
@@ -522,9 +698,19 @@ def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path
     for number in range(2):
         (tmp_path / f"d{number}").mkdir()
         (tmp_path / f"d{number}" / "my.txt").write_text("the cat sat" * (number + 1))
-        write(tmp_path / f"mmlu_{number}.jsonl", [question("cat?", ["he", "she is"], task="truthfulqa_mc1", label=1)] * (number + 2))
+        write(
+            tmp_path / f"mmlu_{number}.jsonl",
+            [question("cat?", ["he", "she is"], task="truthfulqa_mc1", label=1)] * (number + 2),
+        )
     texts = [str(tmp_path / f"d{number}" / "my.txt") for number in range(2)]
-    scoreboard.judge_all(two_runs[:1], flags(text=texts, choices=[tmp_path / f"mmlu_{number}.jsonl" for number in range(2)], out=str(tmp_path / "o")))
+    scoreboard.judge_all(
+        two_runs[:1],
+        flags(
+            text=texts,
+            choices=[tmp_path / f"mmlu_{number}.jsonl" for number in range(2)],
+            out=str(tmp_path / "o"),
+        ),
+    )
     report = json.loads((tmp_path / "o.json").read_text())["models"]["one"]
     assert {f"{path}: bits per byte (less is better)" for path in texts} < set(report)
     assert report["TruthfulQA MC1"]["items"] == 2 and report["TruthfulQA MC1 (mmlu_1.jsonl)"]["items"] == 3
@@ -550,7 +736,9 @@ def test_an_interrupted_evaluation_goes_on(two_runs, tmp_path, monkeypatch, toy)
     assert len(kept) == 3
     scoreboard.judge_all(two_runs[:1], flags(blimp=path))
     assert len(counted) == 4 + 3
-    assert json.loads((tmp_path / "one" / "evaluation.json").read_text())["models"]["one"]["BLiMP"]["overall"] == pytest.approx(whole["overall"])
+    assert json.loads((tmp_path / "one" / "evaluation.json").read_text())["models"]["one"]["BLiMP"][
+        "overall"
+    ] == pytest.approx(whole["overall"])
 
 
 def test_blocks_of_another_model_are_not_used(tmp_path):
@@ -584,7 +772,8 @@ def test_validation_documents_of_a_prepared_folder(two_runs, tmp_path, monkeypat
         return evaluate.perplexity(model, toy, "a cat")
 
     monkeypatch.setattr(scoreboard, "perplexity", judge)
-    scoreboard.judge_all(two_runs[:1], flags())  # no flag: the run's own data, at the length it was trained at
+    # no flag: the run's own data, at the length it was trained at
+    scoreboard.judge_all(two_runs[:1], flags())
     assert judged == [([*texts["web"], *texts["code"]], 8)]
 
 
@@ -605,18 +794,41 @@ def command(monkeypatch, *arguments):
 
 def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
     coder = tokenizer.load("builtin-4096")
-    Llama(ModelConfig(**{**CONFIG.__dict__, "vocab_size": 4096})).save_pretrained(tmp_path / "m", eos_token_id=coder.eos_id)
+    Llama(ModelConfig(**{**CONFIG.__dict__, "vocab_size": 4096})).save_pretrained(
+        tmp_path / "m", eos_token_id=coder.eos_id
+    )
     coder.save_pretrained(tmp_path / "m")
-    items = write(tmp_path / "piqa.jsonl.gz", [question("To boil water", ["heat it", "cool it"], task="piqa", label=0)] * 3)
+    items = write(
+        tmp_path / "piqa.jsonl.gz",
+        [question("To boil water", ["heat it", "cool it"], task="piqa", label=0)] * 3,
+    )
     blimp = write(tmp_path / "blimp.jsonl", [pair("He is here.", "He are here.")])
-    assert command(monkeypatch, tmp_path / "m", "--choices", items, "--blimp", blimp, "--prompt", "lm-eval", "--device", "cpu") == 0
+    assert (
+        command(
+            monkeypatch,
+            tmp_path / "m",
+            "--choices",
+            items,
+            "--blimp",
+            blimp,
+            "--prompt",
+            "lm-eval",
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "| PIQA | 0.5000 |" in printed and "| BLiMP | 0.5000 |" in printed
     assert "crosses the boundary of context and choice in 0 of 3 items" in printed
     report = json.loads((tmp_path / "m" / "evaluation.json").read_text())["models"]["m"]
     assert report["PIQA"]["items"] == 3 and report["BLiMP"]["pairs"] == 1
     written = (tmp_path / "m" / "evaluation.md").read_text()
-    assert "| Island Constraints |" in written and "| adjunct_island |" in written and "lm-eval counts a tie as right" in written
+    assert (
+        "| Island Constraints |" in written
+        and "| adjunct_island |" in written
+        and "lm-eval counts a tie as right" in written
+    )
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -635,7 +847,9 @@ def test_curve_over_the_published_one(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     settings = {"size": "20m", "seq_len": 256, "batch_size": 8, "recipe": "card", "model": None}
-    (run / "run.json").write_text(json.dumps({"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"}))
+    (run / "run.json").write_text(
+        json.dumps({"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"})
+    )
     with pytest.raises(UserError, match="no log.jsonl"):
         curve.overlay(run)
     rows = [{"step": step, "tokens": step * 2048, "loss": 8 - step / 100} for step in range(1, 200)]

@@ -7,12 +7,20 @@ import torch
 
 from common import UserError
 from evaluate import gsm8k
-from extras import gsm8k as problems
+from judging import gsm8k as problems
 from model import Llama, ModelConfig
 from sample import generate
 
-CONFIG = ModelConfig(vocab_size=130, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                     head_dim=8, max_position_embeddings=700)
+CONFIG = ModelConfig(
+    vocab_size=130,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=700,
+)
 
 
 class Bytes:
@@ -38,7 +46,10 @@ def model():
 
 
 def test_prompts_of_all_lengths_at_once(model):
-    prompts = [Bytes().encode(text) for text in ("Question: a", "What is 1 + 1?", "x", "Question: how many eggs are left?\nAnswer:")]
+    prompts = [
+        Bytes().encode(text)
+        for text in ("Question: a", "What is 1 + 1?", "x", "Question: how many eggs are left?\nAnswer:")
+    ]
     texts = problems.greedy(model, Bytes(), prompts)
     for prompt, text in zip(prompts, texts, strict=True):
         alone = Bytes().decode(generate(model, prompt, problems.ANSWER_TOKENS, temperature=0, stop_id=128))
@@ -68,7 +79,9 @@ def test_generation_stops_at_the_separator_and_at_a_stop_text(model, monkeypatch
     ("So 3 + 4 = 7.", "7"), ("It costs $1,234.50 in all.", "1234.50"), ("9 of 10. No, -3", "-3"), ("no number", "[invalid]"),
     ("#### 18", "18"), ("$5", "5"), ("12.", "12"), ("left: ...", "..")])
 def test_flexible_extraction(text, number):
-    """The expected values are what lm-eval 0.4.13's filter and metric make of these texts (checked by hand against its source)."""
+    """The expected values are what lm-eval 0.4.13's filter and metric make of these texts (checked by hand
+    against its source).
+    """
     assert problems.final_number(text) == number
 
 
@@ -90,12 +103,18 @@ def test_the_score_counts_right_answers(model, tmp_path, monkeypatch):
     prompts.clear()
     gsm8k(model, Bytes(), path, shots=2)
     (of_q1,) = [prompt for prompt in prompts if prompt.endswith("q1?\nAnswer:")]
-    assert of_q1 == ("Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### 2,000\n\nQuestion: q1?\nAnswer:")
+    assert of_q1 == (
+        "Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### 2,000\n\nQuestion: q1?\nAnswer:"
+    )
     prompts.clear()
     assert gsm8k(model, Bytes(), path, shots=1, examples=path, limit=2)["items"] == 2
-    assert gsm8k(model, Bytes(), path, shots=4, limit=1)["shots"] == 4, "examples come from the whole file, whatever the limit"
+    assert gsm8k(model, Bytes(), path, shots=4, limit=1)["shots"] == 4, (
+        "examples come from the whole file, whatever the limit"
+    )
     for shots, examples, room in ((5, None, 4), (6, path, 5), (-1, None, 4)):
-        with pytest.raises(UserError, match=f"{shots} worked examples are asked for; it has room for 0 to {room}"):
+        with pytest.raises(
+            UserError, match=f"{shots} worked examples are asked for; it has room for 0 to {room}"
+        ):
             gsm8k(model, Bytes(), path, shots=shots, examples=examples)
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lm-eval as an oracle: the same folder, the same items, the prompts of its own task files; scores and log-probabilities are equal."""
+"""lm-eval as an oracle: the same folder, the same items, the prompts of its own task files; scores and
+log-probabilities are equal.
+"""
 import json
 
 import pytest
@@ -7,15 +9,23 @@ import torch
 
 import evaluate
 import tokenizer
-from extras.gsm8k import greedy
+from judging.gsm8k import greedy
 from extras.lm_eval_tasks import lm_eval_prompt
 from model import SIZES, Llama
 from oracle_runner import oracle
 
-# name of an oracle task -> file and number of items, 320 in all; ARC and MC2 are made of others' items, as their own are not at hand
-FILES = {"openbookqa": ("openbookqa_test", 40), "piqa": ("piqa_val", 40), "winogrande": ("winogrande_dev", 50), "hellaswag": ("hellaswag_val", 50),
-         "commonsenseqa": ("commonsenseqa_dev", 40), "arc_easy": ("openbookqa_test", 20), "truthfulqa_mc2": ("truthfulqa_mc1", 12),
-         "blimp": ("blimp", 60)}
+# name of an oracle task -> file and number of items, 320 in all; ARC and MC2 are made of others' items, as
+# their own are not at hand
+FILES = {
+    "openbookqa": ("openbookqa_test", 40),
+    "piqa": ("piqa_val", 40),
+    "winogrande": ("winogrande_dev", 50),
+    "hellaswag": ("hellaswag_val", 50),
+    "commonsenseqa": ("commonsenseqa_dev", 40),
+    "arc_easy": ("openbookqa_test", 20),
+    "truthfulqa_mc2": ("truthfulqa_mc1", 12),
+    "blimp": ("blimp", 60),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +47,23 @@ def made(shared, tmp_path_factory):
         item["task"] = "arc_easy"
     for item in items["truthfulqa_mc2"]:
         item["task"] = "truthfulqa_mc2"
-        item["labels"] = [int(number == item.get("label") or number % 3 == 0) for number in range(len(item["choices"]))]
+        item["labels"] = [
+            int(number == item.get("label") or number % 3 == 0) for number in range(len(item["choices"]))
+        ]
         del item["label"]
-    history = [item for item in evaluate.read_items(shared / "eval" / "mmlu_test.jsonl.gz", {}) if item["subject"] == "high_school_us_history"]
+    history = [
+        item
+        for item in evaluate.read_items(shared / "eval" / "mmlu_test.jsonl.gz", {})
+        if item["subject"] == "high_school_us_history"
+    ]
     problems = evaluate.read_items(shared / "eval" / "gsm8k_test.jsonl.gz", {})
     items.update(mmlu=history[:8], gsm8k_0=problems[:8], gsm8k_5=problems[:8], gsm8k_train=problems[100:110])
     (work / "items").mkdir()
     for name, rows in items.items():
         (work / "items" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    theirs = oracle("tf5", "lm_eval_cards.py", work / "model", work / "items", work=work, needs=("lm_eval",), timeout=1500)
+    theirs = oracle(
+        "tf5", "lm_eval_cards.py", work / "model", work / "items", work=work, needs=("lm_eval",), timeout=1500
+    )
     return Llama.from_pretrained(work / "model").eval(), coder, work / "items", theirs
 
 
@@ -84,7 +102,11 @@ def test_gsm8k(made, shots):
     model, coder, items, theirs = made
     name = f"gsm8k_{shots}"
     found = evaluate.gsm8k(model, coder, items / f"{name}.jsonl", shots, items / "gsm8k_train.jsonl")
-    assert found["exact_match"] == pytest.approx(theirs[name]["metrics"]["exact_match,flexible-extract"], abs=1e-9)
-    prompts = [f"Question: {item['question']}\nAnswer:" for item in evaluate.read_items(items / f"{name}.jsonl", {})]
+    assert found["exact_match"] == pytest.approx(
+        theirs[name]["metrics"]["exact_match,flexible-extract"], abs=1e-9
+    )
+    prompts = [
+        f"Question: {item['question']}\nAnswer:" for item in evaluate.read_items(items / f"{name}.jsonl", {})
+    ]
     if shots == 0:  # what was generated is the same text, not only its last number
         assert greedy(model, coder, [coder.encode(prompt, document=True) for prompt in prompts]) == theirs[name]["answers"]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graders of lessons/exercises: the solutions pass, the stubs are "not written yet", and typical wrong answers get the line that helps."""
+"""The graders of lessons/exercises: the solutions pass, the stubs are "not written yet", and typical wrong
+answers get the line that helps.
+"""
 import re
 import shutil
 import subprocess
@@ -13,12 +15,24 @@ NAMES = sorted(file.stem for file in (EXERCISES / "solutions").glob("*.py"))
 WRONG = {
     "rms_norm": ("mean_square + eps", "mean_square", "eps is missing"),
     "rotary": ("2) / F)", "2) / F / 2)", "the exponent is -j/F"),
-    "attention": ("repeat_interleave(group, dim=1)", "repeat(1, group, 1, 1)", "the heads are grouped the other way"),
-    "swiglu": ("F.silu(x @ gate.t()) * (x @ up.t())", "(x @ gate.t()) * F.silu(x @ up.t())", "silu is on the up branch"),
+    "attention": (
+        "repeat_interleave(group, dim=1)",
+        "repeat(1, group, 1, 1)",
+        "the heads are grouped the other way",
+    ),
+    "swiglu": (
+        "F.silu(x @ gate.t()) * (x @ up.t())",
+        "(x @ gate.t()) * F.silu(x @ up.t())",
+        "silu is on the up branch",
+    ),
     "cross_entropy": (".mean()", ".sum()", "the losses are summed"),
     "adamw": ("w * (1 - lr * decay)", "w", "the weight does not decay"),
     "schedule": ("step / warmup_steps", "(step + 1) / warmup_steps", "the warmup begins above 0"),
-    "packing": ("[*document, separator]", "[separator, *document]", "the separator stands before each document"),
+    "packing": (
+        "[*document, separator]",
+        "[separator, *document]",
+        "the separator stands before each document",
+    ),
     "top_p": ("before < p", "before + probability <= p", "the token that crosses p must be kept"),
     "ungreedy": ("return best", "return longest", "this is greedy"),
 }
@@ -27,8 +41,12 @@ WRONG = {
 def grade(answers: Path, *names: str) -> tuple[int, str]:
     """Exit code and output of grading these answers."""
     tests = [str(EXERCISES / f"test_{name}.py") for name in names]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "--answers", str(answers)], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "--answers", str(answers)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout + done.stderr
 
 

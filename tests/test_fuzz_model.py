@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged model folders, at random: each must load, or end in one UserError of one line, in bounded memory and time.
+"""Damaged model folders, at random: each must load, or end in one UserError of one line, in bounded memory
+and time.
 
-    python tests/test_fuzz_model.py 10000                 # prints counts by outcome; exit code 1 and the case if one is neither
+    python tests/test_fuzz_model.py 10000                 # prints counts by outcome; exit code 1 and the case
+                                                          if one is neither
     python tests/test_fuzz_model.py 1 --first 4711        # that case again (add --keep FOLDER to look at it)
 
-Case number n is a function of n and --seed. The first cases are no accident but every size of config.json made huge in turn.
-The process may grow by 512 MiB beyond what it uses after importing torch, so a size that is believed before it is checked shows.
+Case number n is a function of n and --seed. The first cases are no accident but every size of config.json
+made huge in turn. The process may grow by 512 MiB beyond what it uses after importing torch, so a size that
+is believed before it is checked shows.
 """
 import argparse
 import collections
@@ -23,20 +26,78 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE_KEYS = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-             "max_position_embeddings"]
+SIZE_KEYS = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+]
 HUGE = [(key, 2 * 10**power) for key in SIZE_KEYS for power in (5, 6, 7, 8, 9, 11, 13, 17, 40, 400)]
-VALUES = [0, -1, 1, 2, 3, 7, 2**31, 2**63, 2**64, 10**30, 1e308, 1e-320, -0.0, 0.5, float("nan"), float("inf"), True, False, None,
-          "", "4", "x" * 5000, [], [4], {}, {"a": 1}, "\n", "\ud800", "F8_E4M3", "F64", "I64", "BF16", "F16", "BOOL",
-          "../../etc/passwd", "model.safetensors"]
-FOREIGN_KEYS = ["attention_bias", "mlp_bias", "sliding_window", "quantization_config", "model_type", "hidden_act", "rope_scaling", "rope_parameters",
-                "head_dim", "num_key_value_heads", "rope_theta", "tie_word_embeddings", "rms_norm_eps"]
+VALUES = [
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    2**31,
+    2**63,
+    2**64,
+    10**30,
+    1e308,
+    1e-320,
+    -0.0,
+    0.5,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    None,
+    "",
+    "4",
+    "x" * 5000,
+    [],
+    [4],
+    {},
+    {"a": 1},
+    "\n",
+    "\ud800",
+    "F8_E4M3",
+    "F64",
+    "I64",
+    "BF16",
+    "F16",
+    "BOOL",
+    "../../etc/passwd",
+    "model.safetensors",
+]
+FOREIGN_KEYS = [
+    "attention_bias",
+    "mlp_bias",
+    "sliding_window",
+    "quantization_config",
+    "model_type",
+    "hidden_act",
+    "rope_scaling",
+    "rope_parameters",
+    "head_dim",
+    "num_key_value_heads",
+    "rope_theta",
+    "tie_word_embeddings",
+    "rms_norm_eps",
+]
 
 
-# ------------------------------------------------------------------------------------------------------------------- mutations
+# -------------------------------------------------------------------------------------------------- mutations
 
 def bytes_mutated(data: bytes, rng: random.Random) -> bytes:
-    """One to four small accidents: bits flipped, bytes overwritten, a piece cut out, doubled, or the end lost."""
+    """One to four small accidents: bits flipped, bytes overwritten, a piece cut out, doubled, or the end
+    lost.
+    """
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         if not data:
@@ -53,7 +114,9 @@ def bytes_mutated(data: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             data[at:at] = data[at:at + length]
         elif kind == 4:
-            data[at:at] = rng.choice([b"\0", b"9", b"9999999999", b"{", b"[" * 2000, b'"', b"\xff\xfe", b"-", b"e999", b"NaN"])
+            data[at:at] = rng.choice(
+                [b"\0", b"9", b"9999999999", b"{", b"[" * 2000, b'"', b"\xff\xfe", b"-", b"e999", b"NaN"]
+            )
         else:
             del data[at:]
     return bytes(data)
@@ -64,37 +127,63 @@ def json_mutated(value: dict, rng: random.Random) -> dict:
     value = json.loads(json.dumps(value))
     for _ in range(rng.randint(1, 3)):
         where = value
-        while (deeper := [inner for inner in where.values() if isinstance(inner, dict) and inner]) and rng.random() < 0.6:
+        while (
+            deeper := [inner for inner in where.values() if isinstance(inner, dict) and inner]
+        ) and rng.random() < 0.6:
             where = rng.choice(deeper)
         key = rng.choice(list(where) + rng.sample(FOREIGN_KEYS, 2) if where else FOREIGN_KEYS)
         kind = rng.randrange(5)
         if kind == 0:
             where.pop(key, None)
         elif kind == 1:
-            where[rng.choice([key + "x", "", "model.layers.7.mlp.up_proj.weight", "model.layers.", "\n" + key, "\x1b[31m"])] = where.pop(key, 1)
+            where[
+                rng.choice(
+                    [
+                        key + "x",
+                        "",
+                        "model.layers.7.mlp.up_proj.weight",
+                        "model.layers.",
+                        "\n" + key,
+                        "\x1b[31m",
+                    ]
+                )
+            ] = where.pop(key, 1)
         elif kind == 2 and isinstance(where.get(key), list) and where[key]:
             where[key][rng.randrange(len(where[key]))] = copy.deepcopy(rng.choice(VALUES))
         elif kind == 3 and isinstance(where.get(key), (int, float)):
-            where[key] = where[key] + rng.choice([-1, 1, 2, 0.5]) if rng.random() < 0.5 else where[key] * rng.choice([-1, 2, 10**6, 0.5])
+            where[key] = (
+                where[key] + rng.choice([-1, 1, 2, 0.5])
+                if rng.random() < 0.5
+                else where[key] * rng.choice([-1, 2, 10**6, 0.5])
+            )
         else:
             where[key] = copy.deepcopy(rng.choice(VALUES))
     return value
 
 
 def weights_mutated(data: bytes, rng: random.Random) -> bytes:
-    """The safetensors file: 8 bytes of header length, a JSON header (name -> dtype, shape, offsets), the numbers."""
+    """The safetensors file: 8 bytes of header length, a JSON header (name -> dtype, shape, offsets), the
+    numbers.
+    """
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = data[8:8 + length], data[8 + length:]
     kind = rng.randrange(4)
     if kind == 0:
         return bytes_mutated(data, rng)
     if kind == 1:
-        return struct.pack("<Q", rng.choice([0, 1, length - 1, length + 1, length * 2, 2**31, 2**40, 2**63, 2**64 - 1])) + data[8:]
-    if kind == 2:                                                     # header changed, its length right: past the first check
+        return (
+            struct.pack(
+                "<Q", rng.choice([0, 1, length - 1, length + 1, length * 2, 2**31, 2**40, 2**63, 2**64 - 1])
+            )
+            + data[8:]
+        )
+    if kind == 2:  # header changed, its length right: past the first check
         text = json.dumps(json_mutated(json.loads(header), rng)).encode()
         return struct.pack("<Q", len(text)) + text + numbers
     text = bytes_mutated(header, rng)
-    return struct.pack("<Q", len(text)) + text + (bytes_mutated(numbers, rng) if rng.random() < 0.3 else numbers)
+    return (
+        struct.pack("<Q", len(text)) + text + (bytes_mutated(numbers, rng) if rng.random() < 0.3 else numbers)
+    )
 
 
 class Folders:
@@ -112,9 +201,18 @@ class Folders:
         self.sound["plain"] = {file.name: file.read_bytes() for file in plain.iterdir()}
         weights = load_file(plain / "model.safetensors")
         names = sorted(weights)
-        parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-        index = {"metadata": {"total_size": 1}, "weight_map": {name: file for file, held in parts.items() for name in held}}
-        sharded = {"config.json": self.sound["plain"]["config.json"], "model.safetensors.index.json": json.dumps(index).encode()}
+        parts = {
+            "model-00001-of-00002.safetensors": names[::2],
+            "model-00002-of-00002.safetensors": names[1::2],
+        }
+        index = {
+            "metadata": {"total_size": 1},
+            "weight_map": {name: file for file, held in parts.items() for name in held},
+        }
+        sharded = {
+            "config.json": self.sound["plain"]["config.json"],
+            "model.safetensors.index.json": json.dumps(index).encode(),
+        }
         for file, held in parts.items():
             save_file({name: weights[name] for name in held}, root / "part")
             sharded[file] = (root / "part").read_bytes()
@@ -126,7 +224,9 @@ class Folders:
         if case < len(HUGE):
             key, value = HUGE[case]
             config = {**json.loads(self.sound["plain"]["config.json"]), key: value}
-            return "huge size", self.written({**self.sound["plain"], "config.json": json.dumps(config).encode()})
+            return "huge size", self.written(
+                {**self.sound["plain"], "config.json": json.dumps(config).encode()}
+            )
         kind = rng.choice(["plain", "plain", "plain", "sharded"])
         files = dict(self.sound[kind])
         name = rng.choice(["config.json", "model.safetensors"])
@@ -150,10 +250,12 @@ class Folders:
         return folder
 
 
-# --------------------------------------------------------------------------------------------------------------------- the run
+# ---------------------------------------------------------------------------------------------------- the run
 
 def outcome(folder: Path) -> str:
-    """Load the folder: "loaded" if it is a model that runs, "refused: ..." by a UserError of one short line; anything else is raised."""
+    """Load the folder: "loaded" if it is a model that runs, "refused: ..." by a UserError of one short line;
+    anything else is raised.
+    """
     import torch
     from common import UserError
     from model import Llama
@@ -181,7 +283,9 @@ def limit_memory(more: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", type=int, nargs="?", default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
@@ -194,7 +298,7 @@ def main() -> int:
     slowest = 0.0
     with tempfile.TemporaryDirectory() as root:
         folders = Folders(args.keep or Path(root))
-        outcome(folders.written(folders.sound["plain"]))              # also brings in what is imported on first use
+        outcome(folders.written(folders.sound["plain"]))  # also brings in what is imported on first use
         outcome(folders.written(folders.sound["sharded"]))
         limit_memory(512 << 20)
         for case in range(args.first, args.first + args.cases):
@@ -202,9 +306,11 @@ def main() -> int:
             start = time.process_time()
             try:
                 counts[what, outcome(folder)] += 1
-            except BaseException as error:                            # also a PanicException of Rust, which is no Exception
+            except BaseException as error:  # also a PanicException of Rust, which is no Exception
                 print(f"case {case}: {what}: {type(error).__name__}: {str(error)[:2000]}")
-                print(f"look at it: python tests/test_fuzz_model.py 1 --first {case} --seed {args.seed} --keep FOLDER")
+                print(
+                    f"look at it: python tests/test_fuzz_model.py 1 --first {case} --seed {args.seed} --keep FOLDER"
+                )
                 return 1
             slowest = max(slowest, time.process_time() - start)
     for (what, result), number in sorted(counts.items()):
@@ -215,7 +321,12 @@ def main() -> int:
 
 def run_cases(cases: int) -> collections.Counter:
     """Run the script in a process of its own; counts by outcome."""
-    result = subprocess.run([sys.executable, __file__, str(cases)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    result = subprocess.run(
+        [sys.executable, __file__, str(cases)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{cases} cases, none of them a traceback" in result.stdout
     counts = collections.Counter()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KAGGLE.md: its commands are understood, its notebooks hold them, and preparing runs with local files in place of the hub."""
+"""KAGGLE.md: its commands are understood, its notebooks hold them, and preparing runs with local files in
+place of the hub.
+"""
 import itertools
 import json
 import shlex
@@ -8,8 +10,8 @@ import sys
 
 import data
 from common import ROOT
-from extras.builtin_corpus import builtin_documents
-from extras.kaggle_notebook import commands, write_notebooks
+from corpus.builtin import builtin_documents
+from publishing.kaggle_notebook import commands, write_notebooks
 
 COMMANDS = commands((ROOT / "KAGGLE.md").read_text(encoding="utf-8"))
 
@@ -28,17 +30,32 @@ def test_data_commands_are_understood():
 
 
 def test_training_commands_are_understood(tmp_path):
-    """Each `train.py` line with the page's own flags, the folders replaced, up to the first step: --dry-run resolves and prints everything."""
-    (tmp_path / "my.txt").write_text("\n\n".join(text for _, text in itertools.islice(builtin_documents("math"), 300)))
+    """Each `train.py` line with the page's own flags, the folders replaced, up to the first step: --dry-run
+    resolves and prints everything.
+    """
+    (tmp_path / "my.txt").write_text(
+        "\n\n".join(text for _, text in itertools.islice(builtin_documents("math"), 300))
+    )
     corpus = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
-    assert len(lines) == 3 and all("--deadline" in line and "--data /kaggle/input/corpus/corpus" in line for line in lines)
+    assert len(lines) == 3 and all(
+        "--deadline" in line and "--data /kaggle/input/corpus/corpus" in line for line in lines
+    )
     for line in lines:
-        words = shlex.split(line.replace("/kaggle/input/corpus/corpus", str(corpus)).replace("--device xla", "--device cpu").replace("/kaggle/", f"{tmp_path}/"))
+        words = shlex.split(
+            line.replace("/kaggle/input/corpus/corpus", str(corpus))
+            .replace("--device xla", "--device cpu")
+            .replace("/kaggle/", f"{tmp_path}/")
+        )
         if "--resume" in words:
             assert words[words.index("--resume") + 1] == f"{tmp_path}/input/run/run-1" and "--out" in words
             continue  # it needs a run; tests/test_train.py resumes from a folder into another
-        done = subprocess.run([sys.executable, *words, "--dry-run", "--recipe", "laptop"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *words, "--dry-run", "--recipe", "laptop"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0 and not (tmp_path / "working").exists(), done.stderr
 
 
@@ -47,9 +64,15 @@ def test_preparing_as_on_the_page_with_local_files(tmp_path):
     for kind in ("web", "code", "math"):
         rows = "".join(json.dumps({"text": f"{kind} {text}"}) + "\n" for text in texts)
         (tmp_path / f"{kind}.jsonl").write_text(rows)
-    local = [part for kind in ("web", "code", "math") for part in ("--source", f"{kind}={tmp_path / kind}.jsonl")]
+    local = [
+        part for kind in ("web", "code", "math") for part in ("--source", f"{kind}={tmp_path / kind}.jsonl")
+    ]
     for command in [command for command in COMMANDS if command.startswith("python data.py")]:
-        arguments = shlex.split(command.replace("/kaggle/working", str(tmp_path)).replace("1e9", "20k").replace("4096 --batch", "64 --batch"))[1:]
+        arguments = shlex.split(
+            command.replace("/kaggle/working", str(tmp_path))
+            .replace("1e9", "20k")
+            .replace("4096 --batch", "64 --batch")
+        )[1:]
         if "--source" in arguments:
             at, vocab = arguments.index("--source"), arguments.index("--vocab")
             arguments = arguments[:at] + local + arguments[at + 2:vocab] + arguments[vocab + 2:]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 at random moments, resume, and again, until the run is complete: its files must equal those of a run that was never disturbed.
+"""kill -9 at random moments, resume, and again, until the run is complete: its files must equal those of a
+run that was never disturbed.
 
 `python tests/test_kill.py 50` prints how many kills landed inside the writing of a checkpoint.
 """
@@ -19,21 +20,59 @@ sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
 
-EXACT = ("last/model.safetensors", "last/optimizer.safetensors", "last/trainer_state.json", "best/model.safetensors", "training_curves.csv")
+EXACT = (
+    "last/model.safetensors",
+    "last/optimizer.safetensors",
+    "last/trainer_state.json",
+    "best/model.safetensors",
+    "training_curves.csv",
+)
 
 
 def start(folder: Path, corpus: Path, run: str, steps: int) -> subprocess.Popen:
     """The command of a first start, or --resume if the run's folder is there."""
     arguments = ["--resume", run]
     if not (folder / run).exists():
-        arguments = ["--size", "tiny", "--data", str(corpus), "--out", run, "--steps", str(steps), "--seq-len", "32", "--batch-size", "4",
-                     "--micro-batch", "2", "--eval-steps", "3", "--logging-steps", "2", "--max-eval-samples", "4", "--device", "cpu", "--precision", "fp32"]
-    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        arguments = [
+            "--size",
+            "tiny",
+            "--data",
+            str(corpus),
+            "--out",
+            run,
+            "--steps",
+            str(steps),
+            "--seq-len",
+            "32",
+            "--batch-size",
+            "4",
+            "--micro-batch",
+            "2",
+            "--eval-steps",
+            "3",
+            "--logging-steps",
+            "2",
+            "--max-eval-samples",
+            "4",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+        ]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: int) -> dict[str, int]:
-    """Disturb a run `kills` times, let it end, compare. Returns how many kills were made, and how many left a checkpoint half-written."""
+    """Disturb a run `kills` times, let it end, compare. Returns how many kills were made, and how many left a
+    checkpoint half-written.
+    """
     done = start(folder, corpus, "whole", steps)
     assert done.wait() == 0, done.stdout.read()
     draw, made = random.Random(seed), {"kills": 0, "inside a checkpoint": 0}
@@ -41,7 +80,7 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
     while True:
         process = start(folder, corpus, "cut", steps)
         if made["kills"] < kills:
-            if draw.random() < 0.5:                               # wait until a checkpoint is being written, then a little longer
+            if draw.random() < 0.5:  # wait until a checkpoint is being written, then a little longer
                 while process.poll() is None and not (run / "last.new").exists():
                     time.sleep(0.001)
                 time.sleep(draw.random() * 0.15)
@@ -60,12 +99,16 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
         assert process.wait() == 0, text
         if made["kills"] >= kills:
             break
-        for path in sorted(run.rglob("*"), reverse=True):         # it ended before it was killed often enough: from the start again
+        # it ended before it was killed often enough: from the start again
+        for path in sorted(run.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         run.rmdir()
     for name in EXACT:
         assert (folder / "whole" / name).read_bytes() == (run / name).read_bytes(), name
-    rows = [[json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()] for path in (folder / "whole", run)]
+    rows = [
+        [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+        for path in (folder / "whole", run)
+    ]
     for one in rows:
         for row in one:
             del row["seconds"]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The course runs: every lesson in a fresh process, and in the form that its readers rely on.
 
-Prose is checked as well as code: each number in it stands in an `assert` of the cell below, each `file.py:symbol` exists (test_house.py).
+Prose is checked as well as code: each number in it stands in an `assert` of the cell below, each
+`file.py:symbol` exists (test_house.py).
 """
 import ast
 import json
@@ -19,8 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))
 NAMES = [lesson.stem for lesson in LESSONS]
+ROOMS = sorted(start.parent.name for start in ROOT.glob("*/__init__.py"))
 CORE = ("common", "model", "params", "precision", "tokenizer", "data", "sample", "evaluate", "train")
-LIBRARIES = {"numpy", "torch", "matplotlib", "safetensors", "extras", "lessons", *CORE}
+LIBRARIES = {"numpy", "torch", "matplotlib", "safetensors", "extras", "lessons", *ROOMS, *CORE}
 FAST_SECONDS, FULL_SECONDS = 30, 60
 HEADER = '''\
 import sys
@@ -31,16 +33,19 @@ sys.path.insert(0, str(next(folder for folder in place.parents if (folder / "mod
 '''
 
 
-# ----------------------------------------------------------------------------------------------------------------- the cells
+# -------------------------------------------------------------------------------------------------- the cells
 
 def cells_of(source: str) -> list[tuple[str, str]]:
-    """("markdown" or "code", text) of each cell of a file in percent format; prose without its comment signs."""
+    """("markdown" or "code", text) of each cell of a file in percent format; prose without its comment signs.
+    """
     cells = []
     for part in re.split(r"^# %%", source, flags=re.MULTILINE)[1:]:
         title, _, body = part.partition("\n")
         if title.strip() == "[markdown]":
             lines = body.strip("\n").splitlines()
-            assert all(line == "#" or line.startswith("# ") for line in lines if line), f"code in a markdown cell: {lines[:3]}"
+            assert all(line == "#" or line.startswith("# ") for line in lines if line), (
+                f"code in a markdown cell: {lines[:3]}"
+            )
             cells.append(("markdown", "\n".join(line[2:] for line in lines)))
         else:
             cells.append(("code", body.strip("\n") + "\n"))
@@ -48,16 +53,21 @@ def cells_of(source: str) -> list[tuple[str, str]]:
 
 
 def test_cells_are_read():
-    assert cells_of("# SPDX\n# %% [markdown]\n# # 1. T\n#\n# text\n\n# %%\nx = 1\n") == [("markdown", "# 1. T\n\ntext"), ("code", "x = 1\n")]
+    assert cells_of("# SPDX\n# %% [markdown]\n# # 1. T\n#\n# text\n\n# %%\nx = 1\n") == [
+        ("markdown", "# 1. T\n\ntext"),
+        ("code", "x = 1\n"),
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------- numbers in the prose
+# --------------------------------------------------------------------------------------- numbers in the prose
 
 NUMBER = re.compile(r"(?<![\w.,])[-−+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s?%)?(?![\w])")
 
 
 def numbers_in_prose(markdown: str) -> list[str]:
-    """The numbers that a text states: not those of code, equations, headings, citations, list markers and names of lessons."""
+    """The numbers that a text states: not those of code, equations, headings, citations, list markers and
+    names of lessons.
+    """
     text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"`[^`]*`", "`code`", text)
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
@@ -78,24 +88,36 @@ def asserted(code: str) -> set[float]:
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Assert):
-            found |= {float(inner.value) for inner in ast.walk(node.test) if isinstance(inner, ast.Constant) and type(inner.value) in (int, float)}
+            found |= {
+                float(inner.value)
+                for inner in ast.walk(node.test)
+                if isinstance(inner, ast.Constant) and type(inner.value) in (int, float)
+            }
     return found
 
 
 def unproved_numbers(cells: list[tuple[str, str]]) -> list[str]:
-    """Numbers of the prose that no assert holds: of the next code cell, or of any cell for the prose after the last one."""
+    """Numbers of the prose that no assert holds: of the next code cell, or of any cell for the prose after
+    the last one.
+    """
     everywhere = set().union(*(asserted(text) for kind, text in cells if kind == "code"))
     found = []
     for index, (kind, text) in enumerate(cells):
         if kind == "markdown":
             below = next((asserted(code) for later, code in cells[index + 1:] if later == "code"), everywhere)
-            found += [number for number in numbers_in_prose(text) if not any(value in below for value in value_of(number))]
+            found += [
+                number
+                for number in numbers_in_prose(text)
+                if not any(value in below for value in value_of(number))
+            ]
     return found
 
 
 def test_unproved_numbers_are_found():
-    prose = ("## Section 3\nIt has 1,048,576 weights, falls by 12.5% to -3.5 (Su et al. 2021, section 3.2), as in lesson 04 and `x[7]`.\n"
-             "1. first\n2. with 99 things, 4 times\n```text\n8 + 9\n```")
+    prose = (
+        "## Section 3\nIt has 1,048,576 weights, falls by 12.5% to -3.5 (Su et al. 2021, section 3.2), as in lesson 04 and `x[7]`.\n"
+        "1. first\n2. with 99 things, 4 times\n```text\n8 + 9\n```"
+    )
     assert numbers_in_prose(prose) == ["1,048,576", "12.5%", "-3.5", "99", "4"]
     code = "y = 99\nassert n == 2**20 and n == 1_048_576 and share == 0.125 and abs(x + 3.5) < 0.1"
     assert unproved_numbers([("markdown", prose), ("code", code)]) == ["99", "4"]
@@ -103,18 +125,27 @@ def test_unproved_numbers_are_found():
     assert unproved_numbers([("code", "assert x == 99"), ("markdown", "99"), ("code", "x = 99")]) == ["99"]
 
 
-# ------------------------------------------------------------------------------------------------------------ the rules of the form
+# -------------------------------------------------------------------------------------- the rules of the form
 
 def project_names() -> set[str]:
     """Every function and class that a module of the core or an extra defines at its top level."""
-    files = [ROOT / f"{name}.py" for name in CORE] + sorted((ROOT / "extras").glob("*.py"))
-    return {node.name for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    files = [ROOT / f"{name}.py" for name in CORE] + sorted(
+        file for room in ROOMS for file in (ROOT / room).glob("*.py")
+    )
+    return {
+        node.name
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
 
 
 def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
-    """Classes, functions that a module of the project defines too, and naive_ twins that no assert compares with anything.
+    """Classes, functions that a module of the project defines too, and naive_ twins that no assert compares
+    with anything.
 
-    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, stands in an assert.
+    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, stands
+    in an assert.
     """
     found, judged = [], " ".join(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert))
     for node in ast.walk(tree):
@@ -125,8 +156,15 @@ def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("naive_"):
             names = {node.name}
             for statement in ast.walk(tree):
-                if isinstance(statement, ast.Assign) and re.search(rf"\b{node.name}\b", ast.unparse(statement.value)):
-                    names |= {inner.id for target in statement.targets for inner in ast.walk(target) if isinstance(inner, ast.Name)}
+                if isinstance(statement, ast.Assign) and re.search(
+                    rf"\b{node.name}\b", ast.unparse(statement.value)
+                ):
+                    names |= {
+                        inner.id
+                        for target in statement.targets
+                        for inner in ast.walk(target)
+                        if isinstance(inner, ast.Name)
+                    }
             if not any(re.search(rf"\b{name}\b", judged) for name in names):
                 found.append(f"{node.name} is never compared")
     return found
@@ -134,11 +172,17 @@ def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
 
 def test_wrong_definitions_are_found():
     code = "class A: pass\ndef rotate(x): pass\ndef naive_a(): pass\ndef naive_b(): pass\ny = naive_b()\nassert y == 1"
-    assert wrong_definitions(ast.parse(code), {"rotate"}) == ["class A", "rotate is defined by the project", "naive_a is never compared"]
+    assert wrong_definitions(ast.parse(code), {"rotate"}) == [
+        "class A",
+        "rotate is defined by the project",
+        "naive_a is never compared",
+    ]
 
 
 def foreign_imports(tree: ast.Module) -> set[str]:
-    """What a lesson imports beyond the standard library, the project and the libraries that it is installed with."""
+    """What a lesson imports beyond the standard library, the project and the libraries that it is installed
+    with.
+    """
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -168,9 +212,13 @@ def test_a_lesson_has_the_form_of_the_course(lesson):
     exercises = re.findall(r"^(\d)\. ", prose[-1].split("## Exercises")[1], flags=re.MULTILINE)
     assert exercises in (["1", "2"], ["1", "2", "3"])
     assert re.search(r"`[\w/]+\.py:\w", source), "a lesson points at the real code"
-    assert not re.search(r"\b\w+\.py:\d|\b\w+\.py,? line \d", source), "reference by symbol, never by line number"
+    assert not re.search(r"\b\w+\.py:\d|\b\w+\.py,? line \d", source), (
+        "reference by symbol, never by line number"
+    )
     assert "seed" in source
-    assert not [line for line in source.splitlines() if len(line) > 120], "a line does not fit into a notebook"
+    assert not [line for line in source.splitlines() if len(line) > 120], (
+        "a line does not fit into a notebook"
+    )
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
@@ -192,14 +240,18 @@ def test_prose_stays_within_the_markdown_that_is_built(lesson):
         if kind == "markdown":
             plain = re.sub(r"`[^`]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
             assert "$" not in plain and "![" not in plain and not re.search(r"</?[a-z]+>", plain), text
-            assert not re.search(r"^[ \t]+(?:[-*]|\d+\.) ", plain, flags=re.MULTILINE), f"a nested list: {text}"
+            assert not re.search(r"^[ \t]+(?:[-*]|\d+\.) ", plain, flags=re.MULTILINE), (
+                f"a nested list: {text}"
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------------- they run
+# --------------------------------------------------------------------------------------------------- they run
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, corpus):
-    """One folder for what all lessons write. The built-in mathematics is in it before a lesson's time is taken: a reader prepares it once."""
+    """One folder for what all lessons write. The built-in mathematics is in it before a lesson's time is
+    taken: a reader prepares it once.
+    """
     folder = tmp_path_factory.mktemp("lessons")
     shutil.copytree(corpus, folder / "corpora" / "lesson-math")
     return folder
@@ -207,22 +259,34 @@ def home(tmp_path_factory, corpus):
 
 def run_lesson(lesson: Path, home: Path, fast: bool) -> tuple[float, float]:
     """Run a lesson in a fresh process and check what it leaves; returns (seconds, seconds of CPU)."""
-    environment = {**os.environ, "LESSON_HOME": str(home), "LESSON_FAST": str(int(fast)), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "LESSON_HOME": str(home),
+        "LESSON_FAST": str(int(fast)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     environment.pop("STENTOR_SHARED", None)                       # offline, and from the project alone
     if fast:
-        environment["OMP_NUM_THREADS"] = "1"                      # threads that wait for each other on a busy machine count as work
+        # threads that wait for each other on a busy machine count as work
+        environment["OMP_NUM_THREADS"] = "1"
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run([sys.executable, str(lesson)], cwd=home, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(lesson)], cwd=home, env=environment, capture_output=True, text=True, timeout=600
+    )
     seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, f"{lesson.name}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     out = home / "runs" / "lessons"
     results = json.loads((out / f"{lesson.stem}.json").read_text())
     assert results and all(type(value) in (int, float, bool, str) for value in results.values())
     figures = re.findall(r"^figure: (\S+)$", done.stdout, flags=re.MULTILINE)
-    assert set(figures) == set(re.findall(r'save_figure\([\w.]+, "([^"]+)"\)', lesson.read_text(encoding="utf-8")))
+    assert set(figures) == set(
+        re.findall(r'save_figure\([\w.]+, "([^"]+)"\)', lesson.read_text(encoding="utf-8"))
+    )
     for figure in figures:
         assert figure.startswith(lesson.stem[:2] + "_")
-        assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (out / f"{figure}.svg").read_text(encoding="utf-8")
+        assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (
+            out / f"{figure}.svg"
+        ).read_text(encoding="utf-8")
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -236,6 +300,6 @@ def test_a_lesson_runs_in_its_fast_form(lesson, home):
 @pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
 def test_a_lesson_runs_in_full_within_a_minute(lesson, home):
     seconds, _ = run_lesson(lesson, home, fast=False)
-    if seconds >= FULL_SECONDS:                                   # once more: the machine may have been busy with something else
+    if seconds >= FULL_SECONDS:  # once more: the machine may have been busy with something else
         seconds, _ = run_lesson(lesson, home, fast=False)
     assert seconds < FULL_SECONDS, f"{seconds:.0f} s in the full form"

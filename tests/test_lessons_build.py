@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lessons/build.py: cells, the small Markdown, and one lesson built for real into a notebook and a page; the recorded table of lesson 09."""
+"""lessons/build.py: cells, the small Markdown, and one lesson built for real into a notebook and a page; the
+recorded table of lesson 09.
+"""
 import ast
 import base64
 import json
@@ -55,18 +57,26 @@ class Tags(HTMLParser):
 
 def test_markdown(build):
     assert build.markdown_html("# A *b*\n\nsee `x * y` and\n**bold** [here](a.html)") == (
-        '<h1>A <em>b</em></h1>\n<p>see <code>x * y</code> and <strong>bold</strong> <a href="a.html">here</a></p>')
+        '<h1>A <em>b</em></h1>\n<p>see <code>x * y</code> and <strong>bold</strong> <a href="a.html">here</a></p>'
+    )
     assert build.markdown_html("- one\n  more\n- two") == "<ul><li>one more</li><li>two</li></ul>"
     assert build.markdown_html("1. one\n2. two") == "<ol><li>one</li><li>two</li></ol>"
     assert build.markdown_html("```text\na < b\n\nc\n```") == "<pre class=text>a &lt; b\n\nc</pre>"
     assert build.markdown_html("> said\n> so") == "<blockquote>said so</blockquote>"
-    assert build.markdown_html("| a | b |\n| --- | --- |\n| 1 | 2 |") == "<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>"
+    assert (
+        build.markdown_html("| a | b |\n| --- | --- |\n| 1 | 2 |")
+        == "<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>"
+    )
 
 
 def test_code_is_marked_and_complete(build):
     source = 'for x in range(3):  # three\n    print("<b>", x)'
     marked = build.code_html(source)
-    assert "<span class=k>for</span>" in marked and "<span class=c># three</span>" in marked and "&lt;b&gt;" in marked
+    assert (
+        "<span class=k>for</span>" in marked
+        and "<span class=c># three</span>" in marked
+        and "&lt;b&gt;" in marked
+    )
     assert re.sub(r"<[^>]+>", "", marked).replace("&lt;", "<").replace("&gt;", ">") == source
 
 
@@ -82,35 +92,64 @@ def test_every_lesson_becomes_cells_and_html_without_leftovers(build, path):
     page = build.page_of(cells, build.links_of(LESSONS, LESSONS.index(path)))
     assert Tags(page).counts["h1"] == 1
     prose = re.sub(r"<pre.*?</pre>|<code>.*?</code>|<style>.*?</style>", "", page, flags=re.S)
-    assert not re.search(r"\*\*|`|^#|^\||\]\(", prose, flags=re.M), re.search(r".*(\*\*|`|^#|^\||\]\().*", prose, flags=re.M)[0]
+    assert not re.search(r"\*\*|`|^#|^\||\]\(", prose, flags=re.M), re.search(
+        r".*(\*\*|`|^#|^\||\]\().*", prose, flags=re.M
+    )[0]
 
 
 def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
-    environment = {**os.environ, "LESSON_FAST": "1", "LESSON_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "LESSON_FAST": "1",
+        "LESSON_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(ROOT / "lessons" / "build.py"), "07", "--out", str(tmp_path / "built")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(file.name for file in (tmp_path / "built").iterdir()) == ["07_block_size.html", "07_block_size.ipynb", "index.html"]
+    assert sorted(file.name for file in (tmp_path / "built").iterdir()) == [
+        "07_block_size.html",
+        "07_block_size.ipynb",
+        "index.html",
+    ]
 
     notebook = json.loads((tmp_path / "built" / "07_block_size.ipynb").read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4 and notebook["cells"][0]["source"].startswith("# 7.")
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
     assert "20,324,160" in printed and "figure:" not in printed
-    pictures = [base64.b64decode(output["data"]["image/png"]) for output in outputs if output["output_type"] == "display_data"]
+    pictures = [
+        base64.b64decode(output["data"]["image/png"])
+        for output in outputs
+        if output["output_type"] == "display_data"
+    ]
     assert len(pictures) == 2 and all(picture.startswith(b"\x89PNG") for picture in pictures)
 
     page = (tmp_path / "built" / "07_block_size.html").read_text(encoding="utf-8")
     tags = Tags(page)
     assert tags.counts["img"] == 2 and "20,324,160" in page and "prefers-color-scheme: dark" in page
-    assert all(address.startswith("data:image/svg+xml;base64,") or re.fullmatch(r"[\w]+\.html", address) for address in tags.addresses)
-    assert len(Tags((tmp_path / "built" / "index.html").read_text(encoding="utf-8")).addresses) == len(LESSONS)
+    assert all(
+        address.startswith("data:image/svg+xml;base64,") or re.fullmatch(r"[\w]+\.html", address)
+        for address in tags.addresses
+    )
+    assert len(Tags((tmp_path / "built" / "index.html").read_text(encoding="utf-8")).addresses) == len(
+        LESSONS
+    )
 
 
 def test_an_unknown_lesson_is_one_clear_line(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "lessons" / "build.py"), "99"], capture_output=True, text=True, cwd=tmp_path,
-                          env={**os.environ, "LESSON_HOME": str(tmp_path)})
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "no lesson begins with 99" in done.stderr
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "lessons" / "build.py"), "99"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "LESSON_HOME": str(tmp_path)},
+    )
+    assert (
+        done.returncode == 2
+        and len(done.stderr.strip().splitlines()) == 1
+        and "no lesson begins with 99" in done.stderr
+    )
 
 
 def test_a_cell_that_fails_is_named(build, tmp_path):
@@ -125,9 +164,19 @@ def test_a_cell_that_fails_is_named(build, tmp_path):
 @pytest.mark.skipif(not XLA_PYTHON.is_file(), reason="STENTOR_ORACLES names no folder with the environment xla (torch_xla 2.9)")
 def test_the_recorded_table_of_lesson_09_is_what_xla_counts():
     tree = ast.parse((ROOT / "lessons" / "09_precision.py").read_text(encoding="utf-8"))
-    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RECORDED"]
+    values = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RECORDED"
+    ]
     recorded = ast.literal_eval(values[0])
     environment = {**os.environ, "PJRT_DEVICE": "CPU"}
-    done = subprocess.run([str(XLA_PYTHON), str(ROOT / "lessons" / "xla_graphs.py")], capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(
+        [str(XLA_PYTHON), str(ROOT / "lessons" / "xla_graphs.py")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == recorded

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""model.py by itself: each part against its formula, the cache against no cache, and every folder that must be refused."""
+"""model.py by itself: each part against its formula, the cache against no cache, and every folder that must
+be refused.
+"""
 import dataclasses
 import json
 import math
@@ -16,15 +18,29 @@ from torch import nn
 
 import model as model_module
 from common import UserError
-from model import (SIZES, KVCache, Llama, ModelConfig, RMSNorm, attention_written_out, init_weights, next_token_loss, next_token_loss_written_out,
-                   rotary_table, rotate, sdpa)
+from model import (
+    SIZES,
+    KVCache,
+    Llama,
+    ModelConfig,
+    RMSNorm,
+    attention_written_out,
+    init_weights,
+    next_token_loss,
+    next_token_loss_written_out,
+    rotary_table,
+    rotate,
+    sdpa,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ModelConfig(40, 16, 24, 2, 4, 2, 6, 32)                      # D 16 is not H * F = 24, and K is not H
 
 
 def small(seed: int = 0, attend=sdpa, **changes) -> Llama:
-    """A model of SMALL's shape with weights ten times as large as at the start of training, so that every part shows in the logits."""
+    """A model of SMALL's shape with weights ten times as large as at the start of training, so that every
+    part shows in the logits.
+    """
     torch.manual_seed(seed)
     model = Llama(dataclasses.replace(SMALL, **changes), attend)
     init_weights(model, scale_residual=False, std=0.2)
@@ -39,16 +55,16 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# ------------------------------------------------------------------------------------------------------------------ attention
+# -------------------------------------------------------------------------------------------------- attention
 
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (6, 2), (4, 1)], ids=["MHA", "GQA", "MQA"])
 def test_sdpa_equals_attention_written_out(heads, kv_heads):
     q, k, v = normal(2, heads, 9, 8), normal(2, kv_heads, 9, 8, seed=1), normal(2, kv_heads, 9, 8, seed=2)
     assert torch.allclose(sdpa(q, k, v), attention_written_out(q, k, v), atol=1e-6)
-    newest = q[:, :, -1:]                                            # one query, all nine keys: a step with a cache
+    newest = q[:, :, -1:]  # one query, all nine keys: a step with a cache
     assert torch.allclose(sdpa(newest, k, v), attention_written_out(newest, k, v), atol=1e-6)
     assert torch.allclose(sdpa(newest, k, v), sdpa(q, k, v)[:, :, -1:], atol=1e-6)
-    part = torch.ones(4, 9, dtype=torch.bool).tril(5)                # the last four of nine positions: a chunk with a cache
+    part = torch.ones(4, 9, dtype=torch.bool).tril(5)  # the last four of nine positions: a chunk with a cache
     expected = attention_written_out(q, k, v)[:, :, -4:]
     assert torch.allclose(attention_written_out(q[:, :, -4:], k, v), expected, atol=1e-6)
     assert torch.allclose(attention_written_out(q[:, :, -4:], k, v, part), expected, atol=1e-6)
@@ -58,13 +74,15 @@ def test_sdpa_equals_attention_written_out(heads, kv_heads):
 def test_sdpa_equals_attention_written_out_with_a_mask_per_row():
     q, k, v = normal(2, 6, 5, 8), normal(2, 3, 5, 8, seed=1), normal(2, 3, 5, 8, seed=2)
     mask = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(3)) > 0.5
-    mask |= torch.eye(5, dtype=torch.bool)                           # every position reads itself, so that no row is empty
+    mask |= torch.eye(5, dtype=torch.bool)  # every position reads itself, so that no row is empty
     assert torch.allclose(sdpa(q, k, v, mask), attention_written_out(q, k, v, mask), atol=1e-6)
     assert not torch.allclose(sdpa(q, k, v, mask), sdpa(q, k, v), atol=1e-2)
 
 
 def test_a_query_head_reads_the_key_head_of_its_group():
-    """Head h reads h // (H/K): zero values in key/value head 1 of 2 silence query heads 2 and 3 of 4, and only those."""
+    """Head h reads h // (H/K): zero values in key/value head 1 of 2 silence query heads 2 and 3 of 4, and
+    only those.
+    """
     q, k, v = normal(1, 4, 5, 8), normal(1, 2, 5, 8, seed=1), normal(1, 2, 5, 8, seed=2)
     v[:, 1] = 0
     for attend in (sdpa, attention_written_out):
@@ -87,7 +105,7 @@ def test_the_model_is_the_same_with_either_attention():
     assert torch.allclose(small()(ids), small(attend=attention_written_out)(ids), atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------ norm, rotary, loss
+# ----------------------------------------------------------------------------------------- norm, rotary, loss
 
 def test_rms_norm_is_its_formula_in_fp32():
     x = normal(3, 5, 16) * 7
@@ -112,7 +130,10 @@ def test_rms_norm_takes_its_mean_in_fp32_whatever_comes_in():
 def test_rotary_scores_depend_on_the_distance_only():
     """q at m and k at n meet in the same score wherever m - n is the same (Su et al. 2021, equation 11)."""
     cos, sin = rotary_table(64, 16, 10_000.0)
-    q, k = rotate(normal(1, 1, 1, 16).expand(1, 1, 64, 16), cos, sin), rotate(normal(1, 1, 1, 16, seed=1).expand(1, 1, 64, 16), cos, sin)
+    q, k = (
+        rotate(normal(1, 1, 1, 16).expand(1, 1, 64, 16), cos, sin),
+        rotate(normal(1, 1, 1, 16, seed=1).expand(1, 1, 64, 16), cos, sin),
+    )
     score = (q @ k.transpose(2, 3))[0, 0]
     for distance in (-20, -1, 0, 3, 40):
         diagonal = score.diagonal(distance)
@@ -129,8 +150,12 @@ def test_rotary_turns_the_pair_j_and_j_plus_half_by_position_times_theta():
         for j in range(F // 2):
             angle = n * theta ** (-2 * j / F)
             a, b = x[0, 0, n, j].item(), x[0, 0, n, j + F // 2].item()
-            assert turned[0, 0, n, j].item() == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-5)
-            assert turned[0, 0, n, j + F // 2].item() == pytest.approx(b * math.cos(angle) + a * math.sin(angle), abs=1e-5)
+            assert turned[0, 0, n, j].item() == pytest.approx(
+                a * math.cos(angle) - b * math.sin(angle), abs=1e-5
+            )
+            assert turned[0, 0, n, j + F // 2].item() == pytest.approx(
+                b * math.cos(angle) + a * math.sin(angle), abs=1e-5
+            )
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
 
@@ -138,13 +163,19 @@ def test_next_token_loss_equals_its_written_out_form_and_its_definition():
     logits, ids = normal(3, 7, 40) * 5, random_ids(3, 7)
     loss = next_token_loss(logits, ids)
     assert torch.allclose(loss, next_token_loss_written_out(logits, ids), atol=1e-6)
-    one_by_one = [-math.log(torch.softmax(logits[b, t].double(), -1)[ids[b, t + 1]].item()) for b in range(3) for t in range(6)]
+    one_by_one = [
+        -math.log(torch.softmax(logits[b, t].double(), -1)[ids[b, t + 1]].item())
+        for b in range(3)
+        for t in range(6)
+    ]
     assert loss.item() == pytest.approx(sum(one_by_one) / 18, abs=1e-5)
-    assert next_token_loss(torch.zeros(1, 5, 40), random_ids(1, 5)).item() == pytest.approx(math.log(40), abs=1e-6)
+    assert next_token_loss(torch.zeros(1, 5, 40), random_ids(1, 5)).item() == pytest.approx(
+        math.log(40), abs=1e-6
+    )
     assert next_token_loss(logits.bfloat16(), ids).dtype == torch.float32
 
 
-# ----------------------------------------------------------------------------------------------------------------- the whole
+# -------------------------------------------------------------------------------------------------- the whole
 
 @pytest.mark.parametrize("attend", [sdpa, attention_written_out])
 def test_no_position_sees_a_later_one(attend):
@@ -153,7 +184,8 @@ def test_no_position_sees_a_later_one(attend):
     changed[:, 9] = (changed[:, 9] + 1) % SMALL.vocab_size
     before, after = model(ids), model(changed)
     assert torch.equal(before[:, :9], after[:, :9])
-    assert (before[:, 9:] - after[:, 9:]).abs().amax(dim=(0, 2)).min() > 1e-4       # and each of the others does see it
+    # and each of the others does see it
+    assert (before[:, 9:] - after[:, 9:]).abs().amax(dim=(0, 2)).min() > 1e-4
 
 
 def test_order_matters():
@@ -164,7 +196,9 @@ def test_order_matters():
 
 @pytest.mark.parametrize("size", ["tiny", "20m", "30m"])
 def test_a_model_starts_at_the_loss_of_a_guess(size):
-    """The first number to check in any run. Logits of N(0, s^2) cost ln V + s^2 / 2 on average; here s^2 = D * 0.02^2, which is 0.10 for 30m."""
+    """The first number to check in any run. Logits of N(0, s^2) cost ln V + s^2 / 2 on average; here s^2 = D
+    * 0.02^2, which is 0.10 for 30m.
+    """
     config = dataclasses.replace(SIZES[size], num_hidden_layers=2)
     torch.manual_seed(0)
     model = Llama(config)
@@ -176,7 +210,9 @@ def test_a_model_starts_at_the_loss_of_a_guess(size):
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_initial_standard_deviations(scaled):
-    """Each tensor's, measured: 0.02, or 0.02 / sqrt(2L) where it is added to the residual stream and the card scales that; norms are ones."""
+    """Each tensor's, measured: 0.02, or 0.02 / sqrt(2L) where it is added to the residual stream and the card
+    scales that; norms are ones.
+    """
     config = dataclasses.replace(SIZES["tiny"], num_hidden_layers=8, tie_word_embeddings=False)
     torch.manual_seed(0)
     model = Llama(config)
@@ -187,7 +223,7 @@ def test_initial_standard_deviations(scaled):
             continue
         adds = name.endswith(("o_proj.weight", "down_proj.weight"))
         expected = 0.02 / math.sqrt(2 * 8) if adds and scaled else 0.02
-        tolerance = 5 / math.sqrt(2 * weight.numel())                # five standard errors of a standard deviation
+        tolerance = 5 / math.sqrt(2 * weight.numel())  # five standard errors of a standard deviation
         assert weight.std().item() == pytest.approx(expected, rel=tolerance), name
         assert abs(weight.mean().item()) < 5 * expected / math.sqrt(weight.numel()), name
 
@@ -204,8 +240,12 @@ def test_a_new_model_is_scaled_and_follows_the_global_seed():
 
 
 def test_residual_outputs_are_marked_where_they_are_made():
-    marked = [name for name, module in small().named_modules() if getattr(module, "is_residual_output", False)]
-    assert marked == [f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.o_proj", "mlp.down_proj")]
+    marked = [
+        name for name, module in small().named_modules() if getattr(module, "is_residual_output", False)
+    ]
+    assert marked == [
+        f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.o_proj", "mlp.down_proj")
+    ]
 
 
 def llama_layout(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -214,8 +254,17 @@ def llama_layout(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     q, kv = config.num_attention_heads * F, config.num_key_value_heads * F
     layout = {"model.embed_tokens.weight": (config.vocab_size, D), "model.norm.weight": (D,)}
     for i in range(config.num_hidden_layers):
-        layer = {"input_layernorm": (D,), "post_attention_layernorm": (D,), "self_attn.q_proj": (q, D), "self_attn.k_proj": (kv, D),
-                 "self_attn.v_proj": (kv, D), "self_attn.o_proj": (D, q), "mlp.gate_proj": (M, D), "mlp.up_proj": (M, D), "mlp.down_proj": (D, M)}
+        layer = {
+            "input_layernorm": (D,),
+            "post_attention_layernorm": (D,),
+            "self_attn.q_proj": (q, D),
+            "self_attn.k_proj": (kv, D),
+            "self_attn.v_proj": (kv, D),
+            "self_attn.o_proj": (D, q),
+            "mlp.gate_proj": (M, D),
+            "mlp.up_proj": (M, D),
+            "mlp.down_proj": (D, M),
+        }
         layout.update({f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()})
     if not config.tie_word_embeddings:
         layout["lm_head.weight"] = (config.vocab_size, D)
@@ -240,18 +289,34 @@ def test_published_totals(size, total, tensors):
 
 def test_theta_of_each_line():
     thetas = {size: config.rope_theta for size, config in SIZES.items()}
-    assert thetas == {"tiny": 1e4, "12m-v1": 1e4, "30m-v1": 1e4, "12m": 1e4, "30m": 1e4, "20m": 5e4, "50m": 5e4, "150m": 5e4}
+    assert thetas == {
+        "tiny": 1e4,
+        "12m-v1": 1e4,
+        "30m-v1": 1e4,
+        "12m": 1e4,
+        "30m": 1e4,
+        "20m": 5e4,
+        "50m": 5e4,
+        "150m": 5e4,
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------------ KV cache
+# --------------------------------------------------------------------------------------------------- KV cache
 
-CHUNKS = {"one pass": [24], "token by token": [1] * 24, "prefill, then steps": [21, 1, 1, 1], "chunks": [1, 7, 2, 8, 1, 5]}
+CHUNKS = {
+    "one pass": [24],
+    "token by token": [1] * 24,
+    "prefill, then steps": [21, 1, 1, 1],
+    "chunks": [1, 7, 2, 8, 1, 5],
+}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
 def test_cached_logits_equal_uncached_ones(size):
-    """Every size, two layers of it: any way to cut the same 24 positions gives the logits of one pass without a cache."""
+    """Every size, two layers of it: any way to cut the same 24 positions gives the logits of one pass without
+    a cache.
+    """
     config = dataclasses.replace(SIZES[size], num_hidden_layers=2, vocab_size=512)
     torch.manual_seed(0)
     model = Llama(config).eval()
@@ -282,7 +347,9 @@ def test_the_cache_works_up_to_the_context_limit_and_is_never_grown():
 @torch.no_grad()
 def test_more_positions_than_the_context_or_the_cache_hold_are_refused():
     model = small()
-    with pytest.raises(UserError, match="33 positions are more than the 32 that fit .max_position_embeddings"):
+    with pytest.raises(
+        UserError, match="33 positions are more than the 32 that fit .max_position_embeddings"
+    ):
         model(random_ids(1, 33))
     cache = KVCache(model.config, 1, 10)
     with pytest.raises(UserError, match="11 positions are more than the 10"):
@@ -292,7 +359,8 @@ def test_more_positions_than_the_context_or_the_cache_hold_are_refused():
 
 @torch.no_grad()
 def test_a_mask_of_the_caller_is_kept_in_a_chunk_with_a_cache():
-    """Rows of different lengths, padded on the left: what a row is told to ignore cannot change its logits."""
+    """Rows of different lengths, padded on the left: what a row is told to ignore cannot change its logits.
+    """
     model, ids = small(), random_ids(1, 12)
     answers = []
     for filler in (0, 7):
@@ -328,7 +396,7 @@ def test_recomputing_changes_neither_loss_nor_gradients():
     assert all(torch.equal(one, other) for one, other in zip(*results))
 
 
-# --------------------------------------------------------------------------------------------------------------- save and load
+# ---------------------------------------------------------------------------------------------- save and load
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_what_is_saved_is_loaded(tied, tmp_path):
@@ -347,13 +415,21 @@ def test_what_is_saved_is_loaded(tied, tmp_path):
 def test_the_files_of_a_folder(tmp_path):
     os.umask(before := os.umask(0o022))
     small().save_pretrained(tmp_path, eos_token_id=2)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
     if os.name == "posix" and before == 0o022:
         assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o644}
     config = json.loads((tmp_path / "config.json").read_text())
     assert [config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")] == [None, 2, None]
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == SMALL.rope_theta
-    assert (config["model_type"], config["architectures"], config["dtype"]) == ("llama", ["LlamaForCausalLM"], "float32")
+    assert (config["model_type"], config["architectures"], config["dtype"]) == (
+        "llama",
+        ["LlamaForCausalLM"],
+        "float32",
+    )
     assert dataclasses.asdict(SMALL).items() <= config.items()
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": 2}
     header = (tmp_path / "model.safetensors").read_bytes()[8:200]
@@ -378,7 +454,9 @@ def test_a_model_in_low_precision_is_saved_in_fp32(tmp_path):
 
 
 def test_a_loaded_model_does_not_depend_on_its_file(tmp_path):
-    """Training from a folder writes into that folder again: the weights in memory must not be a window on the old file."""
+    """Training from a folder writes into that folder again: the weights in memory must not be a window on the
+    old file.
+    """
     model, ids = small(), random_ids(1, 8)
     model.save_pretrained(tmp_path)
     loaded = Llama.from_pretrained(tmp_path)
@@ -391,10 +469,14 @@ def test_a_loaded_model_does_not_depend_on_its_file(tmp_path):
 
 
 def test_rotary_tables_and_a_tied_copy_in_the_file_are_ignored(tmp_path):
-    """Old exports hold both. A head that differs is refused: transformers 4 would ignore it, 5 would use it."""
+    """Old exports hold both. A head that differs is refused: transformers 4 would ignore it, 5 would use it.
+    """
     model, ids = small(tie_word_embeddings=True), random_ids(1, 8)
     model.save_pretrained(tmp_path)
-    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(3), "lm_head.weight": model.model.embed_tokens.weight.detach().clone()}
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(3),
+        "lm_head.weight": model.model.embed_tokens.weight.detach().clone(),
+    }
     save_file({**model.state_dict(), **extra}, tmp_path / "model.safetensors")
     assert torch.equal(Llama.from_pretrained(tmp_path)(ids), model(ids))
     extra["lm_head.weight"][3, 3] += 1
@@ -410,7 +492,11 @@ def sharded(folder: Path, **changes) -> dict:
     parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     for file, held in parts.items():
         save_file({name: weights[name] for name in held}, folder / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, held in parts.items() for name in held}, **changes}
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, held in parts.items() for name in held},
+        **changes,
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return index
 
@@ -422,7 +508,7 @@ def test_shards_load(tmp_path):
     assert torch.equal(Llama.from_pretrained(tmp_path)(ids), model(ids))
 
 
-# ------------------------------------------------------------------------------------------------------- folders that are refused
+# ----------------------------------------------------------------------------------- folders that are refused
 
 @pytest.fixture
 def folder(tmp_path):
@@ -461,18 +547,25 @@ def test_a_missing_tensor_is_named_with_file_and_shape(folder):
 
 def test_a_wrong_shape_is_named_with_file_expected_and_found(folder):
     edit_weights(folder, **{"model.layers.0.self_attn.k_proj.weight": torch.zeros(24, 16)})
-    assert refusal(folder) == (f"{folder / 'model.safetensors'}: tensor model.layers.0.self_attn.k_proj.weight: "
-                               "expected shape [12, 16] from config.json, found [24, 16]")
+    assert refusal(folder) == (
+        f"{folder / 'model.safetensors'}: tensor model.layers.0.self_attn.k_proj.weight: "
+        "expected shape [12, 16] from config.json, found [24, 16]"
+    )
 
 
 def test_an_unexpected_tensor_is_named(folder):
     edit_weights(folder, **{"model.layers.0.self_attn.q_proj.bias": torch.zeros(24)})
-    assert "unexpected tensor model.layers.0.self_attn.q_proj.bias; config.json describes a model without it" in refusal(folder)
+    assert (
+        "unexpected tensor model.layers.0.self_attn.q_proj.bias; config.json describes a model without it"
+        in refusal(folder)
+    )
 
 
 def test_an_untied_model_without_its_head(folder):
     edit_weights(folder, remove="lm_head.weight")
-    assert "tensor lm_head.weight: expected shape [40, 16] from config.json, found no such tensor" in refusal(folder)
+    assert "tensor lm_head.weight: expected shape [40, 16] from config.json, found no such tensor" in refusal(
+        folder
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.float8_e4m3fn, torch.bool])
@@ -583,16 +676,36 @@ def test_a_configuration_built_by_hand_is_checked_too():
         Llama(dataclasses.replace(SMALL, head_dim=5))
     assert all(config.problems() == [] for config in SIZES.values())
     long = dataclasses.replace(SMALL, max_position_embeddings=2**20, head_dim=256)
-    assert long.problems() == ["max_position_embeddings 1048576 by head_dim 256 is a rotary table above 512 MiB"]
+    assert long.problems() == [
+        "max_position_embeddings 1048576 by head_dim 256 is a rotary table above 512 MiB"
+    ]
 
 
 def test_defaults_of_a_config_written_by_others(folder):
-    """transformers: no num_key_value_heads means as many as heads, no head_dim hidden / heads, no eps 1e-6, theta in either place or 10,000."""
-    edit_config(folder, remove=("num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_parameters", "tie_word_embeddings"))
+    """transformers: no num_key_value_heads means as many as heads, no head_dim hidden / heads, no eps 1e-6,
+    theta in either place or 10,000.
+    """
+    edit_config(
+        folder,
+        remove=(
+            "num_key_value_heads",
+            "head_dim",
+            "rms_norm_eps",
+            "rope_theta",
+            "rope_parameters",
+            "tie_word_embeddings",
+        ),
+    )
     config = ModelConfig.from_json(folder / "config.json")
     assert (config.num_key_value_heads, config.head_dim) == (4, 4)
     assert (config.rms_norm_eps, config.rope_theta, config.tie_word_embeddings) == (1e-6, 1e4, False)
-    edit_config(folder, num_key_value_heads=None, head_dim=None, rope_scaling=None, rope_parameters={"rope_type": "default", "rope_theta": 5e4})
+    edit_config(
+        folder,
+        num_key_value_heads=None,
+        head_dim=None,
+        rope_scaling=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e4},
+    )
     config = ModelConfig.from_json(folder / "config.json")
     assert (config.num_key_value_heads, config.head_dim, config.rope_theta) == (4, 4, 5e4)
     edit_config(folder, remove=("rope_parameters",), rope_scaling={"rope_type": "default", "rope_theta": 7e4})
@@ -628,22 +741,39 @@ def test_an_index_without_a_map(changes, folder):
     refusal(folder)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- imports
+# ---------------------------------------------------------------------------------------------------- imports
 
 def test_importing_the_model_brings_torch_numpy_and_safetensors_only(folder):
-    """Compared, in a fresh process, with what those three bring themselves. Loading must not wake the parts of torch that take seconds either."""
-    program = ("import sys, torch, numpy, safetensors.torch; before = set(sys.modules); import model; "
-               "print(*{name.split('.')[0] for name in set(sys.modules) - before}); after = set(sys.modules); "
-               f"model.Llama.from_pretrained({str(folder)!r}); print(len(set(sys.modules) - after)); print(*sys.modules)")
-    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    """Compared, in a fresh process, with what those three bring themselves. Loading must not wake the parts
+    of torch that take seconds either.
+    """
+    program = (
+        "import sys, torch, numpy, safetensors.torch; before = set(sys.modules); import model; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before}); after = set(sys.modules); "
+        f"model.Llama.from_pretrained({str(folder)!r}); print(len(set(sys.modules) - after)); print(*sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     brought, loading, everything = (set(line.split()) for line in printed.splitlines())
-    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9):       # 2.6 imports its symbolic shapes, with sympy, for the meta device
+    # 2.6 imports its symbolic shapes, with sympy, for the meta device
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9):
         assert int(loading.pop()) < 50
     assert brought - set(sys.stdlib_module_names) == {"model", "common"}
     assert not everything & {"transformers", "matplotlib", "datasets", "tokenizers", "pandas", "scipy"}
 
 
 def test_the_module_names_what_the_contract_names():
-    for name in ("SIZES", "ModelConfig", "Llama", "KVCache", "RMSNorm", "sdpa", "attention_written_out", "next_token_loss", "init_weights"):
+    for name in (
+        "SIZES",
+        "ModelConfig",
+        "Llama",
+        "KVCache",
+        "RMSNorm",
+        "sdpa",
+        "attention_written_out",
+        "next_token_loss",
+        "init_weights",
+    ):
         assert hasattr(model_module, name), name
     assert list(SIZES) == ["tiny", "12m-v1", "30m-v1", "12m", "30m", "20m", "50m", "150m"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""params.py: counts against real models and the cards' published numbers, memory against measured peaks, command line and JSON.
+"""params.py: counts against real models and the cards' published numbers, memory against measured peaks,
+command line and JSON.
 """
 import dataclasses
 import json
@@ -13,7 +14,7 @@ import torch
 
 import params
 from common import UserError
-from extras import cost
+from audit import cost
 from model import SIZES, KVCache, Llama, ModelConfig
 from params import arithmetic, count, embedding_share, flops, kv_cache_bytes, training_memory
 
@@ -36,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     return call
 
 
-# ------------------------------------------------------------------------------------------------------------ parameters
+# ------------------------------------------------------------------------------------------------- parameters
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", SIZES)
@@ -45,8 +46,14 @@ def test_count_is_the_sum_over_the_real_model(size: str, tied: bool):
     with torch.device("meta"):
         model = Llama(config)
     found = dict.fromkeys(("embedding", "lm_head", "attention", "mlp", "norms", "final_norm"), 0)
-    kinds = {"embed_tokens": "embedding", "lm_head": "lm_head", "self_attn": "attention", "mlp.": "mlp", "layernorm": "norms",
-             "model.norm": "final_norm"}
+    kinds = {
+        "embed_tokens": "embedding",
+        "lm_head": "lm_head",
+        "self_attn": "attention",
+        "mlp.": "mlp",
+        "layernorm": "norms",
+        "model.norm": "final_norm",
+    }
     for name, parameter in model.named_parameters():
         found[next(kind for part, kind in kinds.items() if part in name)] += parameter.numel()
     assert count(config) == {**found, "total": sum(found.values())}
@@ -71,8 +78,19 @@ def test_published_totals_and_shares(size: str):
 def test_arithmetic_of_the_20m_card_line_by_line():
     lines = {name: value for name, (_, value) in arithmetic(SIZES["20m"]).items()}
     assert lines == {
-        "kv_dim": 64, "q_proj": 102_400, "k_proj": 20_480, "v_proj": 20_480, "o_proj": 102_400, "attention": 245_760, "mlp": 1_228_800,
-        "norms": 640, "per_layer": 1_475_200, "layers": 17_702_400, "embedding": 1_310_720, "lm_head": 1_310_720, "final_norm": 320,
+        "kv_dim": 64,
+        "q_proj": 102_400,
+        "k_proj": 20_480,
+        "v_proj": 20_480,
+        "o_proj": 102_400,
+        "attention": 245_760,
+        "mlp": 1_228_800,
+        "norms": 640,
+        "per_layer": 1_475_200,
+        "layers": 17_702_400,
+        "embedding": 1_310_720,
+        "lm_head": 1_310_720,
+        "final_norm": 320,
         "total": 20_324_160,
     }
 
@@ -86,11 +104,16 @@ def test_components_add_up():
 def test_impossible_shape_is_one_error_with_all_problems():
     with pytest.raises(UserError) as error:
         count(ModelConfig(0, 64, -1, 2, 4, 3, 15, 64))
-    parts = ("vocab_size must", "intermediate_size must", "num_attention_heads 4 is not a multiple of num_key_value_heads 3", "head_dim 15 is odd")
+    parts = (
+        "vocab_size must",
+        "intermediate_size must",
+        "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
+        "head_dim 15 is odd",
+    )
     assert [part for part in parts if part not in str(error.value)] == []
 
 
-# ---------------------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------------- memory
 
 def test_kv_cache_formula_is_the_real_cache():
     for size in ("tiny", "20m", "12m-v1"):
@@ -114,7 +137,9 @@ def test_weights_table_names_both_units():
 
 
 def saved_for_backward(config: ModelConfig, batch: int, length: int, autocast: bool) -> int:
-    """Bytes that autograd really keeps for one forward pass without the loss, parameters and rotary tables not counted."""
+    """Bytes that autograd really keeps for one forward pass without the loss, parameters and rotary tables
+    not counted.
+    """
     model = Llama(config)
     known = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.Tensor] = {}
@@ -124,7 +149,10 @@ def saved_for_backward(config: ModelConfig, batch: int, length: int, autocast: b
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
         logits = model(torch.zeros(batch, length, dtype=torch.long))
     assert logits.shape == (batch, length, config.vocab_size)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
@@ -148,7 +176,7 @@ MEASURE = """
 import sys, torch
 sys.path.insert(0, {root!r})
 from torch.utils.checkpoint import checkpoint
-from extras.chunked_loss import ChunkedLoss
+from training.chunked_loss import ChunkedLoss
 from precision import apply_recipe
 from model import SIZES, Llama, next_token_loss
 torch.set_num_threads(1)
@@ -193,11 +221,23 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize(("size", "batch", "length", "recompute", "chunk"), [
     ("tiny", 16, 256, False, None), ("20m", 4, 256, False, None), ("20m", 8, 256, True, None), ("30m", 4, 256, False, None),
     ("12m-v1", 4, 256, False, None), ("12m-v1", 4, 256, False, 32), ("12m-v1", 8, 256, True, 64)])
-def test_training_memory_is_the_measured_peak(size: str, batch: int, length: int, recompute: bool, chunk: int | None):
-    """Within 15% of the resident peak of one real step in its own process (glibc told to give freed memory back at once)."""
-    script = MEASURE.format(root=str(ROOT), size=size, batch=batch, length=length, recompute=recompute, chunk=chunk)
-    settings = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=settings, timeout=900, check=False)
+def test_training_memory_is_the_measured_peak(
+    size: str, batch: int, length: int, recompute: bool, chunk: int | None
+):
+    """Within 15% of the resident peak of one real step in its own process (glibc told to give freed memory
+    back at once).
+    """
+    script = MEASURE.format(
+        root=str(ROOT), size=size, batch=batch, length=length, recompute=recompute, chunk=chunk
+    )
+    settings = {
+        "MALLOC_MMAP_THRESHOLD_": "1000000",
+        "MALLOC_TRIM_THRESHOLD_": "1000000",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=settings, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     predicted = training_memory(SIZES[size], batch, length, recompute=recompute, loss_chunk=chunk)["peak"]
     shape = f"{size} {batch} x {length} recompute {recompute} chunk {chunk}"
@@ -208,22 +248,28 @@ def test_training_memory_is_the_measured_peak(size: str, batch: int, length: int
 def test_the_tpu_compilers_figure_stands_beside_the_prediction():
     notes = params.memory_tables("150m", SIZES["150m"], 4096, 1)[1].notes
     (line,) = [note for note in notes if "flash" in note and "layers recomputed" in note]
-    assert re.search(r"compiler \d+\.\d\d GiB of 15.75 \(20\d\d-\d\d-\d\d\), our formula's peak \d+\.\d\d$", line), line
-    assert not [note for note in params.memory_tables("tiny", SIZES["tiny"], 64, 1)[1].notes if "compiler" in note]
+    assert re.search(
+        r"compiler \d+\.\d\d GiB of 15.75 \(20\d\d-\d\d-\d\d\), our formula's peak \d+\.\d\d$", line
+    ), line
+    assert not [
+        note for note in params.memory_tables("tiny", SIZES["tiny"], 64, 1)[1].notes if "compiler" in note
+    ]
 
 
 def test_recompute_accumulate_and_autocast_move_the_peak_the_right_way():
     plain = training_memory(SIZES["20m"], 8, 512)
     assert training_memory(SIZES["20m"], 8, 512, recompute=True)["peak"] < 0.5 * plain["peak"]
-    assert training_memory(SIZES["20m"], 8, 512, accumulate=True)["peak"] == plain["peak"] + plain["gradients"]
+    assert (
+        training_memory(SIZES["20m"], 8, 512, accumulate=True)["peak"] == plain["peak"] + plain["gradients"]
+    )
     assert training_memory(SIZES["20m"], 8, 512, autocast=True)["peak"] < plain["peak"]
 
 
-# --------------------------------------------------------------------------------------------------------------- compute
+# ---------------------------------------------------------------------------------------------------- compute
 
 def test_flops_convention_against_torch_counter():
-    """The counter sees matrix products only: 2 FLOPs a multiply-add, attention in full, the lookup of an untied embedding not
-    counted.
+    """The counter sees matrix products only: 2 FLOPs a multiply-add, attention in full, the lookup of an
+    untied embedding not counted.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -233,7 +279,9 @@ def test_flops_convention_against_torch_counter():
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 64, dtype=torch.long))
     norms = count(config)["norms"] + count(config)["final_norm"]
-    assert counter.get_total_flops() == pytest.approx(64 * (flops(config, 64)["training matmul"] / 3 - 2 * norms), rel=1e-9)
+    assert counter.get_total_flops() == pytest.approx(
+        64 * (flops(config, 64)["training matmul"] / 3 - 2 * norms), rel=1e-9
+    )
 
 
 def test_flops_of_the_20m_card():
@@ -252,7 +300,9 @@ def test_run_of_the_20m_card():
     row = dict(zip(times.columns, times.rows[0]))
     assert row["device"] == "TPU v5e-8" and row["hours"] == pytest.approx(7.767, abs=0.001)
     assert row["% of peak"] == pytest.approx(6.0, abs=0.05)
-    assert row["kWh"] == pytest.approx(1.6 * row["hours"]) and row["kg CO2"] == pytest.approx(0.37 * row["kWh"])
+    assert row["kWh"] == pytest.approx(1.6 * row["hours"]) and row["kg CO2"] == pytest.approx(
+        0.37 * row["kWh"]
+    )
 
 
 def test_utilization_and_throughput_agree():
@@ -267,15 +317,27 @@ def test_what_if_vocabularies():
     table = cost.what_if("20m", SIZES["20m"], 4096, 8.5e9)
     rows = {(row[0], row[1]): dict(zip(table.columns, row)) for row in table.rows}
     assert len(rows) == 6 and rows[4096, "untied"]["parameters"] == 20_324_160
-    assert rows[32768, "untied"]["parameters"] - rows[4096, "untied"]["parameters"] == 2 * (32768 - 4096) * 320
-    assert rows[32768, "tied"]["embedding %"] > rows[8064, "tied"]["embedding %"] > rows[4096, "tied"]["embedding %"]
+    assert (
+        rows[32768, "untied"]["parameters"] - rows[4096, "untied"]["parameters"] == 2 * (32768 - 4096) * 320
+    )
+    assert (
+        rows[32768, "tied"]["embedding %"]
+        > rows[8064, "tied"]["embedding %"]
+        > rows[4096, "tied"]["embedding %"]
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 def test_size_shows_breakdown_and_arithmetic(run):
     text = run("--size", "20m")
-    for part in ("20,324,160", "kv_dim", "= 2 key/value heads * 32 head_dim", "transformer layers x12", "embedding share 12.9%"):
+    for part in (
+        "20,324,160",
+        "kv_dim",
+        "= 2 key/value heads * 32 head_dim",
+        "transformer layers x12",
+        "embedding share 12.9%",
+    ):
         assert part in text
 
 
@@ -286,15 +348,33 @@ def test_all_is_the_family(run):
 
 
 def test_json_of_every_section(run):
-    answer = json.loads(run("--size", "150m", "--memory", "--flops", "--batch", "2", "--context", "1024", "--json"))
+    answer = json.loads(
+        run("--size", "150m", "--memory", "--flops", "--batch", "2", "--context", "1024", "--json")
+    )
     titles = [table["title"] for table in answer["tables"]]
     assert len(titles) == 5 and answer["models"]["150m"]["parameters"]["total"] == 151_026_432
     assert all(table["rows"] and table["notes"] is not None for table in answer["tables"])
 
 
 def test_architecture_flags(run):
-    answer = json.loads(run("--vocab-size", "4096", "--hidden-size", "512", "--intermediate-size", "1536", "--num-hidden-layers", "15",
-                            "--num-attention-heads", "8", "--num-key-value-heads", "2", "--no-tie-word-embeddings", "--json"))
+    answer = json.loads(
+        run(
+            "--vocab-size",
+            "4096",
+            "--hidden-size",
+            "512",
+            "--intermediate-size",
+            "1536",
+            "--num-hidden-layers",
+            "15",
+            "--num-attention-heads",
+            "8",
+            "--num-key-value-heads",
+            "2",
+            "--no-tie-word-embeddings",
+            "--json",
+        )
+    )
     (model,) = answer["models"].values()
     assert model["config"]["head_dim"] == 64 and model["parameters"]["total"] == 49_430_016
 
@@ -320,7 +400,9 @@ def test_config_file_run_folder_and_model_folder(tmp_path: Path):
     (["--audit", "nowhere"], "no such run or model folder"),
     (["--plot", "x.nosuchformat"], "nosuchformat"),
 ])
-def test_mistakes_are_one_clear_line(args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mistakes_are_one_clear_line(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["params.py", *args])
     with pytest.raises(UserError) as error:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits of our Llama against transformers' LlamaForCausalLM, loaded from the folder that we wrote. transformers is an oracle of the tests only.
+"""Logits of our Llama against transformers' LlamaForCausalLM, loaded from the folder that we wrote.
+transformers is an oracle of the tests only.
 
-Tolerances (FP32, largest difference of any logit): 1e-4 up to 256 positions, 1e-3 beyond, where the rounding of longer sums alone gives 1e-4 to
-3e-4. The next token must be the same wherever the two best differ by more than 2e-3.
+Tolerances (FP32, largest difference of any logit): 1e-4 up to 256 positions, 1e-3 beyond, where the rounding
+of longer sums alone gives 1e-4 to 3e-4. The next token must be the same wherever the two best differ by more
+than 2e-3.
 """
 import dataclasses
 
@@ -12,7 +14,10 @@ from torch import nn
 
 from model import SIZES, KVCache, Llama, ModelConfig, rotary_table
 
-pytest.importorskip("transformers", reason="transformers is not installed: it is the oracle of the parity tests (pip install transformers)")
+pytest.importorskip(
+    "transformers",
+    reason="transformers is not installed: it is the oracle of the parity tests (pip install transformers)",
+)
 
 SHORT = 256
 
@@ -27,9 +32,11 @@ def one_thread():
 
 
 def large_weights(model: Llama, seed: int = 0) -> None:
-    """Random weights at which everything matters: uneven attention (scores of std 1), logits of std 2, norms far from one.
+    """Random weights at which everything matters: uneven attention (scores of std 1), logits of std 2, norms
+    far from one.
 
-    Much larger ones measure only how rounding grows: at twice these scores two correct programs differ by 2e-4 at full depth.
+    Much larger ones measure only how rounding grows: at twice these scores two correct programs differ by
+    2e-4 at full depth.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -49,9 +56,14 @@ def make(config: ModelConfig, **changes) -> Llama:
 
 
 def oracle_of(folder):
-    """LlamaForCausalLM from our folder, in FP32, attention in its written-out form. Every key must be used and none may be left over."""
+    """LlamaForCausalLM from our folder, in FP32, attention in its written-out form. Every key must be used
+    and none may be left over.
+    """
     from transformers import LlamaForCausalLM
-    oracle, info = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+
+    oracle, info = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
     assert not any(info.values()), info
     return oracle.eval()
 
@@ -87,7 +99,9 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> float:
 
 
 @torch.no_grad()
-def compare(model: Llama, folder, batch: int, length: int, chunks: list[int], tolerance: float) -> tuple[float, float]:
+def compare(
+    model: Llama, folder, batch: int, length: int, chunks: list[int], tolerance: float
+) -> tuple[float, float]:
     model.save_pretrained(folder, eos_token_id=2)
     oracle = oracle_of(folder)
     ids = random_ids(model.config, batch, length)
@@ -99,7 +113,8 @@ def compare(model: Llama, folder, batch: int, length: int, chunks: list[int], to
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_equal_transformers_up_to_256_positions(size, tied, tmp_path):
-    """Every size at two layers (one with the other kind of head) and with 2,048 rows of its vocabulary; the full sizes follow in .ci/run.
+    """Every size at two layers (one with the other kind of head) and with 2,048 rows of its vocabulary; the
+    full sizes follow in .ci/run.
 
     With and without a cache: a long prefill, a chunk, then token by token.
     """
@@ -117,8 +132,14 @@ def test_rotary_tables_are_bit_equal(size):
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
     config = SIZES[size]
-    theirs = LlamaRotaryEmbedding(LlamaConfig(hidden_size=config.hidden_size, num_attention_heads=config.num_attention_heads,
-                                              head_dim=config.head_dim, rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta}))
+    theirs = LlamaRotaryEmbedding(
+        LlamaConfig(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            head_dim=config.head_dim,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        )
+    )
     length = config.max_position_embeddings
     cos, sin = theirs(torch.zeros(1), torch.arange(length)[None])
     ours = rotary_table(length, config.head_dim, config.rope_theta)
@@ -127,7 +148,9 @@ def test_rotary_tables_are_bit_equal(size):
 
 @torch.no_grad()
 def test_the_comparison_notices_what_is_wrong(tmp_path):
-    """Each of these mistakes moves a logit by far more than the tolerance, so the tests above could not pass with it."""
+    """Each of these mistakes moves a logit by far more than the tolerance, so the tests above could not pass
+    with it.
+    """
     right = make(SIZES["tiny"], num_hidden_layers=2)
     ids = random_ids(right.config, 1, 128)
     expected = right(ids)
@@ -139,7 +162,9 @@ def test_the_comparison_notices_what_is_wrong(tmp_path):
     def tiled(q, k, v, mask=None):
         """Query head h reads key/value head h % K: the other, wrong, way of sharing."""
         group = q.shape[1] // k.shape[1]
-        return nn.functional.scaled_dot_product_attention(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), is_causal=True)
+        return nn.functional.scaled_dot_product_attention(
+            q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), is_causal=True
+        )
 
     wrong = Llama(right.config, tiled)
     wrong.load_state_dict(right.state_dict())
@@ -151,7 +176,9 @@ def test_the_comparison_notices_what_is_wrong(tmp_path):
 def test_logits_equal_transformers_at_full_depth(size, tmp_path):
     model = make(SIZES[size])
     plain, cached = compare(model, tmp_path, 1, SHORT, [SHORT - 8, 5, 1, 1, 1], 1e-4)
-    print(f"{size}: {model.config.num_hidden_layers} layers, {SHORT} positions: plain {plain:.1e}, cached {cached:.1e}")
+    print(
+        f"{size}: {model.config.num_hidden_layers} layers, {SHORT} positions: plain {plain:.1e}, cached {cached:.1e}"
+    )
 
 
 @pytest.mark.ci
@@ -169,16 +196,30 @@ def test_logits_equal_transformers_up_to_the_full_context(size, tmp_path):
 @pytest.mark.parametrize("shards", ["one file", "sharded"])
 @torch.no_grad()
 def test_folders_written_by_transformers_load_here(tied, shards, tmp_path):
-    """The reverse: `from_pretrained` reads what transformers saves, in FP32 and in BF16, as one file or several."""
+    """The reverse: `from_pretrained` reads what transformers saves, in FP32 and in BF16, as one file or
+    several.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
-    theirs = LlamaForCausalLM(LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                                          num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.2,
-                                          rope_parameters={"rope_type": "default", "rope_theta": 50_000.0})).eval()
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=96,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            initializer_range=0.2,
+            rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
+        )
+    ).eval()
     ids = torch.arange(64)[None]
     for dtype in (torch.float32, torch.bfloat16):
         folder = tmp_path / str(dtype)
         theirs.to(dtype).save_pretrained(folder, max_shard_size="50KB" if shards == "sharded" else "50GB")
         assert (folder / "model.safetensors.index.json").exists() == (shards == "sharded")
-        again = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()     # not `theirs`: `.to` has rounded its frequencies too
+        # not `theirs`: `.to` has rounded its frequencies too
+        again = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         agree(Llama.from_pretrained(folder)(ids), again(ids).logits, 1e-4)

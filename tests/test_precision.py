@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""precision.py: what computes in which dtype during a real forward and backward, counts, names and files, loss scaling, the choice by device."""
+"""precision.py: what computes in which dtype during a real forward and backward, counts, names and files,
+loss scaling, the choice by device.
+"""
 import json
 import math
 from collections import defaultdict
@@ -16,7 +18,14 @@ from model import SIZES, Llama, ModelConfig, next_token_loss
 from precision import RECIPES, apply_recipe, critical_layers, next_scale, report
 
 CONFIG = ModelConfig(64, 32, 64, 4, 4, 2, 8, 32)
-PRODUCTS = ("mm", "addmm", "bmm", "linear", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+PRODUCTS = (
+    "mm",
+    "addmm",
+    "bmm",
+    "linear",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+)
 
 
 class Watch(TorchDispatchMode):
@@ -28,11 +37,16 @@ class Watch(TorchDispatchMode):
         self.seen = defaultdict(set)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))          # of attention's backward the sixth is its log-sum-exp, FP32 always
-        dtypes = {value.dtype for value in args[:5] if isinstance(value, torch.Tensor) and value.is_floating_point()}
+        # of attention's backward the sixth is its log-sum-exp, FP32 always
+        result = function(*args, **(kwargs or {}))
+        dtypes = {
+            value.dtype for value in args[:5] if isinstance(value, torch.Tensor) and value.is_floating_point()
+        }
         operation = function._overloadpacket.__name__
         for module in self.tracker.parents:
-            self.seen[module.partition(".")[2], "backward" if self.tracker.is_bw else "forward", operation] |= dtypes
+            self.seen[
+                module.partition(".")[2], "backward" if self.tracker.is_bw else "forward", operation
+            ] |= dtypes
         return result
 
     def products(self, module: str, direction: str) -> set[torch.dtype]:
@@ -42,7 +56,20 @@ class Watch(TorchDispatchMode):
 
     def arithmetic(self, module: str, direction: str) -> set[torch.dtype]:
         """Dtypes of everything but casts and copies inside a module."""
-        moves = ("_to_copy", "detach", "copy_", "clone", "view", "expand", "unsqueeze", "alias", "empty_like", "new_empty_strided", "add_", "ones_like")
+        moves = (
+            "_to_copy",
+            "detach",
+            "copy_",
+            "clone",
+            "view",
+            "expand",
+            "unsqueeze",
+            "alias",
+            "empty_like",
+            "new_empty_strided",
+            "add_",
+            "ones_like",
+        )
         return set().union(*(dtypes for (name, way, operation), dtypes in self.seen.items()
                              if name == module and way == direction and operation not in moves))
 
@@ -64,11 +91,24 @@ def test_norms_and_critical_layers_compute_in_fp32_and_the_rest_low(recipe, low,
     for direction in ("forward", "backward"):
         for i in range(4):
             expected = full if i in lifted else {low}
-            for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
+            for part in (
+                "self_attn.q_proj",
+                "self_attn.k_proj",
+                "self_attn.v_proj",
+                "self_attn.o_proj",
+                "mlp.gate_proj",
+                "mlp.up_proj",
+                "mlp.down_proj",
+            ):
                 assert watch.products(f"model.layers.{i}.{part}", direction) == expected, (i, part, direction)
-            assert watch.products(f"model.layers.{i}.self_attn", direction) == expected, (i, direction)          # attention's own products too
+            # attention's own products too
+            assert watch.products(f"model.layers.{i}.self_attn", direction) == expected, (i, direction)
         assert watch.products("lm_head", direction) == {low}
-    norms = [name for name, module in model.named_modules() if name.endswith("norm") and not list(module.children())]
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if name.endswith("norm") and not list(module.children())
+    ]
     assert len(norms) == 9
     for name in norms:
         assert watch.arithmetic(name, "forward") == full, name
@@ -92,7 +132,9 @@ def test_counts_are_the_cards(size, recipe, counts, shared):
     assert (found["fp32_norms"], found["fp32_layers"], found["fp32_softmax"]) == counts
     name = {"20m": "Stentor3-20M", "150m": "Portimbria-150M", "30m": "Stentor2-30M"}[size]
     card = json.loads((shared / "cards/cards.json").read_text())["models"][name]["precision_recipe"]
-    assert counts == tuple(card[key][0]["value"] for key in ("fp32_norm_modules", "fp32_critical_layers", "fp32_softmax_modules"))
+    assert counts == tuple(
+        card[key][0]["value"] for key in ("fp32_norm_modules", "fp32_critical_layers", "fp32_softmax_modules")
+    )
 
 
 def test_a_recipe_changes_neither_names_nor_the_saved_file(tmp_path):
@@ -104,8 +146,11 @@ def test_a_recipe_changes_neither_names_nor_the_saved_file(tmp_path):
         apply_recipe(model, recipe, "cpu")
         assert list(model.state_dict()) == names
         model.save_pretrained(tmp_path / recipe)
-        assert (tmp_path / recipe / "model.safetensors").read_bytes() == (tmp_path / "before" / "model.safetensors").read_bytes()
-    assert report(model) == {"fp32_norms": 0, "fp32_layers": 0, "fp32_softmax": 0}            # bf16, the last one, has replaced the others
+        assert (tmp_path / recipe / "model.safetensors").read_bytes() == (
+            tmp_path / "before" / "model.safetensors"
+        ).read_bytes()
+    # bf16, the last one, has replaced the others
+    assert report(model) == {"fp32_norms": 0, "fp32_layers": 0, "fp32_softmax": 0}
     with pytest.raises(UserError, match="unknown precision 'fp8'"):
         apply_recipe(model, "fp8", "cpu")
 
@@ -124,10 +169,16 @@ def test_loss_scaling_halves_on_overflow_and_doubles_after_the_interval():
 
 def test_the_dtype_follows_the_capability(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert precision.choose_precision("cuda", False)[0] == "t4-fp16"            # a T4, whatever emulation says
+    assert precision.choose_precision("cuda", False)[0] == "t4-fp16"  # a T4, whatever emulation says
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert precision.choose_precision("cuda", False)[0] == "tpu-bf16" and precision.choose_precision("cuda", True)[0] == "t4-fp16"
-    assert precision.choose_precision("xla", False)[0] == "tpu-bf16" and precision.choose_precision("mps", False)[0] == "fp32"
+    assert (
+        precision.choose_precision("cuda", False)[0] == "tpu-bf16"
+        and precision.choose_precision("cuda", True)[0] == "t4-fp16"
+    )
+    assert (
+        precision.choose_precision("xla", False)[0] == "tpu-bf16"
+        and precision.choose_precision("mps", False)[0] == "fp32"
+    )
     for fast in (True, False):
         monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda fast=fast: fast)
         assert precision.choose_precision("cpu", False)[0] == ("bf16" if fast else "fp32")
@@ -135,7 +186,9 @@ def test_the_dtype_follows_the_capability(monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["tpu-bf16", "bf16"])
 def test_evaluation_losses_are_no_bf16_numbers(recipe):
-    """The two TPU models' published losses are all multiples of 1/64 (BF16 between 2 and 4). Ours are means in double precision of FP32 losses."""
+    """The two TPU models' published losses are all multiples of 1/64 (BF16 between 2 and 4). Ours are means
+    in double precision of FP32 losses.
+    """
     torch.manual_seed(0)
     model = apply_recipe(Llama(CONFIG), recipe, "cpu")
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]
@@ -152,7 +205,12 @@ def test_evaluation_losses_are_no_bf16_numbers(recipe):
 
     loss = train.evaluate(model, Job)
     with torch.no_grad():
-        exact = [-torch.log_softmax(model(torch.from_numpy(ids)).double(), -1)[:, :-1].gather(2, torch.from_numpy(ids)[:, 1:, None]).mean().item()
-                 for ids in batches]
+        exact = [
+            -torch.log_softmax(model(torch.from_numpy(ids)).double(), -1)[:, :-1]
+            .gather(2, torch.from_numpy(ids)[:, 1:, None])
+            .mean()
+            .item()
+            for ids in batches
+        ]
     assert loss == pytest.approx(math.fsum(exact) / len(exact), abs=1e-6)
     assert loss != torch.tensor(loss).bfloat16().item() and abs(loss * 64 - round(loss * 64)) > 1e-3

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of README.md runs, shortened by flags where it is long, from an empty folder; the frozen list of train.py's flags."""
+"""Every command of README.md runs, shortened by flags where it is long, from an empty folder; the frozen list
+of train.py's flags.
+"""
 import dataclasses
 import os
 import re
@@ -17,8 +19,22 @@ from model import SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORT = ["--steps", "3", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "3", "--max-eval-samples", "2", "--device", "cpu"]
-NOT_RUN = ("python3 -m venv", "pip install", ". .venv", "pytest")  # the set-up and the test command themselves
+SHORT = [
+    "--steps",
+    "3",
+    "--seq-len",
+    "32",
+    "--batch-size",
+    "2",
+    "--eval-steps",
+    "3",
+    "--max-eval-samples",
+    "2",
+    "--device",
+    "cpu",
+]
+# the set-up and the test command themselves
+NOT_RUN = ("python3 -m venv", "pip install", ". .venv", "pytest")
 
 
 def commands() -> list[str]:
@@ -26,17 +42,26 @@ def commands() -> list[str]:
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
     found = [part.strip() for line in blocks.splitlines() for part in line.split("&&") if part.strip()]
     found += re.findall(r"^\| `(python [^`]+)`", README, flags=re.MULTILINE)
-    found += re.findall(r"(?<!\| )`(python (?:train|sample|params|tokenizer|data|evaluate)\.py [^`]+)`", README)
+    found += re.findall(
+        r"(?<!\| )`(python (?:train|sample|params|tokenizer|data|evaluate)\.py [^`]+)`", README
+    )
     found = [command for command in dict.fromkeys(found) if not any(word in command for word in NOT_RUN)]
-    elsewhere = ("--source hub", "python lessons/")                        # run by test_data_prepare.py, on local files, and by test_lessons.py
+    # run by test_data_prepare.py, on local files, and by test_lessons.py
+    elsewhere = ("--source hub", "python lessons/")
     return [command for command in found if not any(word in command for word in elsewhere)]
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with the user's files that the README speaks of, the built-in corpus, and one short run to sample from."""
+    """A folder with the user's files that the README speaks of, the built-in corpus, and one short run to
+    sample from.
+    """
     folder = tmp_path_factory.mktemp("readme")
-    prose = "\n\n".join(f"The {word} of number {i} went home, and it was not the last to do so." for i in range(300) for word in ("cat", "dog", "crow"))
+    prose = "\n\n".join(
+        f"The {word} of number {i} went home, and it was not the last to do so."
+        for i in range(300)
+        for word in ("cat", "dog", "crow")
+    )
     (folder / "my.txt").write_text(prose)
     (folder / "my_texts").mkdir()
     (folder / "my_texts" / "one.txt").write_text(prose)
@@ -59,7 +84,14 @@ def run(folder: Path, command: str) -> str:
     if script == "sample.py":
         words += ["--max-new-tokens", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(ROOT / script), *words[2:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *words[2:]],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
     return done.stdout
 
@@ -74,21 +106,64 @@ def test_command_of_the_readme_runs(workplace, command):
 
 
 def test_size_table_is_true():
-    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) / (\d+) \| ([\d,]+) \| (\w+) \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) / (\d+) \| ([\d,]+) \| (\w+) \|$",
+        README,
+        re.MULTILINE,
+    )
     assert {row[0] for row in rows} == set(SIZES)
     for name, _, total, *numbers, head in rows:
         config = SIZES[name]
         stated = [int(number.replace(",", "")) for number in numbers]
         assert int(total.replace(",", "")) == count(config)["total"]
-        assert stated == [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads,
-                          config.num_key_value_heads, config.max_position_embeddings]
+        assert stated == [
+            config.vocab_size,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.max_position_embeddings,
+        ]
         assert (head == "tied") == config.tie_word_embeddings
 
 
 def test_flags_of_train_are_frozen():
     """A flag is a liability: adding one means adding it here."""
     flags = [field.name for field in dataclasses.fields(train.TrainConfig) if "help" in field.metadata]
-    assert flags == ["size", "data", "out", "resume", "init", "recipe", "precision", "device", "steps", "tokens", "epochs", "stop_after", "deadline",
-                     "seq_len", "batch_size", "micro_batch", "learning_rate", "warmup_steps", "schedule", "stable_steps", "weight_decay",
-                     "max_grad_norm", "seed", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps", "recompute",
-                     "loss_chunk", "fused", "compile", "skip_nonfinite", "document_mask", "dry_run"]
+    assert flags == [
+        "size",
+        "data",
+        "out",
+        "resume",
+        "init",
+        "recipe",
+        "precision",
+        "device",
+        "steps",
+        "tokens",
+        "epochs",
+        "stop_after",
+        "deadline",
+        "seq_len",
+        "batch_size",
+        "micro_batch",
+        "learning_rate",
+        "warmup_steps",
+        "schedule",
+        "stable_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+        "eval_steps",
+        "best_eval_start_step",
+        "max_eval_samples",
+        "logging_steps",
+        "recompute",
+        "loss_chunk",
+        "fused",
+        "compile",
+        "skip_nonfinite",
+        "document_mask",
+        "dry_run",
+    ]

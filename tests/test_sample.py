@@ -19,9 +19,10 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from extras import columns, history
-from extras import prompt as extras_prompt
-from extras.fast_step import FastStep
+from sampling import columns
+from sampling import history
+from sampling import prompt as extras_prompt
+from sampling.fast_step import FastStep
 from model import SIZES, KVCache, Llama
 from sample import Row, Settings, decode, filtered, generate
 
@@ -43,11 +44,13 @@ def ids_of(model: Llama, length: int, seed: int = 1) -> list[int]:
     return random.Random(seed).choices(range(model.config.vocab_size), k=length)
 
 
-# ------------------------------------------------------------------------------------------------- the choice of a token
+# -------------------------------------------------------------------------------------- the choice of a token
 
 def oracle(logits: torch.Tensor, seen_ids: list[int], settings: Settings) -> torch.Tensor:
     """What transformers' own processors make of the same logits."""
-    process = pytest.importorskip("transformers.generation.logits_process", reason="transformers is the oracle of this test")
+    process = pytest.importorskip(
+        "transformers.generation.logits_process", reason="transformers is the oracle of this test"
+    )
     chain = process.LogitsProcessorList()
     if settings.repetition_penalty != 1:
         chain.append(process.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
@@ -104,23 +107,31 @@ def test_settings_name_every_impossible_value():
         Settings(temperature=math.nan).check()
 
 
-# -------------------------------------------------------------------------------------------------------------- decoding
+# --------------------------------------------------------------------------------------------------- decoding
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_cached_logits_equal_uncached_and_fast_equals_plain(size):
-    """Prefill of 1 to 65 tokens in one pass, then steps, for one row and for three, against one uncached forward."""
+    """Prefill of 1 to 65 tokens in one pass, then steps, for one row and for three, against one uncached
+    forward.
+    """
     model = model_of(size, max_position_embeddings=80)
     fast = FastStep(model)
     for batch, length in [(1, 1), (3, 5), (1, 63), (3, 64), (1, 65), (1, 76)]:
-        ids = torch.randint(model.config.vocab_size, (batch, length + 4), generator=torch.Generator().manual_seed(length))
+        ids = torch.randint(
+            model.config.vocab_size, (batch, length + 4), generator=torch.Generator().manual_seed(length)
+        )
         with torch.inference_mode():
             whole = model(ids)
             plain_cache, fast_cache = (KVCache(model.config, batch, length + 4) for _ in range(2))
-            torch.testing.assert_close(model(ids[:, :length], plain_cache), whole[:, :length], rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                model(ids[:, :length], plain_cache), whole[:, :length], rtol=0, atol=1e-4
+            )
             model(ids[:, :length], fast_cache)
             for position in range(length, length + 4):
                 newest = ids[:, position:position + 1]
-                torch.testing.assert_close(model(newest, plain_cache)[:, -1], whole[:, position], rtol=0, atol=1e-4)
+                torch.testing.assert_close(
+                    model(newest, plain_cache)[:, -1], whole[:, position], rtol=0, atol=1e-4
+                )
                 torch.testing.assert_close(fast(newest, fast_cache), whole[:, position], rtol=0, atol=1e-4)
             torch.testing.assert_close(fast_cache.keys, plain_cache.keys, rtol=0, atol=1e-4)
             torch.testing.assert_close(fast_cache.values, plain_cache.values, rtol=0, atol=1e-4)
@@ -136,7 +147,9 @@ def test_cached_logits_up_to_the_context_limit(size):
         whole = model.project(model.model(ids)[:, -3:])
         model.model(ids[:, :limit - 3], cache)
         for i in range(3):
-            torch.testing.assert_close(fast(ids[:, limit - 3 + i:limit - 2 + i], cache), whole[:, i], rtol=0, atol=1e-3)
+            torch.testing.assert_close(
+                fast(ids[:, limit - 3 + i : limit - 2 + i], cache), whole[:, i], rtol=0, atol=1e-3
+            )
         with pytest.raises(UserError, match="positions"):
             model(ids[:, :1], cache)
 
@@ -149,11 +162,19 @@ def test_greedy_tokens_equal_transformers(size, penalty, tmp_path):
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids = ids_of(model, 20)
     with torch.inference_mode():
-        expected = theirs.generate(torch.tensor([ids]), max_new_tokens=256, do_sample=False, repetition_penalty=penalty,
-                                   eos_token_id=None, pad_token_id=0)[0, 20:].tolist()
+        expected = theirs.generate(
+            torch.tensor([ids]),
+            max_new_tokens=256,
+            do_sample=False,
+            repetition_penalty=penalty,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0, 20:].tolist()
     assert len(expected) == 256
     assert generate(model, ids, 256, temperature=0, repetition_penalty=penalty) == expected
-    assert generate(model, ids, 256, temperature=0, repetition_penalty=penalty, step=FastStep(model)) == expected
+    assert (
+        generate(model, ids, 256, temperature=0, repetition_penalty=penalty, step=FastStep(model)) == expected
+    )
 
 
 def test_same_seed_same_tokens_and_row_i_is_the_same_alone():
@@ -173,9 +194,14 @@ def test_same_seed_same_tokens_and_row_i_is_the_same_alone():
 def test_rows_of_different_length_and_settings():
     model = model_of("tiny")
     ids = ids_of(model, 3)
-    rows = [Row(model, ids, dataclasses.replace(PLAIN, max_new_tokens=n, temperature=t), 5) for n, t in ((2, 0.0), (0, 1.0), (6, 1.0))]
+    rows = [
+        Row(model, ids, dataclasses.replace(PLAIN, max_new_tokens=n, temperature=t), 5)
+        for n, t in ((2, 0.0), (0, 1.0), (6, 1.0))
+    ]
     steps = [tokens for tokens, _ in decode(model, ids, rows)]
-    assert [[t is not None for t in tokens] for tokens in steps] == [[True, False, True]] * 2 + [[False, False, True]] * 4
+    assert [[t is not None for t in tokens] for tokens in steps] == [[True, False, True]] * 2 + [
+        [False, False, True]
+    ] * 4
     assert [tokens[0] for tokens in steps[:2]] == generate(model, ids, 2, temperature=0)
     assert [tokens[2] for tokens in steps] == generate(model, ids, 6, seed=5)
 
@@ -212,7 +238,7 @@ def test_cache_is_allocated_once():
     assert len(places) == 1 and places.pop()[2] == 25
 
 
-# ------------------------------------------------------------------------------------------------------- recommendations
+# -------------------------------------------------------------------------------------------- recommendations
 
 CARD_OF = {"20m": "Stentor3-20M", "30m": "Stentor2-30M", "150m": "Portimbria-150M"}
 
@@ -236,13 +262,16 @@ def test_recommended_settings_are_the_card_examples_within_its_ranges(size, shar
 def test_every_size_has_settings_and_presets_differ():
     for size, config in SIZES.items():
         assert sample.recommended(config) == sample.RECOMMENDED.get(size, sample.STENTOR3)
-    focused, balanced, creative = (dataclasses.replace(sample.STENTOR3, **sample.PRESETS[name]) for name in ("focused", "balanced", "creative"))
+    focused, balanced, creative = (
+        dataclasses.replace(sample.STENTOR3, **sample.PRESETS[name])
+        for name in ("focused", "balanced", "creative")
+    )
     assert balanced == sample.STENTOR3
     for name in ("temperature", "top_p", "max_new_tokens"):
         assert getattr(focused, name) < getattr(balanced, name) < getattr(creative, name)
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
@@ -258,12 +287,16 @@ def run_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture()
 def command(run_folder, monkeypatch, capsys):
-    """Run `python sample.py ...` in this process, in the folder that holds runs/; returns (exit code, stdout, stderr)."""
+    """Run `python sample.py ...` in this process, in the folder that holds runs/; returns (exit code, stdout,
+    stderr).
+    """
     monkeypatch.chdir(run_folder.parent.parent)
 
     def call(*arguments: str, stdin: str | bytes = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode())))
+        monkeypatch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()))
+        )
         monkeypatch.setattr(extras_prompt, "text_waits", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
@@ -277,14 +310,27 @@ def test_command_continues_a_prompt(command):
     assert code == 0 and first.startswith("Hello there") and "12 tokens" in log and "tokens/s" in log
     assert command("Hello there", "--temperature", "0", "--max-new-tokens", "12")[1] == first
     assert command("runs/tiny", "Hello there", "--temperature=0", "--max_new_tokens=12")[1] == first
-    assert command("runs/tiny/best", "-", "--temperature=0", "--max-new-tokens=12", stdin="Hello there\n")[1] == first
+    assert (
+        command("runs/tiny/best", "-", "--temperature=0", "--max-new-tokens=12", stdin="Hello there\n")[1]
+        == first
+    )
     assert command("--temperature=0", "--max-new-tokens=12", stdin="Hello there")[1] == first
     assert command("--max-new-tokens", "2")[1].startswith(sample.PROMPT)
 
 
 def test_prompt_file_and_json(command, tmp_path):
     (tmp_path / "prompt.txt").write_text("Hello there\n")
-    code, out, _ = command("--prompt-file", str(tmp_path / "prompt.txt"), "--json", "--n", "3", "--seed", "5", "--max-new-tokens", "6")
+    code, out, _ = command(
+        "--prompt-file",
+        str(tmp_path / "prompt.txt"),
+        "--json",
+        "--n",
+        "3",
+        "--seed",
+        "5",
+        "--max-new-tokens",
+        "6",
+    )
     record = json.loads(out)
     assert code == 0 and record["prompt"] == "Hello there" and record["model"] == "tiny"
     assert [answer["seed"] for answer in record["answers"]] == [5, 6, 7]
@@ -306,7 +352,10 @@ def test_history_is_kept_beside_the_run_and_bounded(command, run_folder, monkeyp
     command("Two", "--max-new-tokens", "2", "--n", "2")
     code, out, _ = command("--history")
     assert code == 0 and "One" in out and out.count("Two") == 2 and "seed 1 " in out
-    assert [json.loads(line)["prompt"] for line in command("--history", "--json")[1].splitlines()] == ["One", "Two"]
+    assert [json.loads(line)["prompt"] for line in command("--history", "--json")[1].splitlines()] == [
+        "One",
+        "Two",
+    ]
     monkeypatch.setattr(history, "LIMIT", 10)
     command("Three", "--max-new-tokens", "2")
     assert [record["prompt"] for record in history.records(run_folder / "best")] == ["Three"]
@@ -340,16 +389,25 @@ def test_chat_keeps_turns_and_forgets_the_oldest(command, monkeypatch):
         return real(source, prompt, *others, **named)
 
     monkeypatch.setattr(sample, "say", spy)
-    command("--chat", "--max-new-tokens", "900", "--temperature", "0", stdin="first question\n" + "second " * 60 + "\n\n")
+    command(
+        "--chat",
+        "--max-new-tokens",
+        "900",
+        "--temperature",
+        "0",
+        stdin="first question\n" + "second " * 60 + "\n\n",
+    )
     assert prompts[0] == "<|user|>first question<|assistant|>"
     assert prompts[1].startswith("<|user|>second")
 
 
 def test_chat_prompt_is_the_template_that_the_folder_carries():
     jinja2 = pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
-    from extras.hf_folder import CHAT_TEMPLATE
+    from vocab_files.tokenizer_files import CHAT_TEMPLATE
     turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Why?")]
-    rendered = jinja2.Template(CHAT_TEMPLATE).render(messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True)
+    rendered = jinja2.Template(CHAT_TEMPLATE).render(
+        messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True
+    )
     assert sample.chat_prompt(turns) == rendered
 
 
@@ -363,10 +421,17 @@ def test_streamed_text_has_no_broken_characters(run_folder):
     first = next(ids)
 
     def one_hot(token):
-        return torch.nn.functional.one_hot(torch.tensor([token]), source.model.config.vocab_size).float() * 100
+        return (
+            torch.nn.functional.one_hot(torch.tensor([token]), source.model.config.vocab_size).float() * 100
+        )
 
     scripted.model.project = lambda hidden: one_hot(first)
-    seen = [answers[0].text for answers in sample.respond(scripted, "Say:", [(dataclasses.replace(PLAIN, temperature=0, max_new_tokens=99), 0)])]
+    seen = [
+        answers[0].text
+        for answers in sample.respond(
+            scripted, "Say:", [(dataclasses.replace(PLAIN, temperature=0, max_new_tokens=99), 0)]
+        )
+    ]
     assert all("\ufffd" not in piece for piece in seen)
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
     assert seen[-1] == vocabulary.decode(vocabulary.encode(text))
@@ -383,7 +448,12 @@ def test_streamed_text_has_no_broken_characters(run_folder):
 ])
 def test_mistakes_are_one_line(command, arguments, words):
     code, out, log = command(*arguments)
-    assert (code, out) == (2, "") and words in log and log.startswith("sample.py: error: ") and log.count("\n") == 1
+    assert (
+        (code, out) == (2, "")
+        and words in log
+        and log.startswith("sample.py: error: ")
+        and log.count("\n") == 1
+    )
 
 
 def test_without_a_run_the_line_says_how_to_make_one(command, monkeypatch, tmp_path):
@@ -394,7 +464,12 @@ def test_without_a_run_the_line_says_how_to_make_one(command, monkeypatch, tmp_p
 
 def test_damaged_folders(command, run_folder, tmp_path):
     import shutil
-    for name, damage in [("tokenmonster.vocab", b"\0" * 10), ("model.safetensors", b"\xff" * 100), ("config.json", b"{")]:
+
+    for name, damage in [
+        ("tokenmonster.vocab", b"\0" * 10),
+        ("model.safetensors", b"\xff" * 100),
+        ("config.json", b"{"),
+    ]:
         copy = tmp_path / name
         shutil.copytree(run_folder / "best", copy)
         (copy / name).write_bytes(damage)
@@ -403,6 +478,12 @@ def test_damaged_folders(command, run_folder, tmp_path):
 
 
 def test_script_runs_as_a_program(run_folder):
-    done = subprocess.run([sys.executable, str(ROOT / "sample.py"), "runs/tiny", "Hello", "--max-new-tokens", "3"], cwd=run_folder.parent.parent,
-                          capture_output=True, text=True, input="", env=dict(os.environ, OMP_NUM_THREADS="1"))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "sample.py"), "runs/tiny", "Hello", "--max-new-tokens", "3"],
+        cwd=run_folder.parent.parent,
+        capture_output=True,
+        text=True,
+        input="",
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+    )
     assert done.returncode == 0 and done.stdout.startswith("Hello") and "3 tokens" in done.stderr, done.stderr

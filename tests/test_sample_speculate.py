@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""extras/speculate.py: the target's distribution, whatever the draft; and extras/quantize.py: what the forms of the weights change."""
+"""sampling/speculate.py: the target's distribution, whatever the draft; and sampling/weights.py: what the
+forms of the weights change.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -12,8 +14,9 @@ import torch
 import sample
 import tokenizer
 from common import UserError
-from extras import quantize, speculate
-from extras.fast_step import FastStep
+from sampling import weights as quantize
+from sampling import speculate
+from sampling.fast_step import FastStep
 from model import SIZES, KVCache, Llama
 from sample import Row, Settings, generate
 
@@ -22,7 +25,15 @@ PLAIN = Settings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tok
 
 def small(seed: int, vocab: int = 5, **changes) -> Llama:
     torch.manual_seed(seed)
-    config = dataclasses.replace(SIZES["tiny"], vocab_size=vocab, hidden_size=32, intermediate_size=32, num_hidden_layers=1, head_dim=8, **changes)
+    config = dataclasses.replace(
+        SIZES["tiny"],
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        head_dim=8,
+        **changes,
+    )
     model = Llama(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,7 +63,8 @@ FILTERED = dataclasses.replace(PLAIN, temperature=0.7, top_p=0.9, repetition_pen
 @pytest.mark.parametrize("settings, draws", [(FILTERED, 400), pytest.param(PLAIN, 5000, marks=pytest.mark.slow),
                                              pytest.param(FILTERED, 5000, marks=pytest.mark.slow)])
 def test_distribution_is_the_targets(settings, draws):
-    """Chi-square of the first three tokens over all 27 continuations; the draft is another model altogether."""
+    """Chi-square of the first three tokens over all 27 continuations; the draft is another model altogether.
+    """
     target, draft, ids = small(1, 3), small(2, 3), [0, 2]
     expected = exact(target, ids, settings)
     counts, kept, proposed = dict.fromkeys(expected, 0), 0, 0
@@ -67,8 +79,11 @@ def test_distribution_is_the_targets(settings, draws):
     chi_square = sum((count - mean) ** 2 / mean for count, mean in pairs + [rest] if mean > 1)
     freedom = len(pairs)
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5, (chi_square, freedom)
-    wrong = exact(draft, ids, settings)                                  # the test would see the draft's distribution
-    assert sum((counts[new] - wrong[new] * draws) ** 2 / max(wrong[new] * draws, 1) for new in likely) > 4 * freedom
+    wrong = exact(draft, ids, settings)  # the test would see the draft's distribution
+    assert (
+        sum((counts[new] - wrong[new] * draws) ** 2 / max(wrong[new] * draws, 1) for new in likely)
+        > 4 * freedom
+    )
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
@@ -76,7 +91,9 @@ def test_greedy_tokens_are_the_targets_own(penalty):
     target, draft = small(1, 50, max_position_embeddings=64), small(2, 50, max_position_embeddings=64)
     settings = Settings(temperature=0, repetition_penalty=penalty, max_new_tokens=100)
     for ahead, helper in itertools.product([1, 4, 9], [draft, target]):
-        result = speculate.speculate(target, helper, [3, 1, 4], settings, 0, ahead=ahead, draft_step=FastStep(helper))
+        result = speculate.speculate(
+            target, helper, [3, 1, 4], settings, 0, ahead=ahead, draft_step=FastStep(helper)
+        )
         assert result.ids == generate(target, [3, 1, 4], 100, temperature=0, repetition_penalty=penalty)
         assert len(result.ids) == 61
         if helper is target:
@@ -89,7 +106,9 @@ def test_greedy_tokens_are_the_targets_own(penalty):
 def test_draft_with_a_shorter_context_is_left_behind():
     target, draft = small(1, 50, max_position_embeddings=64), small(2, 50, max_position_embeddings=16)
     settings = Settings(temperature=0, repetition_penalty=1, max_new_tokens=40)
-    assert speculate.speculate(target, draft, [1], settings, 0).ids == generate(target, [1], 40, temperature=0)
+    assert speculate.speculate(target, draft, [1], settings, 0).ids == generate(
+        target, [1], 40, temperature=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +119,41 @@ def runs(tmp_path_factory):
     for seed, name in enumerate(("large", "small", "foreign")):
         torch.manual_seed(seed)
         model = Llama(dataclasses.replace(SIZES["tiny"], num_hidden_layers=2 if name == "large" else 1))
-        model.save_pretrained(folder / name, eos_token_id=vocabulary.eos_id if name != "foreign" else 7, pad_token_id=vocabulary.pad_id)
+        model.save_pretrained(
+            folder / name,
+            eos_token_id=vocabulary.eos_id if name != "foreign" else 7,
+            pad_token_id=vocabulary.pad_id,
+        )
         (folder / name / "tokenmonster.vocab").write_bytes(vocabulary.vocab.to_bytes())
     return folder
 
 
 def test_command_prints_acceptance_and_speed(runs, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sample.py", str(runs / "large"), "Hello there", "--draft", str(runs / "small"), "--max-new-tokens", "12"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "sample.py",
+            str(runs / "large"),
+            "Hello there",
+            "--draft",
+            str(runs / "small"),
+            "--max-new-tokens",
+            "12",
+        ],
+    )
     assert sample.run(sample.main) == 0
     out = capsys.readouterr().out
     assert out.startswith("Hello there") and "proposed tokens kept" in out and "speed-up" in out
-    monkeypatch.setattr(sys, "argv", ["sample.py", str(runs / "large"), "Hello there", "--draft", str(runs / "foreign")])
+    monkeypatch.setattr(
+        sys, "argv", ["sample.py", str(runs / "large"), "Hello there", "--draft", str(runs / "foreign")]
+    )
     assert sample.run(sample.main) == 2
     log = capsys.readouterr().err
     assert "foreign" in log and "vocabulary" in log and log.count("\n") == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- quantize
+# --------------------------------------------------------------------------------------------------- quantize
 
 def test_int8_rounds_each_weight_by_at_most_half_a_step():
     torch.manual_seed(0)
@@ -125,7 +162,8 @@ def test_int8_rounds_each_weight_by_at_most_half_a_step():
     unit = torch.eye(32)
     error = (product(unit).T - weight).abs()
     step = weight.abs().amax(dim=1, keepdim=True) / 127
-    assert bool((error <= 0.5 * step + 0.01 * weight.abs() + 1e-9).all())       # half a step, and BF16's rounding of scale and result
+    # half a step, and BF16's rounding of scale and result
+    assert bool((error <= 0.5 * step + 0.01 * weight.abs() + 1e-9).all())
 
 
 @pytest.mark.parametrize("form, limit", [("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.05), ("int8-dynamic", 0.2)])
@@ -156,27 +194,46 @@ def test_bytes_read_and_unknown_form():
 
 def test_table_of_forms(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 10)
-    monkeypatch.setattr(sys, "argv", ["quantize.py", str(runs / "large"), str(tmp_path / "text.txt"), "--tokens", "4"])
+    monkeypatch.setattr(
+        sys, "argv", ["quantize.py", str(runs / "large"), str(tmp_path / "text.txt"), "--tokens", "4"]
+    )
     assert quantize.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(quantize.FORMS)
     assert lines[1].split()[3] == "+0.0000" and all(abs(float(line.split()[3])) < 0.1 for line in lines[1:])
 
 
-# ------------------------------------------------------------------------------------------------------------- benchmark
+# -------------------------------------------------------------------------------------------------- benchmark
 
 def test_benchmark_prints_every_way_beside_the_memory(runs, tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="transformers is what is compared with")
-    from extras import bench_sample
+    from bench import decoding as bench_sample
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 10)
     monkeypatch.setattr(bench_sample, "memory_bandwidth", lambda device: 1e10)
-    monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--run", str(runs / "large"), "--contexts", "12", "--tokens", "4", "--rounds", "1",
-                                      "--text", str(tmp_path / "text.txt")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "bench_sample.py",
+            "--run",
+            str(runs / "large"),
+            "--contexts",
+            "12",
+            "--tokens",
+            "4",
+            "--rounds",
+            "1",
+            "--text",
+            str(tmp_path / "text.txt"),
+        ],
+    )
     assert bench_sample.main() == 0
     out = capsys.readouterr().out
     ways = ["transformers fp32", "plain step fp32", *(f"ours {form}" for form in quantize.FORMS)]
     rows = [line[20:].split() for line in out.splitlines() if line[:20].strip() in ways]
     assert len(rows) == len(ways) and rows[0][1] == "1.00" and all(float(row[0]) > 0 for row in rows)
-    assert len([line for line in out.splitlines() if line.split() and line.split()[0] in quantize.FORMS]) == len(quantize.FORMS)
+    assert len(
+        [line for line in out.splitlines() if line.split() and line.split()[0] in quantize.FORMS]
+    ) == len(quantize.FORMS)
     monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--text", "x"])
     assert sample.run(bench_sample.main) == 2

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The views of sample.py without a browser: --explore, --arena, what goes together; and the page's handlers."""
+"""The views of sample.py without a browser: --explore, --arena, what goes together; and the page's handlers.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +23,8 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from extras import arena, explore
+from sampling import arena
+from sampling import explore
 from model import SIZES, Llama
 from sample import Settings, generate
 
@@ -59,7 +61,7 @@ def command(place, monkeypatch, capsys):
     def call(*arguments: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
         monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
-        monkeypatch.setattr("extras.prompt.text_waits", lambda: bool(stdin))
+        monkeypatch.setattr("sampling.prompt.text_waits", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -67,14 +69,16 @@ def command(place, monkeypatch, capsys):
     return call
 
 
-# --------------------------------------------------------------------------------------------------------------- explorer
+# --------------------------------------------------------------------------------------------------- explorer
 
 def test_thoughts_are_the_models_own_numbers(place):
     source = sample.open_source("runs/one")
     settings = Settings(temperature=0.7, top_p=0.9, repetition_penalty=1.2, max_new_tokens=12)
     thoughts, answer = explore.think(source, "Hello there", settings, 5)
     record = sample.say(source, "Hello there", [(settings, 5)])["answers"][0]
-    assert (answer.text, answer.ids) == (record["text"], record["ids"]) and "".join(t.text for t in thoughts) == answer.text
+    assert (answer.text, answer.ids) == (record["text"], record["ids"]) and "".join(
+        t.text for t in thoughts
+    ) == answer.text
     ids = source.tokenizer.encode("Hello there", document=True)
     with torch.inference_mode():
         p = torch.softmax(source.model(torch.tensor([ids + answer.ids]))[0].double(), dim=1)      # (T, V)
@@ -89,9 +93,19 @@ def test_thoughts_are_the_models_own_numbers(place):
 def test_bands_are_the_cards(shared):
     demo = json.loads((shared / "cards" / "cards.json").read_text())["models"]["Stentor3-20M"]["demo_space"]
     assert explore.BANDS[0][:2] == (demo["explorer_green_min_percent"][0]["value"] / 100, "green")
-    assert explore.BANDS[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100 and explore.BANDS[-1][1] == "red"
+    assert (
+        explore.BANDS[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100
+        and explore.BANDS[-1][1] == "red"
+    )
     assert explore.ALTERNATIVES == demo["explorer_alternatives"][0]["value"]
-    assert [explore.band(p)[0] for p in (1.0, 0.8, 0.799, 0.35, 0.349, 0.0)] == ["green", "green", "yellow", "orange", "red", "red"]
+    assert [explore.band(p)[0] for p in (1.0, 0.8, 0.799, 0.35, 0.349, 0.0)] == [
+        "green",
+        "green",
+        "yellow",
+        "orange",
+        "red",
+        "red",
+    ]
 
 
 def test_page_is_whole_and_asks_for_nothing(command, place):
@@ -119,7 +133,7 @@ def test_terminal_is_coloured_only_where_it_should_be(monkeypatch):
     assert max(map(len, explore.in_terminal("The", [thought] * 3, 40).splitlines()[6:])) <= 40
 
 
-# ------------------------------------------------------------------------------------------------------------------ arena
+# ------------------------------------------------------------------------------------------------------ arena
 
 def test_arena_shows_two_answers(command):
     code, out, _ = command("runs/one", "Hello", "--arena", "models/large", *FEW)
@@ -131,7 +145,9 @@ def test_arena_shows_two_answers(command):
 
 def test_blind_arena_hides_names_until_the_vote_and_keeps_the_score(command):
     for vote in ("a", "b", "tie", "nothing"):
-        code, out, _ = command("runs/one", "Hello", "--arena", "runs/two", "--blind", *FEW, stdin=f"what?\n{vote}\n".encode())
+        code, out, _ = command(
+            "runs/one", "Hello", "--arena", "runs/two", "--blind", *FEW, stdin=f"what?\n{vote}\n".encode()
+        )
         before, _, after = out.partition("A was ")
         assert code == 0 and " > " in before and "one" not in before.replace("none", "") and "two" in after
     votes = [json.loads(line) for line in arena.SCORES.read_text().splitlines()]
@@ -165,9 +181,19 @@ def test_arena_against_another_architecture(command, place):
     letters = {letter: i for i, letter in enumerate(["<end>", *" abcdefghijklmnopqrstuvwxyzH"])}
     library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[]))
     library.decoder = tokenizers.decoders.Fuse()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<end>").save_pretrained(place / "models" / "gpt")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<end>").save_pretrained(
+        place / "models" / "gpt"
+    )
     torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=len(letters), n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=None, bos_token_id=None)
+    config = transformers.GPT2Config(
+        vocab_size=len(letters),
+        n_positions=64,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
     transformers.GPT2LMHeadModel(config).save_pretrained(place / "models" / "gpt")
     code, out, _ = command("runs/one", "Hello", "--arena", "models/gpt", *FEW)
     assert code == 0 and "B: gpt, 0.0M" in out
@@ -181,7 +207,7 @@ def test_arena_against_another_architecture(command, place):
     assert code == 2 and "models/gpt" in log and log.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------- the command line
 
 @pytest.mark.parametrize("arguments, words", [
     (["x", "--chat", "--sweep", "1"], "--chat and --sweep do not go together"),
@@ -223,8 +249,13 @@ def test_input_that_is_closed_or_no_text(command):
 
 
 def test_ctrl_c_ends_with_130(place):
-    process = subprocess.Popen([sys.executable, str(ROOT / "sample.py"), "runs/one", "--chat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "sample.py"), "runs/one", "--chat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert "no assistant" in process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -232,7 +263,7 @@ def test_ctrl_c_ends_with_130(place):
     assert process.returncode == 130 and "Traceback" not in log
 
 
-# --------------------------------------------------------------------------------------------- generate, as an outsider calls it
+# -------------------------------------------------------------------------- generate, as an outsider calls it
 
 def test_extreme_settings_of_generate(place):
     model = Llama.from_pretrained(place / "runs" / "one" / "best").eval()
@@ -245,8 +276,17 @@ def test_extreme_settings_of_generate(place):
     assert generate(model, [1, 2, 3], 10, min_p=1, seed=1) == greedy
     assert generate(model, [1, 2, 3], 10, top_k=10**6, seed=1) == generate(model, [1, 2, 3], 10, seed=1)
     assert generate(model, [1, 2, 3], 10, temperature=0, stop_id=greedy[0]) == []
-    for name, value in [("temperature", math.nan), ("temperature", math.inf), ("temperature", -1), ("top_p", 0), ("top_p", math.nan), ("top_k", -1),
-                        ("min_p", math.nan), ("repetition_penalty", 0), ("repetition_penalty", math.inf)]:
+    for name, value in [
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", -1),
+        ("top_p", 0),
+        ("top_p", math.nan),
+        ("top_k", -1),
+        ("min_p", math.nan),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", math.inf),
+    ]:
         with pytest.raises(UserError, match=name):
             generate(model, [1, 2, 3], 10, **{name: value})
     with pytest.raises(UserError, match="token -1"):
@@ -259,12 +299,12 @@ def test_extreme_settings_of_generate(place):
         generate(model, [1, 2, 3], 10)
 
 
-# ---------------------------------------------------------------------------------------------------------- the page's handlers
+# ---------------------------------------------------------------------------------------- the page's handlers
 
 @pytest.fixture()
 def views(place):
     pytest.importorskip("gradio", reason="the page is made with gradio")
-    from extras import web_views
+    from sampling import web_views
     return web_views
 
 
@@ -272,15 +312,25 @@ FIELDS = (0.8, 0.9, 0, 0.0, 1.15, 8, 3)
 
 
 def test_two_visitors_at_once_do_not_mix(views):
-    """Two generators taken in turns give what each gives alone, and each session's history holds only its own."""
+    """Two generators taken in turns give what each gives alone, and each session's history holds only its
+    own.
+    """
     def texts(frames):
         return [frame[0] for frame in frames]
 
-    alone = [texts(views.on_generate(run, prompt, 2, [], *FIELDS))[-1] for run, prompt in (("runs/one", "Hello"), ("runs/two", "Bye"))]
-    first, second = views.on_generate("runs/one", "Hello", 2, [], *FIELDS), views.on_generate("runs/two", "Bye", 2, [], *FIELDS)
+    alone = [
+        texts(views.on_generate(run, prompt, 2, [], *FIELDS))[-1]
+        for run, prompt in (("runs/one", "Hello"), ("runs/two", "Bye"))
+    ]
+    first, second = (
+        views.on_generate("runs/one", "Hello", 2, [], *FIELDS),
+        views.on_generate("runs/two", "Bye", 2, [], *FIELDS),
+    )
     frames = [next(first), next(second)] + [*first][-1:] + [*second][-1:]
     assert texts(frames[2:]) == alone
-    assert [record["prompt"] for record in frames[2][2]] == ["Hello"] and [record["prompt"] for record in frames[3][2]] == ["Bye"]
+    assert [record["prompt"] for record in frames[2][2]] == ["Hello"] and [
+        record["prompt"] for record in frames[3][2]
+    ] == ["Bye"]
     assert len(frames[2][3]) == 2 and "tokens/s" in frames[2][1]
 
 
@@ -294,8 +344,14 @@ def test_mistakes_become_lines_on_the_page(views, place):
     assert "A setting is empty" in generated("runs/one", "Hello", None, 1, 0, 0, 1, 8, 1)
     assert "tokens/s" in generated("runs/two", "Hello")
     shutil.rmtree(place / "runs" / "two")
-    assert 'role="alert"' in generated("runs/two", "Hello") and "runs/two: no such run" in generated("runs/two", "Hello")
-    for handler, arguments in ((views.on_explore, ("x" * 30000,)), (views.on_sweep, ("Hello", "0.3, hot")), (views.on_sweep, ("", "0.3"))):
+    assert 'role="alert"' in generated("runs/two", "Hello") and "runs/two: no such run" in generated(
+        "runs/two", "Hello"
+    )
+    for handler, arguments in (
+        (views.on_explore, ("x" * 30000,)),
+        (views.on_sweep, ("Hello", "0.3, hot")),
+        (views.on_sweep, ("", "0.3")),
+    ):
         assert 'role="alert"' in list(handler("runs/one", *arguments, *FIELDS))[-1]
     turns = [("user", "Hi"), ("assistant", "Ho")]
     assert list(views.on_chat("runs/one", "", turns, *FIELDS))[-1][1] == turns
@@ -304,13 +360,22 @@ def test_mistakes_become_lines_on_the_page(views, place):
 
 
 def test_blind_arena_on_the_page(views):
-    *_, (shown, vote, ballot, _) = views.on_arena("runs/one", "runs/two", "random pair, blind", "Hello", *FIELDS)
-    assert "one" not in re.sub("<[^>]*>", "", shown).split() and {name for name, _ in vote["pair"]} == {"one", "two"} and ballot["visible"]
+    *_, (shown, vote, ballot, _) = views.on_arena(
+        "runs/one", "runs/two", "random pair, blind", "Hello", *FIELDS
+    )
+    assert (
+        "one" not in re.sub("<[^>]*>", "", shown).split()
+        and {name for name, _ in vote["pair"]} == {"one", "two"}
+        and ballot["visible"]
+    )
     _, _, result = views.on_vote(vote, "A is better")
     assert f"A was {vote['pair'][0][0]}" in result and arena.score()[0][:2] == (vote["pair"][0][0], 1)
     assert views.on_vote(None, "tie")[2] == ""
 
 
 def test_presets_fill_the_fields(views):
-    assert views.fields_for("runs/one", "focused")[:2] == [0.5, 0.8] and views.fields_for("runs/one", "creative")[5] == 250
+    assert (
+        views.fields_for("runs/one", "focused")[:2] == [0.5, 0.8]
+        and views.fields_for("runs/one", "creative")[5] == 250
+    )
     assert views.fields_for("runs/none", "balanced") == list(vars(Settings()).values())

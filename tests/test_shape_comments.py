@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shape comment of model.py, `# (B, T, D)`, is compared with the tensors of a real forward pass, line by line.
+"""Every shape comment of model.py, `# (B, T, D)`, is compared with the tensors of a real forward pass, line
+by line.
 
-The pass runs under sys.settrace. When a statement of model.py has run, the tensors that it assigned or returned are held against the comment at
-its end. All axes have different sizes, so a wrong letter cannot hide.
+The pass runs under sys.settrace. When a statement of model.py has run, the tensors that it assigned or
+returned are held against the comment at its end. All axes have different sizes, so a wrong letter cannot
+hide.
 """
 import ast
 import importlib.util
@@ -16,14 +18,19 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 COMMENT = re.compile(r"#\s*\(([A-Z0-9][^()]*)\)\s*$")
 
-# One size per axis, and S = SEEN + T where a cache holds SEEN positions. Checked below: no two of them, nor F/2, are equal.
+# One size per axis, and S = SEEN + T where a cache holds SEEN positions. Checked below: no two of them, nor
+# F/2, are equal.
 AXES = {"B": 2, "T": 5, "D": 20, "H": 6, "K": 3, "F": 14, "M": 28, "V": 40}
 SEEN = 4
 
 
 def shape_comments(source: str) -> dict[int, str]:
     """Line number -> what stands in the brackets, for each line that ends in a shape comment."""
-    return {number: match[1] for number, line in enumerate(source.splitlines(), 1) if (match := COMMENT.search(line))}
+    return {
+        number: match[1]
+        for number, line in enumerate(source.splitlines(), 1)
+        if (match := COMMENT.search(line))
+    }
 
 
 def statements(source: str) -> tuple[dict[int, ast.stmt], dict[str, ast.FunctionDef]]:
@@ -47,7 +54,11 @@ def statements(source: str) -> tuple[dict[int, ast.stmt], dict[str, ast.Function
 
 def value_of(shape: str, axes: dict[str, int]) -> tuple[int, ...]:
     """`B, H, T, F/2` -> the numbers."""
-    return tuple(int(eval(part, {"__builtins__": {}}, axes)) for part in shape.replace("/", "//").split(",") if part.strip())
+    return tuple(
+        int(eval(part, {"__builtins__": {}}, axes))
+        for part in shape.replace("/", "//").split(",")
+        if part.strip()
+    )
 
 
 class ShapeTracer:
@@ -59,7 +70,8 @@ class ShapeTracer:
         self.by_line, _ = statements(source)
         self.checked: set[int] = set()          # lines whose comment was compared with a tensor
         self.wrong: dict[int, str] = {}
-        self.uncommented: dict[int, str] = {}   # lines of a `forward` that made a tensor and do not say its shape
+        # lines of a `forward` that made a tensor and do not say its shape
+        self.uncommented: dict[int, str] = {}
 
     def __enter__(self):
         self.before = sys.gettrace()
@@ -97,29 +109,44 @@ class ShapeTracer:
     def assigned(frame, statement) -> list:
         """The values of the plain names that an assignment bound."""
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+        names = [
+            node.id
+            for target in targets
+            for node in ast.walk(target)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        ]
         return [frame.f_locals[name] for name in names]
 
     def compare(self, frame, statement, values) -> None:
         tensors = []
         for value in values:
-            tensors += [item for item in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(item, torch.Tensor)]
+            tensors += [
+                item
+                for item in (value if isinstance(value, (tuple, list)) else [value])
+                if isinstance(item, torch.Tensor)
+            ]
         if not tensors:
             return
         line = statement.end_lineno
         if line not in self.comments:
             if frame.f_code.co_name == "forward":
-                self.uncommented[line] = f"line {line} makes {[tuple(tensor.shape) for tensor in tensors]} and does not say so"
+                self.uncommented[line] = (
+                    f"line {line} makes {[tuple(tensor.shape) for tensor in tensors]} and does not say so"
+                )
             return
         axes = self.axes_of(frame)
         expected = value_of(self.comments[line], axes)
         self.checked.add(line)
         for tensor in tensors:
             if tuple(tensor.shape) != expected:
-                self.wrong[line] = f"line {line} says ({self.comments[line]}) = {expected}, the tensor is {tuple(tensor.shape)}"
+                self.wrong[line] = (
+                    f"line {line} says ({self.comments[line]}) = {expected}, the tensor is {tuple(tensor.shape)}"
+                )
 
     def axes_of(self, frame) -> dict[str, int]:
-        """The sizes behind the letters. Two helpers serve two callers each: `rotate` turns queries or keys, the table covers all positions."""
+        """The sizes behind the letters. Two helpers serve two callers each: `rotate` turns queries or keys,
+        the table covers all positions.
+        """
         if frame.f_code.co_name == "rotate":
             heads = frame.f_locals["x"].shape[1]
             assert heads in (self.axes["H"], self.axes["K"])
@@ -142,7 +169,9 @@ def load(path: Path):
 
 
 def trace_everything(path: Path) -> tuple[list[ShapeTracer], set[int]]:
-    """Run all the paths of a forward pass: tied and untied, both attentions, with and without cache, recomputed, and the loss."""
+    """Run all the paths of a forward pass: tied and untied, both attentions, with and without cache,
+    recomputed, and the loss.
+    """
     source = path.read_text()
     module = load(path)
     B, T, V = AXES["B"], AXES["T"], AXES["V"]
@@ -155,7 +184,9 @@ def trace_everything(path: Path) -> tuple[list[ShapeTracer], set[int]]:
 
     for tied in (True, False):
         for attend in (module.sdpa, module.attention_written_out):
-            config = module.ModelConfig(V, AXES["D"], AXES["M"], 2, AXES["H"], AXES["K"], AXES["F"], 32, tie_word_embeddings=tied)
+            config = module.ModelConfig(
+                V, AXES["D"], AXES["M"], 2, AXES["H"], AXES["K"], AXES["F"], 32, tie_word_embeddings=tied
+            )
             with traced(0):
                 model = module.Llama(config, attend)
                 logits = model(ids)
@@ -208,7 +239,14 @@ def test_every_assignment_and_return_of_a_forward_was_run(trace):
     _, functions = statements(source)
     _, checked = trace
     forwards = {name: node for name, node in functions.items() if name.endswith(".forward")}
-    assert sorted(forwards) == ["Attention.forward", "Block.forward", "Decoder.forward", "Llama.forward", "MLP.forward", "RMSNorm.forward"]
+    assert sorted(forwards) == [
+        "Attention.forward",
+        "Block.forward",
+        "Decoder.forward",
+        "Llama.forward",
+        "MLP.forward",
+        "RMSNorm.forward",
+    ]
     not_tensors = {"T", "start", "limit", "cache.length"}
     for name, function in forwards.items():
         for node in ast.walk(function):
@@ -218,7 +256,9 @@ def test_every_assignment_and_return_of_a_forward_was_run(trace):
 
 
 def test_each_comment_made_wrong_is_caught(tmp_path):
-    """A copy of model.py in which the last axis of every comment is one too many: each one must be reported, and nothing else."""
+    """A copy of model.py in which the last axis of every comment is one too many: each one must be reported,
+    and nothing else.
+    """
     source = (ROOT / "model.py").read_text()
     lines = source.splitlines()
     for number, shape in shape_comments(source).items():
@@ -238,5 +278,8 @@ def test_a_swapped_letter_and_a_missing_comment_are_caught(tmp_path):
     path = tmp_path / "model_wrong.py"
     path.write_text(bare)
     tracers, _ = trace_everything(path)
-    assert ["says (B, H, T, F) = (2, 6, 5, 14), the tensor is (2, 3, 5, 14)" in text for text in collect(tracers, "wrong").values()] == [True]
+    assert [
+        "says (B, H, T, F) = (2, 6, 5, 14), the tensor is (2, 3, 5, 14)" in text
+        for text in collect(tracers, "wrong").values()
+    ] == [True]
     assert ["makes [(2, 5, 28)]" in text for text in collect(tracers, "uncommented").values()] == [True]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder and the decoder: the reference's ids, the worked examples of its loop, plain against numpy, streaming, special ids.
+"""The encoder and the decoder: the reference's ids, the worked examples of its loop, plain against numpy,
+streaming, special ids.
 
-The built-in vocabulary serves wherever the two real ones are not needed. What they are needed for skips without STENTOR_SHARED.
+The built-in vocabulary serves wherever the two real ones are not needed. What they are needed for skips
+without STENTOR_SHARED.
 """
 import dataclasses
 import doctest
@@ -42,8 +44,35 @@ def fast(tokenizer: Tokenizer, text, size: int = 1 << 15, document: bool = False
 
 def odd_text(rng: random.Random, vocab: Vocab, longest: int = 60) -> bytes:
     """Pieces of tokens, spaces, marks, other scripts, any code point, bytes that are not UTF-8."""
-    pool = ["a", "B", "\u00e9", "\u0301", "'", "\u2019", " ", "  ", "\n", "\r\n", "1", "9", "\x7f", "\u3160", "\ud55c", "\u4e2d",
-            "\u0300" * 20, "xy" * 5, "_", "-", "\U0001f600", "the ", " of", "tion", "ing", "\x00", "\ud800"]
+    pool = [
+        "a",
+        "B",
+        "\u00e9",
+        "\u0301",
+        "'",
+        "\u2019",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "1",
+        "9",
+        "\x7f",
+        "\u3160",
+        "\ud55c",
+        "\u4e2d",
+        "\u0300" * 20,
+        "xy" * 5,
+        "_",
+        "-",
+        "\U0001f600",
+        "the ",
+        " of",
+        "tion",
+        "ing",
+        "\x00",
+        "\ud800",
+    ]
     parts = []
     for _ in range(rng.randrange(1, longest)):
         choice = rng.random()
@@ -58,7 +87,7 @@ def odd_text(rng: random.Random, vocab: Vocab, longest: int = 60) -> bytes:
     return b"".join(parts)
 
 
-# ------------------------------------------------------------------------------------------------------------- identity
+# --------------------------------------------------------------------------------------------------- identity
 
 def test_golden_cases(real, golden):
     assert len(golden) == 404 and {case["vocab"] for case in golden} == set(NAMES)
@@ -71,7 +100,9 @@ def test_golden_cases(real, golden):
 
 
 def test_golden_cases_in_one_text_and_in_small_blocks(real, golden):
-    """A line feed keeps two texts apart in normalization, not in tokens: the plain loop over the joined text is the judge."""
+    """A line feed keeps two texts apart in normalization, not in tokens: the plain loop over the joined text
+    is the judge.
+    """
     for name, tokenizer in real.items():
         text = "\n".join(case["text"] for case in golden if case["vocab"] == name)
         ids = tokenizer.encode_plain(text)
@@ -79,32 +110,47 @@ def test_golden_cases_in_one_text_and_in_small_blocks(real, golden):
 
 
 WORKED = {
-    "Because": ([98, 2887], r'''
+    "Because": (
+        [98, 2887],
+        r'''
         i=0 fd=0 rec "\D B" covers 3: 1 "\D B"+"ec" = 0; 2 "\D"+" Because" = 112 -> branch 2, emit 98
-        i=1 fd=0 rec " Because" covers 8: emit 2887'''),
-    "1999": ([98, 1049, 28], r'''
+        i=1 fd=0 rec " Because" covers 8: emit 2887''',
+    ),
+    "1999": (
+        [98, 1049, 28],
+        r'''
         i=0 fd=0 rec "\D 19" covers 4: 1 "\D 19"+"9" = 106; 2 "\D"+" 199" = 108; 3 "\D 1"+"9" = -9895 -> branch 2, emit 98
         i=1 fd=0 rec " 199" covers 4: 1 " 199"+"9" = 107; 2 " "+"19" = -95; 3 " 19"+"9" = -9894 -> branch 1, emit 1049
-        i=5 fd=0 rec "9" covers 1: emit 28'''),
-    "Zygote": ([61, 92, 98, 1241, 72], r'''
+        i=5 fd=0 rec "9" covers 1: emit 28''',
+    ),
+    "Zygote": (
+        [61, 92, 98, 1241, 72],
+        r'''
         i=0 fd=0 rec "\D Z" covers 3: 1 "\D Z"+"y" = -1; 2 "\D"+" Z" = -9897 -> branch 1, emit 61
         i=3 fd=0 rec "y" covers 1: 1 "y"+"go" = -101; 1b "y"+" got" = -1 -> branch 1b, emit 92, 98
         i=4 fd=1 rec " got" covers 3: 1 " got"+"e" = -97; 2 " "+"go" = -199; 2b " "+" got" = -9999; 3 " go"+"te" = -97 -> branch 1, emit 1241
-        i=7 fd=0 rec "e" covers 1: emit 72'''),
-    "cat\n\n\nbird": ([98, 1169, 1, 494, 656, 425], r'''
+        i=7 fd=0 rec "e" covers 1: emit 72''',
+    ),
+    "cat\n\n\nbird": (
+        [98, 1169, 1, 494, 656, 425],
+        r'''
         i=0 fd=0 rec "\D ca" covers 4: 1 "\D ca"+"t" = 103; 2 "\D"+" cat" = 208; 3 "\D c"+"at" = 103 -> branch 2, emit 98
         i=1 fd=0 rec " cat" covers 4: 1 " cat"+"\n\n\n" = 209; 2 " "+"ca" = -98; 2b " "+" cat" = -9795; 3 " ca"+"t" = -9897 -> branch 1, emit 1169
         i=5 fd=0 rec "\n\n\n" covers 3: 1 "\n\n\n"+"\D bi" = 105; 2 "\n\n"+"\n" = -9895; 3 "\n"+"\n\n\D" = 107 -> branch 3, emit 1
         i=6 fd=0 rec "\n\n\D" covers 3: 1 "\n\n\D"+" bi" = 106; 2 "\n\n"+"\D bi" = 104; 3 "\n"+"\n" = 4 -> branch 1, emit 494
         i=9 fd=0 rec " bi" covers 3: 1 " bi"+"rd" = 4; 2 " "+"bi" = -9998; 3 " b"+"ir" = 0 -> branch 1, emit 656
-        i=12 fd=0 rec "rd" covers 2: emit 425'''),
-    "caf\u00e9 2024": ([70, 98, 645, 852, 516, 21, 23], r'''
+        i=12 fd=0 rec "rd" covers 2: emit 425''',
+    ),
+    "caf\u00e9 2024": (
+        [70, 98, 645, 852, 516, 21, 23],
+        r'''
         i=0 fd=0 rec "\D ca" covers 4: 1 "\D ca"+"fe" = 1; 2 "\D"+" ca" = -9896; 3 "\D c"+"a" = -10001; 3b "\D c"+" af" = 99 -> branch 3b, emit 70, 98
         i=3 fd=1 rec " af" covers 2: 1 " af"+"e\xcc\x81" = 5; 2 " "+"a" = -200; 2b " "+" af" = -10000; 3 " a"+"fe" = -101 -> branch 1, emit 645
         i=5 fd=0 rec "e\xcc\x81" covers 3: 1 "e\xcc\x81"+" 20" = 109; 2 "e"+"\xcc\x81" = -9998 -> branch 1, emit 852
         i=8 fd=0 rec " 20" covers 3: 1 " 20"+"2" = 106; 2 " "+"20" = -9995; 3 " 2"+"02" = 106 -> branch 1, emit 516
         i=11 fd=0 rec "2" covers 1: 1 "2"+"4" = 4 -> branch 1, emit 21
-        i=12 fd=0 rec "4" covers 1: emit 23'''),
+        i=12 fd=0 rec "4" covers 1: emit 23''',
+    ),
 }
 
 
@@ -116,14 +162,23 @@ def test_worked_examples_step_by_step(real, text):
 
     def shown(number: int) -> str:
         signs = {10: "\\n", 127: "\\D"}
-        return '"' + "".join(signs.get(byte) or (chr(byte) if byte < 127 else f"\\x{byte:02x}") for byte in records[number].token) + '"'
+        return (
+            '"'
+            + "".join(
+                signs.get(byte) or (chr(byte) if byte < 127 else f"\\x{byte:02x}")
+                for byte in records[number].token
+            )
+            + '"'
+        )
 
     lines = []
     for step in tokenizer.steps(normalize(text)):
         covered = len(records[step.record].token) - step.virtual
         line = f"i={step.start} fd={step.virtual} rec {shown(step.record)} covers {covered}: "
         tried = sorted(step.branches, key=lambda branch: branch.name)
-        line += "; ".join(f"{branch.name} {shown(branch.first)}+{shown(branch.second)} = {branch.score}" for branch in tried)
+        line += "; ".join(
+            f"{branch.name} {shown(branch.first)}+{shown(branch.second)} = {branch.score}" for branch in tried
+        )
         line += f" -> branch {step.winner.name}, " if step.winner else ""
         lines.append(line + "emit " + ", ".join(map(str, step.ids)))
     assert lines == [line.strip() for line in expected.strip().splitlines()]
@@ -132,7 +187,10 @@ def test_worked_examples_step_by_step(real, text):
 
 def test_plain_and_numpy_are_equal_on_odd_texts(builtin):
     rng = random.Random(4)
-    cases = [builtin] + [Tokenizer(dataclasses.replace(builtin.vocab, **change), 2, None, 2, 4097) for change in ({"unk": 4096}, {"delete": None})]
+    cases = [builtin] + [
+        Tokenizer(dataclasses.replace(builtin.vocab, **change), 2, None, 2, 4097)
+        for change in ({"unk": 4096}, {"delete": None})
+    ]
     for _ in range(150):
         tokenizer = rng.choice(cases)
         text = odd_text(rng, tokenizer.vocab)
@@ -149,12 +207,21 @@ def test_plain_and_numpy_are_equal_on_the_real_vocabularies(real):
 
 
 def test_a_long_line_and_a_long_run_of_marks(builtin):
-    for text in ("abc" * 4000, "a" + "\u0301" * 3000 + " b", "\u3160" * 2000, " " * 5000, "\u4e2d" * 3000, "x" * 20 + "\r\n" * 1500):
+    for text in (
+        "abc" * 4000,
+        "a" + "\u0301" * 3000 + " b",
+        "\u3160" * 2000,
+        " " * 5000,
+        "\u4e2d" * 3000,
+        "x" * 20 + "\r\n" * 1500,
+    ):
         assert fast(builtin, text, 1000) == builtin.encode_plain(text)
 
 
 def test_sections_of_ordinary_text(real, shared):
-    """Prose, code and mathematics of the samples, by both forms and both vocabularies; a block starts where the one before it ended."""
+    """Prose, code and mathematics of the samples, by both forms and both vocabularies; a block starts where
+    the one before it ended.
+    """
     for file, key in (("web.jsonl.gz", "text"), ("code.jsonl.gz", "content"), ("math.jsonl.gz", "text")):
         with gzip.open(shared / "corpus" / file, "rt", encoding="utf-8") as lines:
             text = "\n\n".join(json.loads(line)[key] for _, line in zip(range(6), lines))[:15000]
@@ -173,11 +240,25 @@ def test_tokens_lie_where_the_encoder_says(builtin):
     assert starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] < len(data)
 
 
-# -------------------------------------------------------------------------------------------------------- normalization
+# ---------------------------------------------------------------------------------------------- normalization
 
 def test_markers():
-    cases = {"Hello": "*Hello", " a": " a", "don't": "*don't", "don\u2019t": "*don\u2019t", "a1": "*a*1", "a\nb": "*a\n*b", "(x)": "(*x)",
-             "'tis": "'*tis", "1'a": "*1'*a", "a  b": "*a  b", "12 3": "*12 3", "\u2167": "*\u2167", "\u00a0x": "\u00a0*x", "": ""}
+    cases = {
+        "Hello": "*Hello",
+        " a": " a",
+        "don't": "*don't",
+        "don\u2019t": "*don\u2019t",
+        "a1": "*a*1",
+        "a\nb": "*a\n*b",
+        "(x)": "(*x)",
+        "'tis": "'*tis",
+        "1'a": "*1'*a",
+        "a  b": "*a  b",
+        "12 3": "*12 3",
+        "\u2167": "*\u2167",
+        "\u00a0x": "\u00a0*x",
+        "": "",
+    }
     for text, marked in cases.items():
         assert normalize(text).decode().replace("\x7f ", "*") == marked
     assert normalize("caf\u00e9") == b"\x7f cafe\xcc\x81"
@@ -191,7 +272,8 @@ def test_stream_safe_text():
     safe = module.stream_safe
     assert safe("a" + "\u0301" * 30) == "a" + "\u0301" * 30
     assert safe("a" + "\u0301" * 31) == "a" + "\u0301" * 30 + "\u034f" + "\u0301"
-    assert safe("\u00e9" + "\u0301" * 30) == "\u00e9" + "\u0301" * 29 + "\u034f\u0301"  # e-acute has one inside
+    # e-acute has one inside
+    assert safe("\u00e9" + "\u0301" * 30) == "\u00e9" + "\u0301" * 29 + "\u034f\u0301"
     assert safe("a" + "\u0344" * 16) == "a" + "\u0344" * 15 + "\u034f\u0344"  # two each
     assert safe("\u3160" * 31) == "\u3160" * 30 + "\u034f\u3160"
     assert safe("x" * 100) == "x" * 100
@@ -200,10 +282,16 @@ def test_stream_safe_text():
 def test_document_mode_maps_line_ends(builtin):
     rng = random.Random(6)
     for _ in range(25):
-        text = "".join(rng.choice(["\r", "\n", "\r\n", "a ", "b.", "\u00e9", "1"]) for _ in range(rng.randrange(300)))
+        text = "".join(
+            rng.choice(["\r", "\n", "\r\n", "a ", "b.", "\u00e9", "1"]) for _ in range(rng.randrange(300))
+        )
         mapped = text.replace("\r\n", "\n").replace("\r", "\n")
         for form in (text, text.encode()):
-            assert builtin.encode(form, document=True) == builtin.encode(mapped) == fast(builtin, form, 64, document=True)
+            assert (
+                builtin.encode(form, document=True)
+                == builtin.encode(mapped)
+                == fast(builtin, form, 64, document=True)
+            )
         assert builtin.eos_id not in builtin.encode(text, document=True)
     assert builtin.encode("a\rb") != builtin.encode("a\nb")  # the exact mode keeps CR
 
@@ -227,8 +315,24 @@ def normalize_one_by_one(text: bytes) -> bytes:
 
 def test_normalization_in_pieces_equals_one_by_one():
     rng = random.Random(7)
-    pool = ["a", "\u00e9", "\u0301", "\u0344", "\u3160", "\ud55c", "'", "\u2019", " ", "1", "\r\n", "\r", "\x7f", "\u0300" * 33, "\U0001f600",
-            "\ud800"]
+    pool = [
+        "a",
+        "\u00e9",
+        "\u0301",
+        "\u0344",
+        "\u3160",
+        "\ud55c",
+        "'",
+        "\u2019",
+        " ",
+        "1",
+        "\r\n",
+        "\r",
+        "\x7f",
+        "\u0300" * 33,
+        "\U0001f600",
+        "\ud800",
+    ]
     for _ in range(80):
         parts = [rng.choice(pool).encode("utf-8", "surrogatepass") for _ in range(rng.randrange(1, 40))]
         parts[rng.randrange(len(parts))] = bytes([rng.randrange(128, 256)])
@@ -241,7 +345,7 @@ def test_normalization_in_pieces_equals_one_by_one():
         assert b"".join(module.normalize_pieces(as_str, False, 3)) == normalize_one_by_one(as_str.encode())
 
 
-# -------------------------------------------------------------------------------------------------------------- decoder
+# ---------------------------------------------------------------------------------------------------- decoder
 
 def test_decoding_is_the_text_in_nfd_without_lost_bytes(builtin):
     text = "The caf\u00e9 isn't far: \u00dcber 1,999 words.\n\tNot\u2014quite."
@@ -262,7 +366,10 @@ def test_decoding_what_no_encoder_writes(real):
 def test_streaming_equals_the_whole_decode(builtin, seed):
     rng = random.Random(seed)
     for _ in range(150):
-        ids = [rng.choice((rng.randrange(4096), builtin.vocab.delete, rng.randrange(128, 160), 5000)) for _ in range(rng.randrange(40))]
+        ids = [
+            rng.choice((rng.randrange(4096), builtin.vocab.delete, rng.randrange(128, 160), 5000))
+            for _ in range(rng.randrange(40))
+        ]
         stream, parts, start = builtin.stream(), [], 0
         while start < len(ids):
             step = rng.randrange(1, 4)
@@ -282,7 +389,7 @@ def test_streaming_never_breaks_a_character(real):
     assert stream.feed(tokenizer.encode("\u4e16")[:-1]) == "" and stream.finish() == "\ufffd"
 
 
-# ---------------------------------------------------------------------------------------------------------- special ids
+# ------------------------------------------------------------------------------------------------ special ids
 
 def test_special_ids_of_the_two_lines(real):
     small, large = real.values()
@@ -306,7 +413,10 @@ def test_skipping_special_ids_comes_before_joining(real):
     tokenizer = real[NAMES[0]]
     assert tokenizer.decode([98, 2, 1169]) == " cat"  # the marker takes the byte of the separator
     assert tokenizer.decode([98, 2, 1169], skip_special=True) == tokenizer.decode([98, 1169]) == "cat"
-    assert tokenizer.decode([996, 2, 996]) == "the\rthe" and tokenizer.decode([996, 2, 996], skip_special=True) == "thethe"
+    assert (
+        tokenizer.decode([996, 2, 996]) == "the\rthe"
+        and tokenizer.decode([996, 2, 996], skip_special=True) == "thethe"
+    )
     large = real[NAMES[1]]
     ids = large.encode("one")
     assert large.decode([8001, *ids, 8000, *ids]) == "oneone"
@@ -319,7 +429,7 @@ def test_fingerprint_follows_vocabulary_and_special_ids(builtin):
     assert other.fingerprint != builtin.fingerprint
 
 
-# ------------------------------------------------------------------------------------------------------ memory and speed
+# ------------------------------------------------------------------------------------------- memory and speed
 
 def test_memory_does_not_grow_with_the_text(builtin):
     def peak(repeats: int) -> int:
@@ -338,7 +448,11 @@ def test_memory_does_not_grow_with_the_text(builtin):
 @pytest.mark.ci
 def test_numpy_form_is_several_times_as_fast(builtin):
     import time
-    text = "Because the harbour was quiet, nobody expected that anything else would happen before the ferry came in.\n" * 4000
+
+    text = (
+        "Because the harbour was quiet, nobody expected that anything else would happen before the ferry came in.\n"
+        * 4000
+    )
     times = []
     for encode in (builtin.fast.encode, builtin.encode_plain):
         sample = text if encode == builtin.fast.encode else text[:len(text) // 8]
@@ -349,7 +463,7 @@ def test_numpy_form_is_several_times_as_fast(builtin):
     assert times[1] > 4 * times[0]
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "extras.token_view", "extras.bpe"])
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizing.view", "vocab_files.bpe"])
 def test_examples_in_docstrings(name):
     found = doctest.testmod(importlib.import_module(name))
-    assert found.failed == 0 and (found.attempted > 0 or name == "extras.bpe")
+    assert found.failed == 0 and (found.attempted > 0 or name == "vocab_files.bpe")

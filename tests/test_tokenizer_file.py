@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `.vocab` file: read and written byte for byte; whatever is wrong with it is a VocabError that names field and offset."""
+"""The `.vocab` file: read and written byte for byte; whatever is wrong with it is a VocabError that names
+field and offset.
+"""
 import dataclasses
 import json
 import random
@@ -10,7 +12,19 @@ import tracemalloc
 import pytest
 
 from common import UserError
-from tokenizer import DEL, LONGEST_TOKEN, NONE, SPECIAL, Record, Tokenizer, TokenMonster, Vocab, VocabError, find, load
+from tokenizer import (
+    DEL,
+    LONGEST_TOKEN,
+    NONE,
+    SPECIAL,
+    Record,
+    Tokenizer,
+    TokenMonster,
+    Vocab,
+    VocabError,
+    find,
+    load,
+)
 
 HEADER = 24
 
@@ -22,9 +36,15 @@ def data() -> bytes:
 
 def small(**changes) -> Vocab:
     """A vocabulary of six tokens and one duplicate, written out."""
-    records = [Record(b"\n", 128, 0, None, None, 0, 0.125), Record(b"\r", 128, 0, None, None, 1, 0.0), Record(b" ", 132, 0, None, None, 2, 0.25),
-               Record(b"a", 131, 0, None, None, 3, 0.25), Record(b"\x7f", 152, 0, None, None, 4, 0.125), Record(b" a", 165, 1, 2, None, 5, 0.25),
-               Record(b"\x7f a", 17, 1, 4, None, 3, -1.0)]
+    records = [
+        Record(b"\n", 128, 0, None, None, 0, 0.125),
+        Record(b"\r", 128, 0, None, None, 1, 0.0),
+        Record(b" ", 132, 0, None, None, 2, 0.25),
+        Record(b"a", 131, 0, None, None, 3, 0.25),
+        Record(b"\x7f", 152, 0, None, None, 4, 0.125),
+        Record(b" a", 165, 1, 2, None, 5, 0.25),
+        Record(b"\x7f a", 17, 1, 4, None, 3, -1.0),
+    ]
     return Vocab(**{"records": records, "begin": bytes(256), "delete": 4, **changes})
 
 
@@ -44,7 +64,7 @@ def u24(number: int) -> bytes:
     return number.to_bytes(3, "little")
 
 
-# --------------------------------------------------------------------------------------------------- reading and writing
+# ---------------------------------------------------------------------------------------- reading and writing
 
 def test_the_real_files_come_back_byte_for_byte(shared):
     sizes = {}
@@ -53,17 +73,42 @@ def test_the_real_files_come_back_byte_for_byte(shared):
         vocab = Vocab.parse(content)
         assert vocab.to_bytes() == content
         sizes[path.stem] = (len(vocab.records), vocab.size, vocab.rows, len(content))
-    assert sizes == {"english-4096-strict-nocapcode-v1": (4841, 4096, 4096, 105763), "english-8000-strict-nocapcode-v1": (9244, 8000, 8000, 208245)}
+    assert sizes == {
+        "english-4096-strict-nocapcode-v1": (4841, 4096, 4096, 105763),
+        "english-8000-strict-nocapcode-v1": (9244, 8000, 8000, 208245),
+    }
 
 
 def test_facts_of_the_real_files(shared):
-    """What the format's description says of both: sorted records, true prefixes, ids in file order, duplicates of words."""
+    """What the format's description says of both: sorted records, true prefixes, ids in file order,
+    duplicates of words.
+    """
     for path in sorted((shared / "vocabs").glob("*.vocab")):
         vocab = Vocab.parse(path.read_bytes())
         records = vocab.records
-        assert vocab.delete == 98 and vocab.unk is None and vocab.mode == 4 and max(len(record.token) for record in records) == LONGEST_TOKEN
+        assert (
+            vocab.delete == 98
+            and vocab.unk is None
+            and vocab.mode == 4
+            and max(len(record.token) for record in records) == LONGEST_TOKEN
+        )
         assert [record.id for record in records if record.score != -1] == list(range(vocab.size))
-        assert {record.flag for record in records} == {1, 3, 4, 5, 16, 17, 128, 131, 132, 133, 136, 140, 152, 165}
+        assert {record.flag for record in records} == {
+            1,
+            3,
+            4,
+            5,
+            16,
+            17,
+            128,
+            131,
+            132,
+            133,
+            136,
+            140,
+            152,
+            165,
+        }
         duplicates = [record for record in records if record.score == -1]
         assert len(duplicates) == {4096: 745, 8000: 1244}[vocab.size]
         plain = {record.id: record.token for record in records if record.score != -1}
@@ -74,9 +119,13 @@ def test_facts_of_the_real_files(shared):
 def test_everything_a_file_can_hold_comes_back(data):
     builtin = Vocab.parse(data)
     assert builtin.to_bytes() == data
-    special = builtin.records[-1]._replace(token=b"z" * 40, flag=SPECIAL, words=0, alt1=None, alt2=None, id=4096, score=0.0)
+    special = builtin.records[-1]._replace(
+        token=b"z" * 40, flag=SPECIAL, words=0, alt1=None, alt2=None, id=4096, score=0.0
+    )
     deleted = [(b"old", 4098, 0.25), (b"older", 5000, 0.125)]
-    rich = dataclasses.replace(builtin, records=builtin.records + [special], unk=4097, mode=5, reserve=63, deleted=deleted)
+    rich = dataclasses.replace(
+        builtin, records=builtin.records + [special], unk=4097, mode=5, reserve=63, deleted=deleted
+    )
     back = Vocab.parse(rich.to_bytes())
     assert back == rich and (back.size, back.rows) == (4098, 4098)
     gap = dataclasses.replace(builtin, unk=5000)
@@ -91,7 +140,7 @@ def test_unk_is_emitted_for_a_byte_without_a_token():
     assert with_unk.decode([6, 2, 6]) == " "
 
 
-# ------------------------------------------------------------------------------------------------------------ bad files
+# -------------------------------------------------------------------------------------------------- bad files
 
 BAD_HEADERS = {
     "capcode level 2 (full capcode) is not implemented": (0, b"\x02"),
@@ -127,13 +176,22 @@ def test_record_fields_are_named(data):
     number = next(i for i, record in enumerate(vocab.records) if record.alt2 is not None)
     start = offset_of(data, number)
     there = start + 1 + data[start]
-    other = next(i for i, record in enumerate(vocab.records) if not vocab.records[number].token.startswith(record.token))
+    other = next(
+        i
+        for i, record in enumerate(vocab.records)
+        if not vocab.records[number].token.startswith(record.token)
+    )
     cases = [
-        (start, b"\x00", start, "length 0 in the record"), (start, b"\x29", start, "length 41 in the record"),
-        (there, bytes([SPECIAL | 1]), there, "flag: a special token"), (there, bytes([data[there] ^ 4]), there, "flag: the bytes contradict it"),
-        (there + 1, b"\xff", there + 1, "nWords"), (there + 2, u24(number), there + 2, "alt1: no earlier prefix"),
-        (there + 2, u24(other), there + 2, "alt1: no earlier prefix"), (there + 5, u24(NONE - 1), there + 5, "alt2: no earlier prefix"),
-        (there + 2, u24(NONE), there + 5, "alt2: given without alt1"), (there + 8, u24(4096), there + 8, "id: above the highest"),
+        (start, b"\x00", start, "length 0 in the record"),
+        (start, b"\x29", start, "length 41 in the record"),
+        (there, bytes([SPECIAL | 1]), there, "flag: a special token"),
+        (there, bytes([data[there] ^ 4]), there, "flag: the bytes contradict it"),
+        (there + 1, b"\xff", there + 1, "nWords"),
+        (there + 2, u24(number), there + 2, "alt1: no earlier prefix"),
+        (there + 2, u24(other), there + 2, "alt1: no earlier prefix"),
+        (there + 5, u24(NONE - 1), there + 5, "alt2: no earlier prefix"),
+        (there + 2, u24(NONE), there + 5, "alt2: given without alt1"),
+        (there + 8, u24(4096), there + 8, "id: above the highest"),
         (there + 11, struct.pack("<f", float("nan")), there + 11, "score: not a number"),
         (there + 8, u24(0), there + 8, "id: an earlier record has it"),
     ]
@@ -163,16 +221,31 @@ def test_tables_after_the_records(data):
 
 def test_files_cut_off_anywhere(data):
     rng = random.Random(1)
-    for size in [*range(40), len(data) - 1, len(data) - 3, len(data) - 4, len(data) - 200, *(rng.randrange(len(data)) for _ in range(20))]:
+    for size in [
+        *range(40),
+        len(data) - 1,
+        len(data) - 3,
+        len(data) - 4,
+        len(data) - 200,
+        *(rng.randrange(len(data)) for _ in range(20)),
+    ]:
         with pytest.raises(VocabError, match="offset"):
             Vocab.parse(data[:size])
 
 
 def test_foreign_files():
     rng = random.Random(2)
-    for foreign in (b"",
-                    b"PK\x03\x04" * 50, bytes(10000), b"\x89PNG\r\n\x1a\n" + bytes(1000), b"\x1f\x8b\x08" + bytes(1000), b'{"version": "1.0", "model": {}}' * 50,
-                    b"\x01\x01\x01" + b"\xff" * 10000, rng.randbytes(5000), b"Plain text, no vocabulary.\n" * 40):
+    for foreign in (
+        b"",
+        b"PK\x03\x04" * 50,
+        bytes(10000),
+        b"\x89PNG\r\n\x1a\n" + bytes(1000),
+        b"\x1f\x8b\x08" + bytes(1000),
+        b'{"version": "1.0", "model": {}}' * 50,
+        b"\x01\x01\x01" + b"\xff" * 10000,
+        rng.randbytes(5000),
+        b"Plain text, no vocabulary.\n" * 40,
+    ):
         with pytest.raises(VocabError):
             Vocab.parse(foreign)
 
@@ -180,8 +253,12 @@ def test_foreign_files():
 def test_no_huge_allocation(data):
     """A small file that speaks of millions of records, ids or deleted tokens."""
     begin = offset_of(data, len(Vocab.parse(data).records))
-    for bad in (patched(data, 17, u24(NONE)), patched(data, 14, u24(NONE)), patched(data, begin + 256, u24(NONE)),
-                b"\x01\x01\x01\x04\x00\x00\x00\x00" + b"\xff" * 40):
+    for bad in (
+        patched(data, 17, u24(NONE)),
+        patched(data, 14, u24(NONE)),
+        patched(data, begin + 256, u24(NONE)),
+        b"\x01\x01\x01\x04\x00\x00\x00\x00" + b"\xff" * 40,
+    ):
         tracemalloc.start()
         with pytest.raises(VocabError):
             Vocab.parse(bad)
@@ -209,7 +286,9 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 
 def check_mutant(mutant: bytes) -> bool:
-    """A mutant is refused with an offset, or it is a vocabulary: then it comes back byte for byte, encodes and decodes."""
+    """A mutant is refused with an offset, or it is a vocabulary: then it comes back byte for byte, encodes
+    and decodes.
+    """
     try:
         vocab = Vocab.parse(mutant)
     except VocabError as error:
@@ -245,18 +324,24 @@ def test_ten_thousand_mutations(data, shared):
     contents = [small(unk=6, deleted=[(b"old", 7, 0.5)]).to_bytes()] * 18 + [data]
     contents += [(shared / "vocabs" / "english-8000-strict-nocapcode-v1.vocab").read_bytes()]
     results = [check_mutant(mutate(rng, rng.choice(contents))) for _ in range(10000)]
-    print(f"10,000 mutations: {sum(results):,} were vocabularies, {results.count(False):,} refused with field and offset, nothing else")
+    print(
+        f"10,000 mutations: {sum(results):,} were vocabularies, {results.count(False):,} refused with field and offset, nothing else"
+    )
     assert 0 < sum(results) < 5000
 
 
-# -------------------------------------------------------------------------------------------------------- through `load`
+# --------------------------------------------------------------------------------------------- through `load`
 
 def test_load_names_the_file(tmp_path, data):
     bad = tmp_path / "bad.vocab"
     bad.write_bytes(data[:1000])
     with pytest.raises(UserError, match=re.escape(f"{bad}: offset ")):
         load(bad)
-    bad.write_bytes(small(records=[record._replace(token=record.token.replace(b"\r", b"\v")) for record in small().records]).to_bytes())
+    bad.write_bytes(
+        small(
+            records=[record._replace(token=record.token.replace(b"\r", b"\v")) for record in small().records]
+        ).to_bytes()
+    )
     with pytest.raises(UserError, match="token for CR"):
         load(bad)
     with open(bad, "wb") as file:
@@ -271,21 +356,33 @@ def test_a_model_folder_comes_back(tmp_path, data):
     back = load(tmp_path / "model")
     assert (tmp_path / "model" / "tokenmonster.vocab").read_bytes() == data
     assert back.fingerprint == tokenizer.fingerprint and back.vocab_size == 4096
-    assert (tmp_path / "model" / "tokenmonster_hf.py").is_file() and (tmp_path / "model" / "tokenizer_config.json").is_file()
+    assert (tmp_path / "model" / "tokenmonster_hf.py").is_file() and (
+        tmp_path / "model" / "tokenizer_config.json"
+    ).is_file()
 
 
 def test_a_folders_configuration_overrides(tmp_path, data):
     (tmp_path / "tokenmonster.vocab").write_bytes(data)
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 8064, "eos_token_id": 8000, "bos_token_id": 8001, "pad_token_id": None}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"vocab_size": 8064, "eos_token_id": 8000, "bos_token_id": 8001, "pad_token_id": None})
+    )
     tokenizer = load(tmp_path)
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id) == (8064, 8000, 8001)
     assert load(tmp_path / "tokenmonster.vocab").fingerprint == tokenizer.fingerprint
-    for wrong in ({"vocab_size": 100}, {"eos_token_id": 4096}, {"eos_token_id": [1, 2]}, {"bos_token_id": -1}, {"vocab_size": "many"}):
+    for wrong in (
+        {"vocab_size": 100},
+        {"eos_token_id": 4096},
+        {"eos_token_id": [1, 2]},
+        {"bos_token_id": -1},
+        {"vocab_size": "many"},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError):
             load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 4096, "eos_token_id": None}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "added_tokens_decoder": {"7": {"content": "<|end|>"}}}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|end|>", "added_tokens_decoder": {"7": {"content": "<|end|>"}}})
+    )
     assert load(tmp_path).eos_id == 7
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": [1]}))
     with pytest.raises(UserError, match="tokenizer_config.json"):

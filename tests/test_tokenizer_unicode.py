@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code points that Python's Unicode version and the reference's see differently, all of them, and that no other does.
+"""The code points that Python's Unicode version and the reference's see differently, all of them, and that no
+other does.
 
-The reference, built with Go 1.16 to 1.20, has Unicode 13; built with Go 1.21 or later, Unicode 15. The encoder takes a character's kind
-(letter, number, mark or none of these), combining class and decomposition from Python's `unicodedata`: Unicode 13 in Python 3.10, 14 in 3.11,
-15.0 in 3.12, 15.1 in 3.13. In these versions only additions changed any of the three.
+The reference, built with Go 1.16 to 1.20, has Unicode 13; built with Go 1.21 or later, Unicode 15. The
+encoder takes a character's kind (letter, number, mark or none of these), combining class and decomposition
+from Python's `unicodedata`: Unicode 13 in Python 3.10, 14 in 3.11, 15.0 in 3.12, 15.1 in 3.13. In these
+versions only additions changed any of the three.
 """
 import hashlib
 import unicodedata
@@ -12,7 +14,8 @@ import pytest
 
 from tokenizer import kind_of, normalize
 
-# First Unicode version after 13 that has them -> code points that are letters, numbers or marks, or decompose.
+# First Unicode version after 13 that has them -> code points that are letters, numbers or marks, or
+# decompose.
 ADDED = {
     "14.0.0": """870-887 889-88E 898-89F 8B5 8C8-8D2 C3C C5D CDD 170D 1715 171F 180F 1AC1-1ACE 1B4C 1DFA 2C2F 2C5F 9FFD-9FFF A7C0-A7C1
         A7D0-A7D1 A7D3 A7D5-A7D9 A7F2-A7F4 10570-1057A 1057C-1058A 1058C-10592 10594-10595 10597-105A1 105A3-105B1 105B3-105B9 105BB-105BC
@@ -23,13 +26,16 @@ ADDED = {
         1D2C0-1D2D3 1DF25-1DF2A 1E030-1E06D 1E08F 1E4D0-1E4F9 2B739 31350-323AF""",
     "15.1.0": "2EBF0-2EE5D",
 }
-# sha256 over every other code point that is a letter, number or mark, combines or decomposes; made from the tables of Go 1.19 (Unicode 13).
+# sha256 over every other code point that is a letter, number or mark, combines or decomposes; made from the
+# tables of Go 1.19 (Unicode 13).
 REFERENCE = "4e9f224f90115cac77396c8652619a7e373d8c900adb601ec4a8955c36b1643a"
 
 
 def code_points(ranges: str) -> set[int]:
     bounds = [part.split("-") for part in ranges.split()]
-    return {code for first, *last in bounds for code in range(int(first, 16), int((last or [first])[0], 16) + 1)}
+    return {
+        code for first, *last in bounds for code in range(int(first, 16), int((last or [first])[0], 16) + 1)
+    }
 
 
 def number_of(version: str) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ import torch
 
 import tokenizer as module
 from common import ROOT, UserError
-from extras import token_view, vocab_hub
+from tokenizing import view as token_view
+from vocab_files import by_name as vocab_hub
 from tokenizer import find, load
 
 NAME = "english-4096-strict-nocapcode-v1"
@@ -39,7 +40,7 @@ def content() -> bytes:
     return find("builtin-4096").read_bytes()
 
 
-# -------------------------------------------------------------------------------------------------- finding a vocabulary
+# --------------------------------------------------------------------------------------- finding a vocabulary
 
 def test_by_path_by_name_and_by_default(bare, tmp_path, monkeypatch, content):
     mine = tmp_path / "mine.vocab"
@@ -55,8 +56,14 @@ def test_by_path_by_name_and_by_default(bare, tmp_path, monkeypatch, content):
 
 
 def test_what_is_not_there_is_named(bare, tmp_path):
-    for name, message in (("nothing/here.vocab", "no such file"), ("gone.vocab", "no such file"), ("buildin-4096", "did you mean builtin-4096?"),
-                          ("qqqq", "known: builtin-4096"), (NAME, "the network is not to be used"), (tmp_path, "no tokenizer in this folder")):
+    for name, message in (
+        ("nothing/here.vocab", "no such file"),
+        ("gone.vocab", "no such file"),
+        ("buildin-4096", "did you mean builtin-4096?"),
+        ("qqqq", "known: builtin-4096"),
+        (NAME, "the network is not to be used"),
+        (tmp_path, "no tokenizer in this folder"),
+    ):
         with pytest.raises(UserError, match=message) as caught:
             find(name)
         assert "\n" not in str(caught.value) and str(name) in str(caught.value)
@@ -113,7 +120,10 @@ def test_a_wrong_file_from_the_hub_is_not_kept(bare, hub, content):
 
 
 def test_checksums_are_those_of_the_real_files(shared):
-    found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in (shared / "vocabs").glob("*.vocab")}
+    found = {
+        path.stem: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (shared / "vocabs").glob("*.vocab")
+    }
     assert found == vocab_hub.CHECKSUMS
 
 
@@ -125,7 +135,7 @@ def test_without_a_network_the_line_says_what_to_do(bare, monkeypatch):
         find(NAME)
 
 
-# ----------------------------------------------------------------------------------------------------- the second engine
+# ------------------------------------------------------------------------------------------ the second engine
 
 class Answers:
     """Stands for a vocabulary of the tokenmonster package: answers with our own tokenizer, or wrongly."""
@@ -194,16 +204,27 @@ def test_the_real_reference_agrees(shared):
         pytest.skip("the program ~/_tokenmonster/tokenmonsterserver is not on this machine")
     for path in (shared / "vocabs").glob("*.vocab"):
         reference, ours = load(path, engine="tokenmonster"), load(path)
-        cases = [case["text"] for case in json.loads((shared / "golden" / "tokenmonster.json").read_text()) if case["vocab"] == path.stem]
+        cases = [
+            case["text"]
+            for case in json.loads((shared / "golden" / "tokenmonster.json").read_text())
+            if case["vocab"] == path.stem
+        ]
         for text in [*cases, "\n".join(cases)]:
             assert reference.encode(text) == ours.encode(text)
 
 
-# ------------------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------- the command line
 
 def command(*args: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / "tokenizer.py"), *args], input=stdin, capture_output=True, env={**os.environ, **env}, cwd=ROOT,
-                          timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tokenizer.py"), *args],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **env},
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_encode_and_decode_through_pipes():
@@ -213,17 +234,32 @@ def test_encode_and_decode_through_pipes():
     assert found["ids"] == load().encode(text) and len(found["tokens"]) == len(found["ids"])
     decoded = command("decode", stdin=encoded.stdout)
     assert decoded.stdout.decode() == load().decode(found["ids"]) and decoded.returncode == 0
-    assert json.loads(command("decode", "--json", *map(str, found["ids"])).stdout) == {"text": load().decode(found["ids"])}
+    assert json.loads(command("decode", "--json", *map(str, found["ids"])).stdout) == {
+        "text": load().decode(found["ids"])
+    }
 
 
 def test_info_and_mistakes():
     info = json.loads(command("info", "--json").stdout)
-    assert command("info", "--vocab", "builtin", "--json").stdout == command("info", "builtin", "--json").stdout
-    assert info["tokens"] == 4096 and info["longest_token_bytes"] <= 40 and info["training_mode"] == "strict" and 2 < info["characters_per_token"] < 6
-    for args, message in ((("encode", "x", "--vocab", "nope.vocab"), "nope.vocab: no such file"), (("decode", "1", "two"), "these are no token ids"),
-                          (("encod", "x"), "invalid choice"), (("encode", "x", "--expain"), "did you mean --explain?")):
+    assert (
+        command("info", "--vocab", "builtin", "--json").stdout == command("info", "builtin", "--json").stdout
+    )
+    assert (
+        info["tokens"] == 4096
+        and info["longest_token_bytes"] <= 40
+        and info["training_mode"] == "strict"
+        and 2 < info["characters_per_token"] < 6
+    )
+    for args, message in (
+        (("encode", "x", "--vocab", "nope.vocab"), "nope.vocab: no such file"),
+        (("decode", "1", "two"), "these are no token ids"),
+        (("encod", "x"), "invalid choice"),
+        (("encode", "x", "--expain"), "did you mean --explain?"),
+    ):
         failed = command(*args)
-        assert failed.returncode == 2 and message in failed.stderr.decode() and b"Traceback" not in failed.stderr
+        assert (
+            failed.returncode == 2 and message in failed.stderr.decode() and b"Traceback" not in failed.stderr
+        )
 
 
 def test_explain_shows_every_branch(capsys):
@@ -233,10 +269,14 @@ def test_explain_shows_every_branch(capsys):
     shown = capsys.readouterr().out
     steps = list(tokenizer.steps(module.normalize(text)))
     assert shown.count("<- best") == sum(step.winner is not None for step in steps) > 3
-    assert sum(line.startswith("        ") for line in shown.splitlines()) == sum(len(step.branches) for step in steps)
+    assert sum(line.startswith("        ") for line in shown.splitlines()) == sum(
+        len(step.branches) for step in steps
+    )
     object_ = token_view.explain_json(tokenizer, text)
     assert [id for step in object_["steps"] for id in step["ids"]] == tokenizer.encode(text)
-    assert [step["winner"] for step in object_["steps"]] == [step.winner and step.winner.name for step in steps]
+    assert [step["winner"] for step in object_["steps"]] == [
+        step.winner and step.winner.name for step in steps
+    ]
 
 
 def test_tokens_in_lines_of_the_terminals_width(monkeypatch):
@@ -245,16 +285,24 @@ def test_tokens_in_lines_of_the_terminals_width(monkeypatch):
     lines = token_view.token_lines(tokenizer, ids, 40)
     assert all(len(line) <= 40 for line in lines) and len(lines) % 2 == 0
     assert [int(word) for line in lines[1::2] for word in line.split()] == ids
-    assert "".join(cell.strip() for line in lines[::2] for cell in line.split("|")) == "".join(token_view.names_of(tokenizer, ids))
+    assert "".join(cell.strip() for line in lines[::2] for cell in line.split("|")) == "".join(
+        token_view.names_of(tokenizer, ids)
+    )
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[" in token_view.token_lines(tokenizer, ids, 40)[0]
     assert token_view.visible(b"\x7f a\n\xff") == "\u232b\u00b7a\u23ce\\xff"
 
 
-# ------------------------------------------------------------------------------------------------------------------- BPE
+# -------------------------------------------------------------------------------------------------------- BPE
 
-SENTENCES = ["the cat sat on the mat", "a cat is not a dog", "the dog and the cat", "caf\u00e9 na\u00efve \u4e16\u754c", "1999 2024 hats"] * 20
+SENTENCES = [
+    "the cat sat on the mat",
+    "a cat is not a dog",
+    "the dog and the cat",
+    "caf\u00e9 na\u00efve \u4e16\u754c",
+    "1999 2024 hats",
+] * 20
 
 
 def json_bpe(folder: Path, byte_level: bool) -> Path:
@@ -262,14 +310,29 @@ def json_bpe(folder: Path, byte_level: bool) -> Path:
     inner = library.Tokenizer(library.models.BPE(unk_token="<unk>", byte_fallback=not byte_level))
     special = ["<unk>", "<s>", "</s>"]
     if byte_level:
-        inner.pre_tokenizer, inner.decoder = library.pre_tokenizers.ByteLevel(add_prefix_space=False), library.decoders.ByteLevel()
+        inner.pre_tokenizer, inner.decoder = (
+            library.pre_tokenizers.ByteLevel(add_prefix_space=False),
+            library.decoders.ByteLevel(),
+        )
         alphabet = library.pre_tokenizers.ByteLevel.alphabet()
     else:
-        inner.normalizer = library.normalizers.Sequence([library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")])
-        steps = [library.decoders.Replace("\u2581", " "), library.decoders.ByteFallback(), library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0)]
+        inner.normalizer = library.normalizers.Sequence(
+            [library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")]
+        )
+        steps = [
+            library.decoders.Replace("\u2581", " "),
+            library.decoders.ByteFallback(),
+            library.decoders.Fuse(),
+            library.decoders.Strip(" ", 1, 0),
+        ]
         inner.decoder = library.decoders.Sequence(steps)
         alphabet, special = [], special + [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = library.trainers.BpeTrainer(vocab_size=len(special) + 300, special_tokens=special[:3], initial_alphabet=alphabet, show_progress=False)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=len(special) + 300,
+        special_tokens=special[:3],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     inner.train_from_iterator(SENTENCES, trainer)
     data = json.loads(inner.to_str())
     for piece in special[3:]:
@@ -280,17 +343,30 @@ def json_bpe(folder: Path, byte_level: bool) -> Path:
 
 
 def model_bpe(folder: Path) -> Path:
-    library = pytest.importorskip("sentencepiece", reason="the sentencepiece library (extra bpe) is not installed")
+    library = pytest.importorskip(
+        "sentencepiece", reason="the sentencepiece library (extra bpe) is not installed"
+    )
     folder.mkdir(exist_ok=True)
-    library.SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES), model_prefix=str(folder / "tokenizer"), vocab_size=330, model_type="bpe",
-                                       byte_fallback=True, minloglevel=2, hard_vocab_limit=False)
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
     return folder
 
 
 @pytest.fixture(scope="module", params=["byte level", "fallback", "sentencepiece"])
 def bpe(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bpe") / "model"
-    return load(model_bpe(folder) if request.param == "sentencepiece" else json_bpe(folder, request.param == "byte level"))
+    return load(
+        model_bpe(folder)
+        if request.param == "sentencepiece"
+        else json_bpe(folder, request.param == "byte level")
+    )
 
 
 def test_bpe_has_the_same_interface(bpe, tmp_path):
@@ -307,7 +383,9 @@ def test_bpe_has_the_same_interface(bpe, tmp_path):
     assert bpe.pad_id == bpe.eos_id and len(bpe.fingerprint) == 64
     bpe.save_pretrained(tmp_path / "copy")
     back = load(tmp_path / "copy")
-    assert back.fingerprint == bpe.fingerprint and back.encode("the cat \u4e16") == bpe.encode("the cat \u4e16")
+    assert back.fingerprint == bpe.fingerprint and back.encode("the cat \u4e16") == bpe.encode(
+        "the cat \u4e16"
+    )
     assert not (tmp_path / "copy" / "tokenmonster_hf.py").exists()
 
 
@@ -323,7 +401,9 @@ def test_bpe_streams_whole_characters(bpe):
 
 def test_bpe_special_ids_from_the_folder(tmp_path):
     folder = json_bpe(tmp_path / "model", True)
-    (folder / "config.json").write_text(json.dumps({"vocab_size": 32768, "eos_token_id": 5, "bos_token_id": 1, "pad_token_id": 6}))
+    (folder / "config.json").write_text(
+        json.dumps({"vocab_size": 32768, "eos_token_id": 5, "bos_token_id": 1, "pad_token_id": 6})
+    )
     tokenizer = load(folder)
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (32768, 5, 1, 6)
     (folder / "config.json").write_text(json.dumps({"vocab_size": 10}))
@@ -336,7 +416,10 @@ def test_bpe_special_ids_from_the_folder(tmp_path):
 
 def test_bpe_files_that_are_none(tmp_path):
     for name in ("tokenizer.json", "tokenizer.model"):
-        pytest.importorskip("tokenizers" if name.endswith("json") else "sentencepiece", reason="the libraries of the extra bpe are not installed")
+        pytest.importorskip(
+            "tokenizers" if name.endswith("json") else "sentencepiece",
+            reason="the libraries of the extra bpe are not installed",
+        )
         folder = tmp_path / name
         folder.mkdir()
         for wrong in (b"", b"{}", b"\x80\x04junk" * 20, b'{"model": {"type": "BPE"}}'):
@@ -357,7 +440,8 @@ def test_a_download_leaves_one_file(bare, hub, monkeypatch, content):
     monkeypatch.setitem(vocab_hub.CHECKSUMS, NAME, hashlib.sha256(content).hexdigest())
     (hub / f"{NAME}.vocab").write_bytes(content)
     find(NAME)
-    assert [file.name for file in (bare / "_tokenmonster").iterdir()] == [f"{NAME}.vocab"]  # no temporary file is left
+    # no temporary file is left
+    assert [file.name for file in (bare / "_tokenmonster").iterdir()] == [f"{NAME}.vocab"]
 
 
 @pytest.mark.parametrize("config, expected", [

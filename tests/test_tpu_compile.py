@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training steps and evaluations of 20m, 50m and 150m at full size, compiled for a TPU v5e-8 by libtpu's compile-only client (extras/tpu_compile.py).
+"""The training steps and evaluations of 20m, 50m and 150m at full size, compiled for a TPU v5e-8 by libtpu's
+compile-only client (bench/tpu_compile.py).
 
-Minutes each, so in the slow tier; the step of `tiny` is compiled in test_xla.py. Needs the oracle environment `xla`.
+Minutes each, so in the slow tier; the step of `tiny` is compiled in test_xla.py. Needs the oracle environment
+`xla`.
 """
 import functools
 import json
@@ -11,16 +13,32 @@ from pathlib import Path
 
 import pytest
 
-from extras.tpu_compile import LIMIT, RECORDED
+from bench.tpu_compile import LIMIT, RECORDED
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("STENTOR_ORACLES", "none")) / "xla" / "bin" / "python"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON.is_file(), reason="STENTOR_ORACLES names no folder with the environment xla (torch_xla 2.9)")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not PYTHON.is_file(),
+        reason="STENTOR_ORACLES names no folder with the environment xla (torch_xla 2.9)",
+    ),
+]
 
 
 @functools.cache
 def program(size: str, attention: str, *flags: str) -> dict:
-    command = [str(PYTHON), "-m", "extras.tpu_compile", "--size", size, "--attention", attention, *flags, "--json"]
+    command = [
+        str(PYTHON),
+        "-m",
+        "bench.tpu_compile",
+        "--size",
+        size,
+        "--attention",
+        attention,
+        *flags,
+        "--json",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     print(done.stdout.splitlines()[-1])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py: optimizer, schedule, one step, the golden trace, overfitting, exact resume, signals, settings and misuse."""
+"""train.py: optimizer, schedule, one step, the golden trace, overfitting, exact resume, signals, settings and
+misuse.
+"""
 import dataclasses
 import json
 import math
@@ -17,17 +19,17 @@ import torch
 from safetensors.torch import load_file
 
 import data
-import extras.announce
-import extras.card
-import extras.training_log
+import training.announce
+import publishing.card
+import training.log
 import train
 from common import CheckFailed, UserError, replace_folder, run
-from extras import settings as presets
-from extras.curve import CARD_OF
-from extras.hub_sources import path_source
-from extras.job import open_job
-from extras.prepare_corpus import prepare
-from extras.stop_signals import StopSignals
+from training import resolve as presets
+from judging.curve import CARD_OF
+from corpus.documents import path_source
+from training.open_job import open_job
+from corpus.prepare import prepare
+from training.signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from params import count
 from train import AdamW, TrainConfig
@@ -39,19 +41,34 @@ SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
 @pytest.fixture(autouse=True)
 def no_gallery(monkeypatch):
     """The model card's samples take seconds a run; test_ecosystem_card.py tests them."""
-    monkeypatch.setattr(extras.card, "write_card", lambda run: None)
+    monkeypatch.setattr(publishing.card, "write_card", lambda run: None)
 
 
 def settings(corpus: Path, out: Path, **changes) -> TrainConfig:
     """A run of a few seconds."""
-    values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=12, seq_len=32, batch_size=4,
-                  eval_steps=4, logging_steps=2, max_eval_samples=4, learning_rate=1e-3)
+    values = dict(
+        model=SMALL,
+        data=str(corpus),
+        out=str(out),
+        device="cpu",
+        precision="fp32",
+        steps=12,
+        seq_len=32,
+        batch_size=4,
+        eval_steps=4,
+        logging_steps=2,
+        max_eval_samples=4,
+        learning_rate=1e-3,
+    )
     return TrainConfig(**{**values, **changes})
 
 
 def rows_without_times(folder: Path) -> list[dict]:
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
+        for row in rows
+    ]
 
 
 def same_files(one: Path, two: Path, names: tuple[str, ...]) -> None:
@@ -59,10 +76,16 @@ def same_files(one: Path, two: Path, names: tuple[str, ...]) -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
-EXACT = ("last/model.safetensors", "last/optimizer.safetensors", "last/trainer_state.json", "best/model.safetensors", "training_curves.csv")
+EXACT = (
+    "last/model.safetensors",
+    "last/optimizer.safetensors",
+    "last/trainer_state.json",
+    "best/model.safetensors",
+    "training_curves.csv",
+)
 
 
-# ------------------------------------------------------------------------------------------------- optimizer and schedule
+# ------------------------------------------------------------------------------------- optimizer and schedule
 
 def copy_of(model: Llama) -> Llama:
     twin = Llama(model.config)
@@ -136,7 +159,7 @@ def test_clipping_scales_to_the_limit_and_reports_the_norm_before():
     assert torch.equal(p.grad, torch.full((4,), 0.1))
 
 
-# --------------------------------------------------------------------------------------------------------- one step and a run
+# ----------------------------------------------------------------------------------------- one step and a run
 
 def test_accumulation_equals_one_large_batch(corpus, tmp_path):
     whole = train.train(settings(corpus, tmp_path / "whole", steps=4))
@@ -171,17 +194,21 @@ GOLDEN = ROOT / "tests" / "golden_tiny_math.json"
 
 
 def golden_run(corpus: Path, out: Path) -> list[float]:
-    return train.train(settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)).losses
+    return train.train(
+        settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)
+    ).losses
 
 
 def test_golden_trace(corpus, tmp_path):
-    """The first 20 losses of tiny on generated mathematics. CPUs add in different orders: 2e-3 is allowed, 20 times what two of them differed."""
+    """The first 20 losses of tiny on generated mathematics. CPUs add in different orders: 2e-3 is allowed, 20
+    times what two of them differed.
+    """
     losses = golden_run(corpus, tmp_path / "one")
     assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], abs=2e-3)
     assert golden_run(corpus, tmp_path / "two") == losses
 
 
-# -------------------------------------------------------------------------------------------------------------------- resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 @pytest.mark.parametrize("cuts", [(5,), (4, 9), (1, 11)])
 def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path, cuts):
@@ -213,16 +240,21 @@ def test_what_a_resume_changed_lasts(corpus, tmp_path):
     train.train(TrainConfig(resume=str(run), eval_steps=3, stop_after=6))
     stored = json.loads((run / "run.json").read_text())["settings"]
     assert stored["eval_steps"] == 3 and stored["stop_after"] is None and stored["steps"] == 12
-    assert [row["step"] for row in train.train(TrainConfig(resume=str(run))).evals] == [6, 9, 12]     # that at 6 was only to stop
+    # that at 6 was only to stop
+    assert [row["step"] for row in train.train(TrainConfig(resume=str(run))).evals] == [6, 9, 12]
 
 
 def test_best_is_the_last_model_where_no_evaluation_competed_before(corpus, tmp_path):
-    """`best_eval_start_step` beyond the end, as in a short run of a card's recipe: interrupted or not, best/ is the model of the end."""
+    """`best_eval_start_step` beyond the end, as in a short run of a card's recipe: interrupted or not, best/
+    is the model of the end.
+    """
     train.train(settings(corpus, tmp_path / "whole", best_eval_start_step=100))
     train.train(settings(corpus, tmp_path / "run", best_eval_start_step=100, stop_after=5))
     train.train(TrainConfig(resume=str(tmp_path / "run")))
     same_files(tmp_path / "whole", tmp_path / "run", EXACT)
-    assert (tmp_path / "run/best/model.safetensors").read_bytes() == (tmp_path / "run/last/model.safetensors").read_bytes()
+    assert (tmp_path / "run/best/model.safetensors").read_bytes() == (
+        tmp_path / "run/last/model.safetensors"
+    ).read_bytes()
 
 
 def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path):
@@ -236,7 +268,9 @@ def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path
 
 
 def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monkeypatch):
-    """A read-only source, and a kill before the new folder's own first save: it still goes on from the source's step."""
+    """A read-only source, and a kill before the new folder's own first save: it still goes on from the
+    source's step.
+    """
     source, out = tmp_path / "source", tmp_path / "out"
     train.train(settings(corpus, source, stop_after=6))
     for path in [source, *source.rglob("*")]:
@@ -260,7 +294,12 @@ def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeyp
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(logits, ids)
     monkeypatch.setattr(train, "next_token_loss", scarce)
-    assert abs(train.evaluate(model, job) - whole) < 1e-6 and job.micro_batch == 2 and sizes[0] == 4 and set(sizes[1:]) == {2}
+    assert (
+        abs(train.evaluate(model, job) - whole) < 1e-6
+        and job.micro_batch == 2
+        and sizes[0] == 4
+        and set(sizes[1:]) == {2}
+    )
 
 
 def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):
@@ -280,7 +319,11 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(corpus, tmp_path, capsy
         file.write(b"\xff")
     train.train(TrainConfig(resume=str(run), stop_after=10))
     text = capsys.readouterr()
-    assert "optimizer.safetensors is damaged" in text.err and "continuing" in text.out and "step 8 from last.old" in text.out
+    assert (
+        "optimizer.safetensors is damaged" in text.err
+        and "continuing" in text.out
+        and "step 8 from last.old" in text.out
+    )
     for folder in run.glob("last*"):
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="no whole checkpoint is left"):
@@ -318,16 +361,26 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
         raise OSError(28, "No space left on device")
     with pytest.raises(UserError):
         replace_folder(folder, broken)
-    assert (folder / "a").read_text() == "one" and sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+    assert (folder / "a").read_text() == "one" and sorted(path.name for path in tmp_path.iterdir()) == [
+        "last"
+    ]
 
 
 @pytest.fixture(scope="session")
 def mixed(tmp_path_factory) -> Path:
     """A corpus of two sources, so that the mixture matters and turns at its anneal."""
     folder = tmp_path_factory.mktemp("mixed")
-    (folder / "web.txt").write_text("\n\n".join(f"Sentence {i} of a text about {7 * i} apples and {i % 13} pears." for i in range(1500)))
-    (folder / "code.txt").write_text("\n\n".join(f"def f{i}(x):\n    return x * {i} + {i % 17}" for i in range(1500)))
-    return prepare([path_source(kind, folder / f"{kind}.txt") for kind in ("web", "code")], folder / "corpus", validation_share=0.05)
+    (folder / "web.txt").write_text(
+        "\n\n".join(f"Sentence {i} of a text about {7 * i} apples and {i % 13} pears." for i in range(1500))
+    )
+    (folder / "code.txt").write_text(
+        "\n\n".join(f"def f{i}(x):\n    return x * {i} + {i % 17}" for i in range(1500))
+    )
+    return prepare(
+        [path_source(kind, folder / f"{kind}.txt") for kind in ("web", "code")],
+        folder / "corpus",
+        validation_share=0.05,
+    )
 
 
 def test_resume_is_exact_where_the_curriculum_turns(mixed, tmp_path):
@@ -368,7 +421,7 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
         sums.write_text("")
     elif damage == "shorter SHA256SUMS":
         sums.write_text("".join(sums.read_text().splitlines(True)[:2]))
-    elif damage == "cut SHA256SUMS":                                # in the middle of a name: not the file is missing, the list is damaged
+    elif damage == "cut SHA256SUMS":  # in the middle of a name: not the file is missing, the list is damaged
         sums.write_text(sums.read_text().partition("model.safe")[0] + "model.safe")
     elif damage == "no state":
         (last / "trainer_state.json").unlink()
@@ -414,10 +467,11 @@ def test_a_signal_ends_an_evaluation_and_the_resumed_run_makes_it(corpus, tmp_pa
     monkeypatch.setattr(StopSignals, "__exit__", lambda self, *_: None)
     history = train.train(settings(corpus, tmp_path / "cut", eval_steps=1, steps=4))
     assert history.interrupted and history.signal == 15 and history.evals == [] and len(history.losses) == 1
-    history = train.train(TrainConfig(resume=str(tmp_path / "cut")))         # the evaluation that was due is begun, and ended by the signal
+    # the evaluation that was due is begun, and ended by the signal
+    history = train.train(TrainConfig(resume=str(tmp_path / "cut")))
     assert history.interrupted and history.evals == [] and history.losses == []
     monkeypatch.undo()
-    monkeypatch.setattr(extras.card, "write_card", lambda run: None)
+    monkeypatch.setattr(publishing.card, "write_card", lambda run: None)
     train.train(TrainConfig(resume=str(tmp_path / "cut")))
     train.train(settings(corpus, tmp_path / "whole", eval_steps=1, steps=4))
     same_files(tmp_path / "whole", tmp_path / "cut", EXACT)
@@ -426,8 +480,8 @@ def test_a_signal_ends_an_evaluation_and_the_resumed_run_makes_it(corpus, tmp_pa
 
 def test_the_plot_is_drawn_at_evaluations_only_and_the_log_is_bounded(corpus, tmp_path, monkeypatch):
     drawn = []
-    real = extras.training_log.write_curves
-    monkeypatch.setattr(extras.training_log, "write_curves", lambda *arguments: drawn.append(real(*arguments)))
+    real = training.log.write_curves
+    monkeypatch.setattr(training.log, "write_curves", lambda *arguments: drawn.append(real(*arguments)))
     history = train.train(settings(corpus, tmp_path / "run", steps=30, eval_steps=10, logging_steps=1))
     assert len(drawn) == len(history.evals) == 3
     assert (tmp_path / "run/log.jsonl").stat().st_size < 250 * (30 + 3)
@@ -435,28 +489,64 @@ def test_the_plot_is_drawn_at_evaluations_only_and_the_log_is_bounded(corpus, tm
 
 @pytest.mark.slow
 def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
-    """Resident memory after 2,000 steps, with evaluations and checkpoints, is that after 200, but for a few MiB of the allocator's."""
-    code = ("import sys, pathlib, extras.card, extras.training_log, train\n"
-            "extras.card.write_card = print\n"
-            "def rss(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
-            "real, seen = extras.training_log.Log.flush, {}\n"
-            "def flush(log, bar):\n    real(log, bar)\n    seen[log.state.step] = rss()\n"
-            "extras.training_log.Log.flush = flush\n"
-            f"train.train(train.TrainConfig(size='tiny', data={str(corpus)!r}, out={str(tmp_path / 'run')!r}, device='cpu', precision='fp32',"
-            " steps=2000, seq_len=16, batch_size=2, eval_steps=100, logging_steps=50, max_eval_samples=4))\n"
-            "print('rss', *(f'{step}:{seen[step]:.0f}' for step in sorted(seen) if step % 200 == 0))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    """Resident memory after 2,000 steps, with evaluations and checkpoints, is that after 200, but for a few
+    MiB of the allocator's.
+    """
+    code = (
+        "import sys, pathlib, publishing.card, training.log, train\n"
+        "publishing.card.write_card = print\n"
+        "def rss(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
+        "real, seen = training.log.Log.flush, {}\n"
+        "def flush(log, bar):\n    real(log, bar)\n    seen[log.state.step] = rss()\n"
+        "training.log.Log.flush = flush\n"
+        f"train.train(train.TrainConfig(size='tiny', data={str(corpus)!r}, out={str(tmp_path / 'run')!r}, device='cpu', precision='fp32',"
+        " steps=2000, seq_len=16, batch_size=2, eval_steps=100, logging_steps=50, max_eval_samples=4))\n"
+        "print('rss', *(f'{step}:{seen[step]:.0f}' for step in sorted(seen) if step % 200 == 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
-    measured = [float(pair.split(":")[1]) for line in done.stdout.splitlines() if line.startswith("rss ") for pair in line.split()[1:]]
+    measured = [
+        float(pair.split(":")[1])
+        for line in done.stdout.splitlines()
+        if line.startswith("rss ")
+        for pair in line.split()[1:]
+    ]
     print(measured)
     assert len(measured) == 10 and max(measured) - measured[0] < 20
 
 
-# --------------------------------------------------------------------------------------------------------- the command itself
+# ----------------------------------------------------------------------------------------- the command itself
 
 def command(corpus: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--out", str(out), "--device", "cpu",
-            "--precision", "fp32", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "5", "--max-eval-samples", "2", *more]
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--size",
+        "tiny",
+        "--data",
+        str(corpus),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "2",
+        "--eval-steps",
+        "5",
+        "--max-eval-samples",
+        "2",
+        *more,
+    ]
 
 
 def wait_for_step(process: subprocess.Popen, step: int) -> None:
@@ -469,7 +559,12 @@ def wait_for_step(process: subprocess.Popen, step: int) -> None:
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_finish_the_step_and_save(corpus, tmp_path, number, code):
     run = tmp_path / "run"
-    process = subprocess.Popen(command(corpus, run, "--steps", "100000", "--logging-steps", "1"), stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        command(corpus, run, "--steps", "100000", "--logging-steps", "1"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     wait_for_step(process, 6)
     begun = time.monotonic()
     process.send_signal(number)
@@ -510,7 +605,9 @@ def test_a_text_that_was_edited_gets_a_corpus_of_its_own(tmp_path, monkeypatch, 
     assert not any("dropped" in note for note in job.notes)
     text.write_text("Все счастливые семьи похожи друг на друга.\n\n" * 999, encoding="utf-8")
     job = open_job(settings(text, tmp_path / "run", model=None, size="tiny"))
-    assert re.search(r"my.txt: \d\d% of the characters have no token in this vocabulary and are dropped", job.notes[-1])
+    assert re.search(
+        r"my.txt: \d\d% of the characters have no token in this vocabulary and are dropped", job.notes[-1]
+    )
     text.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="my.txt: not UTF-8"):
         open_job(settings(text, tmp_path / "run", model=None, size="tiny"))
@@ -525,16 +622,26 @@ def test_a_run_is_no_corpus(corpus, tmp_path):
 
 def test_all_impossible_settings_at_once(corpus, tmp_path):
     wrong = settings(corpus, tmp_path / "run", seq_len=1000, batch_size=3, micro_batch=2, warmup_steps=99)
-    with pytest.raises(UserError, match=r"--batch-size 3 is not a multiple of 2.*--seq-len 1000 is more.*--warmup-steps 99"):
+    with pytest.raises(
+        UserError, match=r"--batch-size 3 is not a multiple of 2.*--seq-len 1000 is more.*--warmup-steps 99"
+    ):
         train.train(wrong)
     with pytest.raises(UserError, match=r"num_attention_heads 3 is not a multiple.*head_dim 5 is odd"):
-        train.train(settings(corpus, tmp_path / "run", model=dataclasses.replace(SMALL, num_attention_heads=3, num_key_value_heads=2, head_dim=5)))
+        train.train(
+            settings(
+                corpus,
+                tmp_path / "run",
+                model=dataclasses.replace(SMALL, num_attention_heads=3, num_key_value_heads=2, head_dim=5),
+            )
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"--compile needs a C\+\+ compiler \(g\+\+\), and there is none here"):
+    with pytest.raises(
+        UserError, match=r"--compile needs a C\+\+ compiler \(g\+\+\), and there is none here"
+    ):
         train.train(settings(corpus, tmp_path / "run", compile=True))
     assert not (tmp_path / "run").exists()
 
@@ -556,8 +663,12 @@ def test_compiled_steps_give_the_same_losses_and_the_same_file(corpus, tmp_path)
     train.train(settings(corpus, tmp_path / "compiled", compile=True, stop_after=6))
     rest = train.train(TrainConfig(resume=str(tmp_path / "compiled")))
     assert rest.losses == pytest.approx(eager.losses[-len(rest.losses):], rel=1e-4) and len(rest.losses) == 6
-    plain, compiled = (load_file(tmp_path / name / "best/model.safetensors") for name in ("eager", "compiled"))
-    assert plain.keys() == compiled.keys() and all(torch.allclose(plain[name], compiled[name], atol=1e-4) for name in plain)
+    plain, compiled = (
+        load_file(tmp_path / name / "best/model.safetensors") for name in ("eager", "compiled")
+    )
+    assert plain.keys() == compiled.keys() and all(
+        torch.allclose(plain[name], compiled[name], atol=1e-4) for name in plain
+    )
 
 
 def test_nonfinite_loss_stops_with_a_diagnosis_and_an_intact_checkpoint(corpus, tmp_path):
@@ -615,7 +726,7 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, cap
     assert "--micro-batch 1" in capsys.readouterr().err
 
 
-# -------------------------------------------------------------------------------------------------- the cards' own settings
+# ------------------------------------------------------------------------------------ the cards' own settings
 
 CARDS = json.loads((ROOT / "cards/cards.json").read_text())["models"]
 
@@ -626,9 +737,17 @@ def test_presets_are_the_cards():
         groups = {key: value[0]["value"] for group in ("training", "batch", "evaluation_checkpointing")
                   for key, value in models[name][group].items() if "value" in value[0]}
         preset = presets.CARDS[size]
-        for ours, theirs in (("steps", "max_train_steps"), ("warmup_steps",) * 2, ("stable_steps",) * 2, ("learning_rate",) * 2,
-                             ("batch_size", "total_batch_size"), ("seq_len", "block_size"), ("eval_steps",) * 2,
-                             ("best_eval_start_step",) * 2, ("max_eval_samples",) * 2):
+        for ours, theirs in (
+            ("steps", "max_train_steps"),
+            ("warmup_steps",) * 2,
+            ("stable_steps",) * 2,
+            ("learning_rate",) * 2,
+            ("batch_size", "total_batch_size"),
+            ("seq_len", "block_size"),
+            ("eval_steps",) * 2,
+            ("best_eval_start_step",) * 2,
+            ("max_eval_samples",) * 2,
+        ):
             assert preset[ours] == groups[theirs], (size, ours)
         assert preset.get("logging_steps") == groups.get("logging_steps", preset["logging_steps"])
         for ours, theirs in (("weight_decay",) * 2, ("max_grad_norm",) * 2, ("seed",) * 2):
@@ -640,8 +759,16 @@ def test_presets_are_the_cards():
 @pytest.mark.parametrize("size", list(SIZES))
 def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_path, monkeypatch, capsys, size):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1000.0)
-    train.train(TrainConfig(size=size, recipe="card", data=str(corpus), dry_run=True, seq_len=64 if size in ("20m", "50m", "150m") else None))
+    monkeypatch.setattr(training.announce, "measured_speed", lambda model, job: 1000.0)
+    train.train(
+        TrainConfig(
+            size=size,
+            recipe="card",
+            data=str(corpus),
+            dry_run=True,
+            seq_len=64 if size in ("20m", "50m", "150m") else None,
+        )
+    )
     text = capsys.readouterr().out
     assert f"{count(SIZES[size])['total']:,} parameters" in text and "ln(" in text
     assert not (tmp_path / "runs").exists()
@@ -649,26 +776,42 @@ def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_pat
     if name in ("Stentor3-20M", "Stentor2-30M", "Portimbria-150M"):
         assert f"the card of {name}" in text and "* departs from the card" in text
         rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ") and line.strip()}
-        for key in ("learning_rate", "betas", "eps", "warmup_steps", "stable_steps", "max_train_steps", "seed", "total_batch_size", "eval_steps"):
+        for key in (
+            "learning_rate",
+            "betas",
+            "eps",
+            "warmup_steps",
+            "stable_steps",
+            "max_train_steps",
+            "seed",
+            "total_batch_size",
+            "eval_steps",
+        ):
             assert key in rows, key
-        assert rows["total_batch_size"].count("64" if size != "30m" else "8") == 2 and not rows["total_batch_size"].endswith("*")
+        assert rows["total_batch_size"].count("64" if size != "30m" else "8") == 2 and not rows[
+            "total_batch_size"
+        ].endswith("*")
         for key in {"num_processes", "training_processes"} & set(rows):
             assert rows[key].endswith("*")                        # one process here, 8 (or 2) there
 
 
 def test_the_30m_preset_ends_where_its_run_did(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extras.announce, "measured_speed", lambda model, job: 1000.0)
+    monkeypatch.setattr(training.announce, "measured_speed", lambda model, job: 1000.0)
     train.train(TrainConfig(size="30m", recipe="card", data=str(corpus), dry_run=True))
     assert "30,300 steps of 8,192 tokens" in capsys.readouterr().out
     resolved, _ = presets.resolve(presets_config("30m"), "card", corpus)
     assert (resolved.steps, resolved.warmup_steps, resolved.tokens) == (60_626, 3_031, 30_300 * 8_192)
-    assert train.learning_rate(resolved, 30_300) == pytest.approx(4.3e-4, rel=0.02)          # the cosine's horizon is 60,626
+    # the cosine's horizon is 60,626
+    assert train.learning_rate(resolved, 30_300) == pytest.approx(4.3e-4, rel=0.02)
     shorter, _ = presets.resolve(dataclasses.replace(presets_config("30m"), steps=100), "card", corpus)
     assert shorter.tokens is None and shorter.warmup_steps == 5
     wsd, _ = presets.resolve(dataclasses.replace(presets_config("150m"), schedule="wsd"), "card", corpus)
     assert (wsd.warmup_steps, wsd.stable_steps, wsd.steps) == (1_144, 18_311, 22_889)
-    assert train.learning_rate(wsd, 1_144) == train.learning_rate(wsd, 1_144 + 18_311) == 8e-4 and train.learning_rate(wsd, 22_889) == 0
+    assert (
+        train.learning_rate(wsd, 1_144) == train.learning_rate(wsd, 1_144 + 18_311) == 8e-4
+        and train.learning_rate(wsd, 22_889) == 0
+    )
 
 
 def presets_config(size: str) -> TrainConfig:
@@ -688,7 +831,14 @@ def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, m
     monkeypatch.setattr(train.precision.Device, "compiled_graphs", lambda self: next(graphs))
     train.train(settings(corpus, tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert [row["tokens_per_second"] is None for row in rows if "loss" in row] == [True, True, False, False, True, True] + [False] * 6
+    assert [row["tokens_per_second"] is None for row in rows if "loss" in row] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ] + [False] * 6
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -36,7 +36,9 @@ def test_adamw_step(answer):
         layer.weight.grad = g.clone()
         optimizer.step(t, lr)
     mistakes = {
-        "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay instead": variant(coupled=True),
+        "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay instead": variant(
+            coupled=True
+        ),
         "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": variant(corrected=False),
         "the step counter is one too high: the first step has t = 1": variant(late=1),
         "eps is under the root; add it after": variant(inside=True),

@@ -11,13 +11,18 @@ def test_attention(answer):
     q, k, v = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
     everything = torch.ones(6, 6, dtype=torch.bool)
     score = q @ k.repeat_interleave(2, dim=1).transpose(2, 3) / 8**0.5
-    wrong_axis = torch.softmax(score.masked_fill(everything.triu(1), -1e9), dim=2) @ v.repeat_interleave(2, dim=1)
+    wrong_axis = torch.softmax(score.masked_fill(everything.triu(1), -1e9), dim=2) @ v.repeat_interleave(
+        2, dim=1
+    )
     mistakes = {
-        "later positions are read too: mask them out before the softmax": attention_written_out(q, k, v, everything),
+        "later positions are read too: mask them out before the softmax": attention_written_out(
+            q, k, v, everything
+        ),
         "the scores are not divided by sqrt(F)": attention_written_out(q * 8**0.5, k, v),
         "the scores are divided by F; by sqrt(F) is right": attention_written_out(q / 8**0.5, k, v),
-        "the heads are grouped the other way: query head h reads h // (H/K), so repeat each head, not the row of heads":
-            attention_written_out(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)),
+        "the heads are grouped the other way: query head h reads h // (H/K), so repeat each head, not the row of heads": attention_written_out(
+            q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)
+        ),
         "the softmax is over the queries; it is over the keys, the last axis": wrong_axis,
     }
     judge("attention", call(answer("attention"), q, k, v), attention_written_out(q, k, v), mistakes)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grades pack against what data.py prepares and reads: a real corpus of a few documents, its shard cut by Corpus."""
+"""Grades pack against what data.py prepares and reads: a real corpus of a few documents, its shard cut by
+Corpus.
+"""
 import numpy as np
 import pytest
 from grading import call
@@ -29,9 +31,11 @@ def separator_first(documents, separator, seq_len):
     return [stream[start:start + seq_len] for start in range(0, len(stream) - seq_len + 1, seq_len)]
 
 
-MISTAKES = {"the separator after each document is missing": without_separators,
-            "each document is cut or padded to a row of its own; let it go on in the next row": one_document_a_row,
-            "the separator stands before each document; it ends it": separator_first}
+MISTAKES = {
+    "the separator after each document is missing": without_separators,
+    "each document is cut or padded to a row of its own; let it go on in the next row": one_document_a_row,
+    "the separator stands before each document; it ends it": separator_first,
+}
 
 
 def test_pack(answer, corpus):
@@ -54,7 +58,10 @@ def test_pack(answer, corpus):
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         pytest.fail("pack must return a list of lists", pytrace=False)
     if any(len(row) != seq_len for row in rows):
-        pytest.fail(f"pack: every row has {seq_len} tokens; one of yours has {next(len(row) for row in rows if len(row) != seq_len)}", pytrace=False)
+        pytest.fail(
+            f"pack: every row has {seq_len} tokens; one of yours has {next(len(row) for row in rows if len(row) != seq_len)}",
+            pytrace=False,
+        )
     if len(rows) != len(expected):
         pytest.fail(f"pack: {len(rows)} rows; {len(expected)} are filled by these documents", pytrace=False)
     number = next(i for i, (mine, theirs) in enumerate(zip(rows, expected)) if mine != theirs)

@@ -23,12 +23,16 @@ def test_learning_rate(answer):
     done = [(step - warmup) / (steps - warmup) for step in range(steps)]
     rise = [step / warmup for step in range(warmup)]
     wrong = {
-        "the warmup begins above 0; step 0 has rate 0": [r + 1 / warmup for r in rise] + [cosine(d) for d in done[warmup:]],
-        "the cosine begins at step 0; it begins after the warmup": rise + [cosine(s / steps) for s in range(warmup, steps)],
+        "the warmup begins above 0; step 0 has rate 0": [r + 1 / warmup for r in rise]
+        + [cosine(d) for d in done[warmup:]],
+        "the cosine begins at step 0; it begins after the warmup": rise
+        + [cosine(s / steps) for s in range(warmup, steps)],
         "the fall is a straight line; it is half a cosine": rise + [1 - d for d in done[warmup:]],
         "a whole cosine: it rises again; use half of one": rise + [cosine(2 * d) for d in done[warmup:]],
         "the warmup is missing": [cosine(s / steps) for s in range(steps)],
     }
-    right = torch.tensor([train.learning_rate(config, step) for step in range(steps)], dtype=torch.float64) / peak
+    right = (
+        torch.tensor([train.learning_rate(config, step) for step in range(steps)], dtype=torch.float64) / peak
+    )
     found = torch.tensor(found, dtype=torch.float64) / peak
     judge("rate / peak by step", found, right, {message: torch.tensor(rates, dtype=torch.float64) for message, rates in wrong.items()})

@@ -12,7 +12,9 @@ def test_swiglu(answer):
     config = SIZES["tiny"]
     mlp = MLP(config)
     x = torch.randn(2, 3, config.hidden_size)
-    gate, up, down = (weight.detach() for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight))
+    gate, up, down = (
+        weight.detach() for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
+    )
     g, u = x @ gate.t(), x @ up.t()
     mistakes = {
         "silu is on the up branch; it belongs on the gate": (g * silu(u)) @ down.t(),

@@ -27,10 +27,13 @@ def test_top_p(answer, p):
     number = int(kept.sum())
     by_place = torch.where(torch.arange(12) < number, logits[order], -math.inf)
     mistakes = {
-        "the token that crosses p must be kept, else the kept mass is below p (and may be nothing)": finite(short),
+        "the token that crosses p must be kept, else the kept mass is below p (and may be nothing)": finite(
+            short
+        ),
         "the logits come back sorted; put each at its own place": finite(by_place),
-        "tokens are kept by their own probability; it is the sum that counts":
-            finite(logits.masked_fill(torch.softmax(logits, 0) < 1 - p, -math.inf)),
+        "tokens are kept by their own probability; it is the sum that counts": finite(
+            logits.masked_fill(torch.softmax(logits, 0) < 1 - p, -math.inf)
+        ),
         "probabilities come back; return logits": torch.softmax(logits, 0),
         "the removed tokens got 0, which is a logit like others; use -inf": torch.where(kept, logits, 0.0),
     }

@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose probabilities sum to at least `p`, the most probable first; all others get -inf.
+    """Keep the fewest tokens whose probabilities sum to at least `p`, the most probable first; all others get
+    -inf.
 
     That is nucleus sampling (Holtzman et al. 2020, section 3.1).
 

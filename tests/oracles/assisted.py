@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracle (transformers): assisted generation, a small model of ours as the draft of a larger one of the same vocabulary.
+"""Oracle (transformers): assisted generation, a small model of ours as the draft of a larger one of the same
+vocabulary.
 
     python assisted.py TARGET DRAFT
 
-Greedy text must be the same with the draft as without it. Prints that, and how many calls of the target each needed.
+Greedy text must be the same with the draft as without it. Prints that, and how many calls of the target each
+needed.
 """
 import json
 import sys
@@ -24,7 +26,9 @@ def main(target_folder, draft_folder):
         texts = []
         for assistant, key in ((None, "calls"), (draft, "calls_with_draft")):
             calls.clear()
-            texts.append(target.generate(**inputs, max_new_tokens=40, do_sample=False, assistant_model=assistant))
+            texts.append(
+                target.generate(**inputs, max_new_tokens=40, do_sample=False, assistant_model=assistant)
+            )
             report[key].append(len(calls))
         report["same"].append(torch.equal(*texts))
         report["tokens"].append(texts[0].shape[1] - inputs["input_ids"].shape[1])

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracle (llama.cpp through llama-cpp-python, gguf): logits of GGUF files on token ids, against logits saved by the project.
+"""Oracle (llama.cpp through llama-cpp-python, gguf): logits of GGUF files on token ids, against logits saved
+by the project.
 
     python gguf_check.py LOGITS.npz FILE ...
 
-LOGITS: input_ids (T,), logits (T, V). Prints, for each file, the largest difference, the share of equal best tokens, and its tensors' types.
+LOGITS: input_ids (T,), logits (T, V). Prints, for each file, the largest difference, the share of equal best
+tokens, and its tensors' types.
 """
 import collections
 import json
@@ -22,7 +24,9 @@ def main(expected_file, *files):
         reader = gguf.GGUFReader(file)
         types = collections.Counter(tensor.tensor_type.name for tensor in reader.tensors)
         # FP32 keys and values, and no fused attention: by default both are FP16.
-        model = llama_cpp.Llama(file, n_ctx=256, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False)
+        model = llama_cpp.Llama(
+            file, n_ctx=256, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False
+        )
         model.eval(ids.tolist())
         logits = numpy.array(model.scores[:len(ids)])
         greedy = []
@@ -30,8 +34,13 @@ def main(expected_file, *files):
             greedy.append(int(token))
             if len(greedy) == 8:
                 break
-        report[file] = {"largest": float(numpy.abs(logits - wanted).max()), "same_best": float((logits.argmax(1) == wanted.argmax(1)).mean()),
-                        "types": dict(types), "greedy": greedy, "vocabulary": model.n_vocab()}
+        report[file] = {
+            "largest": float(numpy.abs(logits - wanted).max()),
+            "same_best": float((logits.argmax(1) == wanted.argmax(1)).mean()),
+            "types": dict(types),
+            "greedy": greedy,
+            "vocabulary": model.n_vocab(),
+        }
     print(json.dumps(report))
 
 

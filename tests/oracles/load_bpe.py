@@ -16,9 +16,22 @@ def main(folder, cases_file):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    wrong = [case["text"] for case in cases if tokenizer(case["text"], add_special_tokens=False)["input_ids"] != case["ids"]]
-    print(json.dumps({"wrong": wrong, "class": type(tokenizer).__name__, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id,
-                      "pad": tokenizer.pad_token_id}))
+    wrong = [
+        case["text"]
+        for case in cases
+        if tokenizer(case["text"], add_special_tokens=False)["input_ids"] != case["ids"]
+    ]
+    print(
+        json.dumps(
+            {
+                "wrong": wrong,
+                "class": type(tokenizer).__name__,
+                "eos": tokenizer.eos_token_id,
+                "bos": tokenizer.bos_token_id,
+                "pad": tokenizer.pad_token_id,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

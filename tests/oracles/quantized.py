@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracle (torch, bitsandbytes): a model folder under dynamic INT8 and under 4-bit loading, against its own FP32.
+"""Oracle (torch, bitsandbytes): a model folder under dynamic INT8 and under 4-bit loading, against its own
+FP32.
 
     python quantized.py FOLDER TEXT
 
-Prints, for each, the loss on the text, how often the best next token is the same as in FP32, and the bytes of the weights.
+Prints, for each, the loss on the text, how often the best next token is the same as in FP32, and the bytes of
+the weights.
 """
 import io
 import json
@@ -35,13 +37,26 @@ def main(folder, text_file):
     saved = io.BytesIO()
     torch.save(kinds.state_dict(), saved)
     linear = sum(isinstance(module, torch.ao.nn.quantized.dynamic.Linear) for module in kinds.modules())
-    report["int8"] = {"loss": loss, "same_best": (chosen == best).float().mean().item(), "bytes": saved.tell(), "int8_layers": linear}
+    report["int8"] = {
+        "loss": loss,
+        "same_best": (chosen == best).float().mean().item(),
+        "bytes": saved.tell(),
+        "int8_layers": linear,
+    }
     try:
-        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-        small = AutoModelForCausalLM.from_pretrained(folder, quantization_config=four_bit, dtype=torch.float32, device_map={"": "cpu"})
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+        small = AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=four_bit, dtype=torch.float32, device_map={"": "cpu"}
+        )
         loss, chosen = measure(small)
         size = sum(p.numel() * p.element_size() for p in small.parameters())
-        report["four_bit"] = {"loss": loss, "same_best": (chosen == best).float().mean().item(), "bytes": size}
+        report["four_bit"] = {
+            "loss": loss,
+            "same_best": (chosen == best).float().mean().item(),
+            "bytes": size,
+        }
     except (RuntimeError, ImportError, NotImplementedError, ValueError) as error:
         report["four_bit"] = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(report))

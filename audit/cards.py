@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number of the three model cards against arithmetic, and the cards against each other: `python
+params.py --audit`.
+
+The statements are data, `cards/cards.json`. Four files hold the checks, by what they compute from:
+`audit_shapes` (architecture, memory, adapters), `audit_training` (steps, time, losses), `audit_claims` (data,
+vocabularies, settings) and `audit_results` (benchmarks, BLiMP, prose about tables). Here is what they share:
+how a published number is read, when two numbers agree, what a finding is, how it is printed.
+
+The rule of rounding. A number stands for every value that rounds to it: half a unit of its last digit to
+either side, borders included. The zeros that end a whole number of three or more digits may be rounding as
+well (304,000 is 303,500 to 304,500). "~" and "about" widen nothing; "over", "above", ">=" and a trailing "+"
+make a lower bound, "<" and "<=" an upper one. A statement is inconsistent only if no value that it stands for
+can be what is computed, and the numbers that the computation starts from have rounding of their own.
+"""
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from common import ROOT, colour, read_json
+from params import Table
+
+Interval = tuple[float, float]
+SIZE_OF = {
+    "Stentor-12M v1": "12m-v1", "Stentor-30M v1": "30m-v1", "Stentor2-12M": "12m", "Stentor2-30M": "30m",
+    "Stentor3-20M": "20m", "Stentor3-50M": "50m", "Portimbria-150M": "150m",
+}
+OWN_CARD = ("Stentor2-30M", "Stentor3-20M", "Portimbria-150M")
+VERDICTS = ("inconsistent", "consistent", "not checkable")
+NUMBER = re.compile(r"(\d[\d,]*)(\.\d+)?(?:[eE]([+-]?\d+))?\s*(million|billion|[kKMB](?![a-zA-Z]))?")
+SCALE = {None: 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "million": 1e6, "B": 1e9, "billion": 1e9}
+
+
+# --------------------------------------------------------------------------------------------------- rounding
+
+def interval(stated: float | str, decimals: int | None = None, exact: bool = False) -> Interval:
+    """The values that a published number can stand for, by the rule above. `decimals`: what a table's column
+    has after the point.
+
+    >>> interval(52.2), interval("~304,000"), interval(400), interval("over 86%")
+    ((52.15, 52.25), (303500.0, 304500.0), (350.0, 450.0), (86.0, inf))
+    """
+    text = str(stated)
+    found = NUMBER.search(text)
+    if not found:
+        raise ValueError(f"no number in {stated!r}")
+    whole, fraction, exponent, unit = found.groups()
+    digits = whole.replace(",", "")
+    if decimals is None:
+        decimals = len(fraction) - 1 if fraction else 0
+        if not fraction and len(digits) >= 3:
+            decimals = len(digits.rstrip("0")) - len(digits)
+    scale = SCALE[unit] * 10.0 ** int(exponent or 0)
+    value = float(digits + (fraction or ""))
+    if re.search(r"over|above|more than|>|\d\+", text):
+        return value * scale, math.inf
+    if "<" in text:
+        return -math.inf, value * scale
+    half = 0.0 if exact else 0.5 * 10.0 ** -decimals
+    return round(value - half, 10) * scale, round(value + half, 10) * scale
+
+
+def spread(function: Callable[..., float], *inputs: Interval | float) -> Interval:
+    """Least and greatest value of a function that is monotone in each input, over inputs of which some are
+    known only as intervals.
+
+    >>> spread(lambda a, b: a - b, (29.85, 29.95), 27.46)
+    (2.3900000000000006, 2.4899999999999984)
+    """
+    ends = [value if isinstance(value, tuple) else (value,) for value in inputs]
+    values = [function(*corner) for corner in itertools.product(*ends)]
+    return min(values), max(values)
+
+
+def agree(stated: Interval, computed: float | Interval) -> bool:
+    """Whether a stated interval and a computed number or interval share a value; a billionth of it is
+    forgiven to floats.
+    """
+    low, high = computed if isinstance(computed, tuple) else (computed, computed)
+    slack = 1e-9 * max(abs(low), abs(high))
+    return stated[0] <= high + slack and low - slack <= stated[1]
+
+
+# --------------------------------------------------------------------------------------------------- findings
+
+@dataclass(frozen=True)
+class Finding:
+    """One checked statement. `where` is its path in cards.json; `correction` is None or {"field", "stated",
+    "value"}.
+    """
+
+    id: str
+    card: str
+    where: str
+    section: str
+    stated: Any
+    computed: Any
+    formula: str
+    correction: dict[str, Any] | None
+    verdict: str
+
+    def __getitem__(self, name: str) -> Any:
+        """`finding["id"]` is `finding.id`, as in the JSON output."""
+        return getattr(self, name)
+
+
+def slug(text: Any) -> str:
+    """Lower case, with a hyphen for whatever is neither letter nor digit."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
+
+
+class Audit:
+    """The statements, the findings so far, and which statements have been looked at. `path` is "group.key"
+    everywhere.
+    """
+
+    def __init__(self, models: dict[str, dict]):
+        self.models = models
+        self.findings: list[Finding] = []
+        self.seen: set[tuple[str, str, int]] = set()
+
+    def statements(self, model: str, path: str, section: str = "") -> list[tuple[int, dict]]:
+        """(position, statement) of all statements at `path` whose section begins like `section`; empty where
+        there is none.
+        """
+        group, key = path.split(".")
+        found = enumerate(self.models[model].get(group, {}).get(key, []))
+        return [(i, statement) for i, statement in found if statement["section"].startswith(section)]
+
+    def value(self, model: str, path: str, section: str = "") -> Any:
+        """The first statement's value."""
+        return self.statements(model, path, section)[0][1]["value"]
+
+    def rows(self, model: str, path: str) -> list[dict[str, Any]]:
+        """A table of a card, one dict per row; empty where the card has none."""
+        found = self.statements(model, path)
+        return [dict(zip(found[0][1]["columns"], row)) for row in found[0][1]["rows"]] if found else []
+
+    def note(
+        self,
+        model: str,
+        path: str,
+        holds: bool | None,
+        computed: Any,
+        formula: str,
+        *,
+        index: int = 0,
+        part: Any = "",
+        stated: Any = None,
+        correction: dict | None = None,
+    ) -> None:
+        """Record a finding about statement number `index`: it holds, or not, or None where no arithmetic can
+        decide.
+
+        `part` tells findings about one statement apart (the cells of a table), `stated` replaces the
+        statement's own value.
+        """
+        group, key = path.split(".")
+        statement = self.models[model][group][key][index]
+        source = slug(statement["card"].split("-")[0] + " " + statement["section"])
+        names = [
+            SIZE_OF[model],
+            group,
+            key,
+            slug(part),
+            source if len(self.models[model][group][key]) > 1 else "",
+        ]
+        verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
+        if isinstance(computed, float):
+            computed = float(f"{computed:.10g}")
+        if stated is None:
+            stated = statement.get("value")
+        name, where = ".".join(filter(None, names)), f"models.{model}.{path}"
+        finding = Finding(
+            name,
+            statement["card"],
+            where,
+            statement["section"],
+            stated,
+            computed,
+            formula,
+            correction,
+            verdict,
+        )
+        self.findings.append(finding)
+        self.seen.add((model, path, index))
+
+    def check(
+        self,
+        model: str,
+        path: str,
+        computed: float | Interval | list[float],
+        formula: str,
+        *,
+        part: Any = "",
+        stated: Any = None,
+        decimals: int | None = None,
+        exact: bool = False,
+        fix: str = "",
+    ) -> None:
+        """Compare every statement at `path` with a computed number, an interval, or a list of readings of
+        which one must agree.
+
+        `stated` is a cell of a table, in place of the statement's own value; `fix` names the field that a
+        correction is for.
+        """
+        readings = computed if isinstance(computed, list) else [computed]
+        for index, statement in self.statements(model, path):
+            value = statement["value"] if stated is None else stated
+            scale = 1e6 if statement.get("unit") == "million" else 1.0
+            low, high = (end * scale for end in interval(value, decimals, exact))
+            holds = any(agree((low, high), reading) for reading in readings)
+            if isinstance(computed, tuple):
+                shown = [end / scale for end in computed]
+            else:
+                shown = min(readings, key=lambda reading: abs(reading - low)) / scale
+            correction = None if holds or not fix else {"field": fix, "stated": value, "value": computed}
+            self.note(
+                model,
+                path,
+                holds,
+                shown,
+                formula,
+                index=index,
+                part=part,
+                stated=value,
+                correction=correction,
+            )
+
+    def rest(self) -> None:
+        """What no check looked at: numbers stated several times must agree with each other, all else is not
+        checkable.
+        """
+        for model, groups in self.models.items():
+            for path in [f"{group}.{key}" for group, keys in groups.items() for key in keys]:
+                values = [statement.get("value") for _, statement in self.statements(model, path)]
+                several = len(values) > 1
+                numbers = several and all(
+                    re.fullmatch(r"~?[\d.,]+\s?[a-zA-Z%]*", str(value)) for value in values
+                )
+                for index, value in enumerate(values):
+                    if (model, path, index) in self.seen:
+                        continue
+                    if numbers:
+                        holds = all(agree(interval(value), interval(other)) for other in values)
+                        self.note(
+                            model, path, holds, values[index - 1], f"stated {len(values)} times", index=index
+                        )
+                    elif several and all(value == other for other in values):
+                        self.note(
+                            model,
+                            path,
+                            True,
+                            value,
+                            f"stated {len(values)} times in the same words",
+                            index=index,
+                        )
+                    else:
+                        self.note(
+                            model, path, None, None, "a choice, a measurement or a description", index=index
+                        )
+
+
+def read_cards() -> Audit:
+    """The project's copy of the cards' statements, nothing checked yet."""
+    return Audit(read_json(ROOT / "cards" / "cards.json")["models"])
+
+
+def audit() -> list[Finding]:
+    """All findings on the cards; every statement of cards.json has at least one."""
+    from audit import claims as audit_claims
+    from audit import results as audit_results
+    from audit import shapes as audit_shapes
+    from audit import runs as audit_training
+    cards = read_cards()
+    for module in (audit_shapes, audit_training, audit_claims, audit_results):
+        module.check_all(cards)
+    cards.rest()
+    return cards.findings
+
+
+# --------------------------------------------------------------------------------------------------- printing
+
+def brief(value: Any, width: int = 24) -> str:
+    """A value for a table cell: thousands separators, cut to `width`."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:,.7g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    text = "-" if value is None else str(value)
+    if isinstance(value, list) and all(isinstance(end, float) for end in value):
+        text = " to ".join(brief(end) for end in value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def report(findings: list[Finding]) -> Iterator[str]:
+    """The findings for a terminal: what is consistent, the names of what cannot be checked, then the errors
+    in full.
+    """
+    chosen = {
+        verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in VERDICTS
+    }
+    tables: dict[str, Table] = {}
+    for f in chosen["consistent"]:
+        subject = f.where.split(".")[1] if f.where.startswith("models.") else f.card
+        if subject not in tables:
+            tables[subject] = Table(
+                f"CONSISTENT: {subject}", {"finding": "", "stated": "", "computed": "", "formula": ""}
+            )
+        tables[subject].rows.append((f.id, brief(f.stated), brief(f.computed), brief(f.formula, 60)))
+    yield from (table.text() for table in tables.values())
+    if chosen["not checkable"]:
+        yield "NOT CHECKABLE: choices, measurements, descriptions, and what only an assumption could decide"
+    names = ", ".join(finding.id for finding in chosen["not checkable"])
+    yield textwrap.fill(names, 130, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    yield "\nINCONSISTENT\n" if chosen["inconsistent"] else ""
+    for finding in chosen["inconsistent"]:
+        yield colour(finding.id, "31;1")
+        lines = {
+            "where": f"{finding.card}, {finding.section} ({finding.where})",
+            "stated": brief(finding.stated, 400),
+            "computed": brief(finding.computed, 400),
+            "formula": finding.formula,
+        }
+        if finding.correction:
+            lines["correction"] = "{field}: {stated} -> {value}".format(**finding.correction)
+        for label, text in lines.items():
+            yield textwrap.fill(text, 130, initial_indent=f"    {label:11}", subsequent_indent=" " * 15)
+    summary = Table("\nSUMMARY", {"card": "", **dict.fromkeys(VERDICTS, "d")})
+    for card in sorted({finding.card for finding in findings}):
+        summary.rows.append(
+            (card, *(sum(finding.card == card for finding in chosen[verdict]) for verdict in VERDICTS))
+        )
+    summary.rows.append(("all", *(len(chosen[verdict]) for verdict in VERDICTS)))
+    yield summary.text()
+
+
+def show(findings: list[Finding], own: list[str], as_json: bool) -> None:
+    """Print findings, and `own`: what our own tables contradict each other in."""
+    if as_json:
+        counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
+        plain = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"summary": counts, "own": own, "findings": plain}, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join([*report(findings), *own]))
+
+
+def main(as_json: bool) -> int:
+    """Audit the cards. Their errors are the result; only a contradiction between our own tables makes the
+    exit code 1.
+    """
+    from audit import shapes as audit_shapes
+    own = audit_shapes.own_contradictions()
+    show(audit(), own, as_json)
+    return 1 if own else 0

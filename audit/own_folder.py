@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of our own: the numbers of its model card against its configuration, weights and logs (`python
+params.py --audit FOLDER`).
+
+FOLDER is a run (run.json, log.jsonl, best/) or a model folder. A card, README.md beside the weights, is read
+in three places: the fenced block ```json numbers```, in which `publishing/card.py` repeats each figure of the
+card under a name; its Markdown tables whose heads are known; and the metrics of its front matter. Everything
+is computed again here, from config.json, the header of the weights, run.json and log.jsonl. What has no file
+to be compared with is "not checkable". Numbers are rounded as the cards' are (see audit/cards.py), to their
+last digit.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from common import UserError, find_run, read_json
+from audit.cards import Finding, agree, interval, show
+from audit.shapes import lora_parameters
+from model import ModelConfig, tensor_index
+from params import count, embedding_share, kv_cache_bytes
+
+LOGGED = ("loss", "eval_loss", "eval_ppl", "seconds", "tokens_per_second")
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that is more than a float holds."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class Folder:
+    """What an audit reads, and the findings so far. `run` is None for a model folder that belongs to no run.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.model = find_run(folder)
+        self.config = ModelConfig.from_json(self.model / "config.json")
+        self.run = next(
+            (path for path in (self.model, self.model.parent) if (path / "run.json").is_file()), None
+        )
+        self.info = self.read_info() if self.run else {}
+        self.log = self.read_log()
+        card = self.model / "README.md"
+        self.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        self.findings: list[Finding] = []
+
+    def read_info(self) -> dict[str, Any]:
+        """run.json. Raises UserError where it lacks what the log is read with."""
+        info = read_json(self.run / "run.json")
+        settings = info.get("settings")
+        if not isinstance(settings, dict) or not all(
+            isinstance(settings.get(name), int) for name in ("seq_len", "batch_size")
+        ):
+            raise UserError(
+                f"{self.run / 'run.json'}: settings must have whole numbers seq_len and batch_size"
+            )
+        return info
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The rows of log.jsonl; empty without one. Raises UserError for a line that is no row of a log."""
+        file = self.run / "log.jsonl" if self.run else None
+        if file is None or not file.is_file():
+            return []
+        rows = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                raise UserError(f"{file}: line {number} is no JSON object") from None
+            names = [name for name in LOGGED if not isinstance(row.get(name, 0), (int, float, type(None)))]
+            if names or any(not isinstance(row.get(name), int) for name in ("step", "tokens")):
+                raise UserError(
+                    f"{file}: line {number} is no row of a log: step, tokens and {', '.join(LOGGED)} are numbers"
+                )
+            rows.append(row)
+        return rows
+
+    def note(
+        self, source: str, name: str, holds: bool | None, stated: Any, computed: Any, formula: str
+    ) -> None:
+        """Record one finding; `source` is the file that states it, `name` what it states."""
+        verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
+        self.findings.append(
+            Finding(
+                f"{source}.{name}", source, name, self.model.name, stated, computed, formula, None, verdict
+            )
+        )
+
+    def compare(self, source: str, name: str, stated: Any, computed: Any, formula: str) -> None:
+        """A stated number against a computed one, within the rounding of the stated one; anything else must
+        be equal.
+        """
+        holds = stated == computed
+        numbers = all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in (stated, computed)
+        )
+        if numbers and not holds and math.isfinite(stated) and not math.isnan(computed):
+            low, high = interval(abs(stated), exact=isinstance(stated, int))
+            holds = agree((low, high) if stated >= 0 else (-high, -low), computed)
+        self.note(source, name, holds, stated, computed, formula)
+
+
+# ------------------------------------------------------------------------------------------- files of the run
+
+def weights(folder: Folder) -> None:
+    """The header of the weights against config.json."""
+    index = tensor_index(folder.model)
+    found = {name: shape for name, (_, shape) in index.items() if not name.endswith("inv_freq")}
+    if folder.config.tie_word_embeddings:
+        found.pop("lm_head.weight", None)
+    total = sum(math.prod(shape) for shape in found.values())
+    folder.compare(
+        "model.safetensors", "parameters", total, count(folder.config)["total"], "count of config.json"
+    )
+    if folder.info:
+        folder.compare(
+            "run.json",
+            "parameters",
+            folder.info.get("parameters"),
+            total,
+            "sum over the tensors of the weights",
+        )
+        shape = dataclasses.asdict(folder.config)
+        folder.compare("run.json", "model", folder.info.get("model"), shape, "config.json")
+
+
+def log(folder: Folder) -> None:
+    """The rows of log.jsonl against run.json and against each other."""
+    if not folder.log:
+        return
+    settings = folder.info["settings"]
+    per_step = settings["seq_len"] * settings["batch_size"]
+    wrong = [row["step"] for row in folder.log if row["tokens"] != row["step"] * per_step]
+    folder.note(
+        "log.jsonl",
+        "tokens",
+        not wrong,
+        f"{len(folder.log)} rows",
+        wrong[:5] or "all",
+        f"step * {per_step} tokens in every row",
+    )
+    evals = [row for row in folder.log if row.get("eval_loss") is not None]
+    wrong = [
+        row["step"]
+        for row in evals
+        if not math.isclose(perplexity(row["eval_loss"]), row.get("eval_ppl") or 0, rel_tol=1e-4)
+    ]
+    folder.note(
+        "log.jsonl", "eval_ppl", not wrong, f"{len(evals)} rows", wrong[:5] or "all", "exp(eval_loss)"
+    )
+    first = next((row for row in folder.log if row.get("loss") is not None), None)
+    if first and first["step"] == 1 and not settings.get("init"):
+        expected = math.log(folder.config.vocab_size)
+        folder.note(
+            "log.jsonl",
+            "initial loss",
+            abs(first["loss"] - expected) < 0.2,
+            first["loss"],
+            expected,
+            "ln V, within 0.2",
+        )
+
+
+def best(folder: Folder) -> dict[str, Any] | None:
+    """The evaluation that best/ was saved from: the last that is marked as such, before one is the first
+    there was.
+    """
+    evals = [row for row in folder.log if row.get("eval_loss") is not None]
+    return next((row for row in reversed(evals) if row.get("note") == "best"), evals[0] if evals else None)
+
+
+def seconds(folder: Folder) -> float:
+    """Time of all calls of a run: the clock of the log begins again with each call, so the last row before
+    each fall counts.
+    """
+    times = [row.get("seconds") or 0.0 for row in folder.log if "loss" in row]
+    times += [row.get("seconds") or 0.0 for row in folder.log if row.get("eval_loss") is not None][-1:]
+    return sum(now for now, following in zip(times, [*times[1:], 0.0]) if following < now)
+
+
+# --------------------------------------------------------------------------------------------------- the card
+
+def expected(folder: Folder) -> dict[str, tuple[Any, str]]:
+    """Name in the block `numbers` -> (value computed from the files, how)."""
+    config, parts = folder.config, count(folder.config)
+    values = {
+        "parameters": (parts, "count of config.json"),
+        "embedding_share_percent": (embedding_share(config), "embedding and head / total"),
+        "weights_bytes": (
+            sum(4 * math.prod(shape) for _, shape in tensor_index(folder.model).values()),
+            "4 bytes a value of the weights",
+        ),
+        "kv_cache_bytes_fp16": (
+            kv_cache_bytes(config, config.max_position_embeddings),
+            "2 * L * K * F * context * 2 bytes",
+        ),
+        "lora_r16_parameters": (lora_parameters(config, 16), "rank 16 on q, k, v, o"),
+    }
+    trained = [row for row in folder.log if row.get("loss") is not None]
+    if trained:
+        settings, last, top = folder.info["settings"], folder.log[-1], best(folder)
+        speeds = [row["tokens_per_second"] for row in folder.log if row.get("tokens_per_second")]
+        values |= {
+            "steps": (last["step"], "last row of log.jsonl"),
+            "tokens": (last["tokens"], "last row of log.jsonl"),
+            "tokens_per_step": (settings["seq_len"] * settings["batch_size"], "run.json"),
+            "tokens_per_parameter": (last["tokens"] / parts["total"], "tokens / parameters"),
+            "last_train_loss": (trained[-1]["loss"], "last training row of log.jsonl"),
+            "tokens_per_second": (statistics.median(speeds) if speeds else None, "median of log.jsonl"),
+            "seconds": (seconds(folder), "log.jsonl, all calls added"),
+        }
+        evals = [row for row in folder.log if row.get("eval_loss") is not None]
+        for key, row in (("best", top), ("last", evals[-1] if evals else None)):
+            if row:
+                values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
+                values[f"{key}_eval_ppl"] = (
+                    perplexity(row["eval_loss"]),
+                    f"exp of the {key} evaluation's loss",
+                )
+        if top:
+            values["best_step"] = (top["step"], "evaluation of log.jsonl that is marked best")
+    results = folder.run / "evaluation.json" if folder.run else None
+    if results and results.is_file():
+        values["evaluation"] = (read_json(results), "evaluation.json")
+    return values
+
+
+def numbers_block(card: str) -> dict[str, Any]:
+    """The object in the card's fenced block `json numbers`; empty without one. Raises UserError if it is no
+    JSON object.
+    """
+    found = re.search(r"^(`{3,})json numbers\n(.*?)^\1$", card, re.MULTILINE | re.DOTALL)
+    if not found:
+        return {}
+    try:
+        return dict(json.loads(found[2]))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"README.md: the block \"json numbers\" is no JSON object ({error})") from None
+
+
+def markdown_tables(card: str) -> list[tuple[list[str], list[list[str]]]]:
+    """(head, rows) of every Markdown table outside code fences, each row with as many cells as the head."""
+    text = re.sub(r"^(`{3,}).*?^\1$", "", card, flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
+        lines = [
+            [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in block.splitlines()
+        ]
+        if len(lines) > 2:
+            head, width = lines[0], len(lines[0])
+            found.append((head, [(row + [""] * width)[:width] for row in lines[2:]]))
+    return found
+
+
+def number_of(cell: str) -> float | int | str:
+    """A table's cell as a number where it is one; whole numbers stay whole, so that they are compared
+    exactly.
+    """
+    text = cell.strip("`").replace(",", "")
+    try:
+        return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+    except ValueError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def tables(folder: Folder) -> None:
+    """The card's tables of settings, components and evaluations, and its front matter."""
+    parts = count(folder.config)
+    rows_of = {row["step"]: row for row in folder.log if row.get("eval_loss") is not None}
+    for head, rows in markdown_tables(folder.card):
+        for row in rows:
+            cells = [number_of(cell) for cell in row]
+            if head == ["setting", "value"] and hasattr(folder.config, row[0].strip("`")):
+                folder.compare(
+                    "README.md",
+                    f"settings {cells[0]}",
+                    cells[1],
+                    getattr(folder.config, str(cells[0])),
+                    "config.json",
+                )
+            elif head == ["component", "parameters", "percent"] and row[0] in parts:
+                folder.compare(
+                    "README.md", f"components {row[0]}", cells[1], parts[row[0]], "count of config.json"
+                )
+                share = 100 * parts[row[0]] / parts["total"]
+                folder.compare("README.md", f"components {row[0]} percent", cells[2], share, "of the total")
+            elif head == ["hyper-parameter", "value"] and row[0].strip("`") in folder.info.get(
+                "settings", {}
+            ):
+                folder.compare(
+                    "README.md",
+                    f"hyper-parameter {cells[0]}",
+                    cells[1],
+                    folder.info["settings"][cells[0]],
+                    "run.json",
+                )
+            elif head[:5] == ["step", "tokens", "training loss", "validation loss", "perplexity"] and rows_of:
+                logged = rows_of.get(cells[0], {})
+                for name, key, cell in (
+                    ("tokens", "tokens", 1),
+                    ("loss", "eval_loss", 3),
+                    ("perplexity", "eval_ppl", 4),
+                ):
+                    folder.compare(
+                        "README.md", f"curve {row[0]} {name}", cells[cell], logged.get(key), "log.jsonl"
+                    )
+    top = best(folder)
+    for kind, key in (("loss", "eval_loss"), ("perplexity", "eval_ppl")):
+        found = re.search(rf"- type: {kind}\n +value: ([\d.]+)", folder.card)
+        if found and top:
+            folder.compare(
+                "README.md",
+                f"front matter {kind}",
+                number_of(found[1]),
+                top[key],
+                "the best evaluation of log.jsonl",
+            )
+
+
+def numbers(folder: Folder) -> None:
+    """The block `numbers`, name by name; objects are compared value by value."""
+    values = expected(folder)
+    for name, stated in numbers_block(folder.card).items():
+        computed, formula = values.get(name, (None, "no file of the folder has it"))
+        if name not in values:
+            folder.note("README.md", f"numbers.{name}", None, stated, None, formula)
+        elif isinstance(stated, dict) and isinstance(computed, dict):
+            for key in {**stated, **computed}:
+                folder.compare(
+                    "README.md", f"numbers.{name}.{key}", stated.get(key), computed.get(key), formula
+                )
+        else:
+            folder.compare("README.md", f"numbers.{name}", stated, computed, formula)
+
+
+def audit_folder(path: str | Path) -> list[Finding]:
+    """All findings on a folder. Raises UserError where it holds no model, or a file of it cannot be read."""
+    folder = Folder(path)
+    for part in (weights, log, numbers, tables):
+        part(folder)
+    if not folder.card:
+        folder.note(
+            "README.md",
+            "card",
+            None,
+            None,
+            None,
+            f"no model card here; python -m publishing.card {path} writes one",
+        )
+    return folder.findings
+
+
+def main(path: str, as_json: bool) -> int:
+    """Audit FOLDER; unlike with the published cards, an inconsistency of our own is a failed check, exit code
+    1.
+    """
+    findings = audit_folder(path)
+    show(findings, [], as_json)
+    return 1 if any(finding.verdict == "inconsistent" for finding in findings) else 0

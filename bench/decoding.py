@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens per second of decoding one row, beside transformers' `generate` in the same run, and how much of the
+memory's speed that is.
+
+    python -m bench.decoding                              a 20m with random weights, at a short context and
+                                                          near 4,096
+    python -m bench.decoding --run runs/20m --text validation.txt     and what BF16 and INT8 weights cost in loss on a text
+
+A decoding step reads every weight once and the keys and values of all positions, so
+
+    bytes per token = weights + context * layers * 2 * K * F * 4,      achieved bandwidth = bytes per token * tokens per second
+
+On a GPU "ours" replays one CUDA graph per token (its recording, once for each text, is in the time); "fast
+step" is the same work without. A step that achieves what the machine measures (a sum over a tensor far larger
+than the caches) is bound by memory. What is missing beyond that is the overhead of starting operations. The
+clock starts when the first new token is there: reading the prompt is not in it. Greedy, the same folder, the
+same number of threads; the ways take turns, and each one's best turn counts.
+"""
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+import evaluate
+import tokenizer
+from common import Parser, UserError, run
+from sampling.fast_step import FastStep
+from sampling.weights import FORMS, bytes_read, quantized
+from model import SIZES, Llama, ModelConfig
+from sample import Row, Settings, Step, decode, open_source
+
+
+def memory_bandwidth(device: str, megabytes: int = 512) -> float:
+    """Bytes per second at which this machine reads memory: the best of three sums over a tensor that fits no
+    cache.
+    """
+    block = torch.ones(megabytes * 2**20 // 4, device=device)
+    block.sum().item()
+    best = 0.0
+    for _ in range(3):
+        began = time.perf_counter()
+        block.sum().item()                                        # waits for the device
+        best = max(best, block.numel() * 4 / (time.perf_counter() - began))
+    return best
+
+
+def cache_bytes(config: ModelConfig, context: int) -> int:
+    """Bytes of keys and values (FP32) that a step at this context reads."""
+    return context * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
+
+
+def our_seconds(model: Llama, step: Step | None, ids: list[int], tokens: int) -> float:
+    """Seconds per token of `sample.decode`, greedy, from the end of the first new token to the end of the
+    last.
+    """
+    row = Row(
+        model, ids, Settings(temperature=0, top_p=1, repetition_penalty=1, max_new_tokens=tokens), seed=0
+    )
+    ends = [time.perf_counter() for _ in decode(model, ids, [row], step)]
+    assert len(ends) == tokens
+    return (ends[-1] - ends[0]) / (tokens - 1)
+
+
+@torch.inference_mode()
+def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
+    """Seconds per token of transformers' `generate`, from the end of the first new token to the end of the
+    last.
+    """
+    ends: list[float] = []
+
+    def note_the_time(input_ids: Tensor, scores: object, **unused: object) -> Tensor:
+        ends.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)  # (B,), nobody is done
+
+    prompt = torch.tensor([ids], device=theirs.device)  # (1, T)
+    theirs.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=tokens,
+        do_sample=False,
+        repetition_penalty=1.0,
+        eos_token_id=None,
+        pad_token_id=0,
+        stopping_criteria=[note_the_time],
+    )
+    assert len(ends) == tokens
+    return (ends[-1] - ends[0]) / (tokens - 1)
+
+
+def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float, device: str) -> None:
+    """Print one table: transformers, our plain step, our step in each form of the weights."""
+    try:
+        from transformers import LlamaForCausalLM
+        from transformers.utils import logging
+    except ImportError:
+        raise UserError("bench_sample compares with transformers: pip install transformers") from None
+    logging.disable_progress_bar()
+    model = Llama.from_pretrained(folder).to(device).eval()
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    ids = torch.randint(
+        model.config.vocab_size, (context - tokens,), generator=torch.Generator().manual_seed(0)
+    ).tolist()
+    forms = [form for form in FORMS if device == "cpu" or not form.startswith("int8")]
+    read = {form: bytes_read(model, form) + cache_bytes(model.config, context) for form in forms}
+    ways: dict[str, tuple[Callable[[], float], int]] = {
+        "transformers fp32": (lambda: their_seconds(theirs, ids, tokens), read["fp32"]),
+        "plain step fp32": (lambda: our_seconds(model, None, ids, tokens), read["fp32"]),
+    }
+    if device == "cuda":
+        eager = FastStep(model)
+        ways["fast step fp32"] = (lambda: our_seconds(model, eager, ids, tokens), read["fp32"])
+    for form in forms:
+        stored, step = quantized(Llama.from_pretrained(folder).to(device).eval(), form)
+        ways[f"ours {form}"] = (
+            lambda stored=stored, step=step: our_seconds(stored, step, ids, tokens),
+            read[form],
+        )
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, (measure, _) in ways.items():
+            best[name] = min(best[name], measure())
+    print(
+        f"\ncontext {context}, {tokens} tokens, best of {rounds}\n{'':20}{'tokens/s':>10}{'ratio':>8}{'GB/s':>8}{'of memory':>11}"
+    )
+    for name, (_, size) in ways.items():
+        speed = 1 / best[name]
+        ratio = best["transformers fp32"] / best[name]
+        print(
+            f"{name:20}{speed:10.1f}{ratio:8.2f}{size * speed / 1e9:8.2f}{size * speed / machine:11.0%}",
+            flush=True,
+        )
+
+
+def losses(run_folder: str, text: str) -> None:
+    """Print the loss of each form of the weights on a text, and what it costs against FP32."""
+    base = None
+    print(f"\n{'weights':14}{'loss':>9}{'cost':>9}")
+    for form in FORMS:
+        source = open_source(run_folder, form)
+        loss = evaluate.perplexity(source.model, source.tokenizer, text)["loss"]
+        base = loss if base is None else base
+        print(f"{form:14}{loss:9.4f}{loss - base:+9.4f}", flush=True)
+
+
+def main() -> int:
+    """The command line."""
+    parser = Parser(
+        "Measure decoding beside transformers and beside the memory's speed.",
+        "  python -m bench.decoding --contexts 64 4096",
+    )
+    parser.add_argument("--run", help="run or model folder (default: a 20m with random weights)")
+    parser.add_argument(
+        "--size", choices=list(SIZES), default="20m", help="without --run: this size (default: 20m)"
+    )
+    parser.add_argument(
+        "--contexts",
+        type=int,
+        nargs="+",
+        default=[64, 4096],
+        help="positions at the end of the measurement (default: 64 4096)",
+    )
+    parser.add_argument("--tokens", type=int, default=48, help="how many tokens to time (default: 48)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3)")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)"
+    )
+    parser.add_argument("--text", help="with --run: a text file to measure the loss on")
+    args = parser.parse_args()
+    if args.text and not args.run:
+        raise UserError("--text needs --run: random weights have no loss worth measuring")
+    if args.tokens < 2 or min(args.contexts) <= args.tokens:
+        raise UserError("--tokens must be at least 2 and less than each of --contexts")
+    machine = memory_bandwidth(args.device)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, memory reads {machine / 1e9:.1f} GB/s"
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if args.run:
+            folder = open_source(args.run).folder
+        else:
+            Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=tokenizer.load().eos_id)
+        for context in args.contexts:
+            compare(folder, context, args.tokens, args.rounds, machine, args.device)
+    if args.text:
+        losses(args.run, Path(args.text).read_text(encoding="utf-8", errors="replace"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

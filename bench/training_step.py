@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step on this machine beside transformers' LlamaForCausalLM: same loop, same dtype, same batch,
+in one run.
+
+    python -m bench.training_step                     # 20m at the laptop recipe
+    python -m bench.training_step --size 20m --seq-len 4096 --batch-size 64 --micro-batch 16 --nanogpt nanoGPT/model.py      # on a GPU
+
+Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the
+figure is the median over rounds. A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets
+torch's own clip and AdamW, as its Trainer does; "FP32 default" is that model without autocast, which is what
+it does when nobody asks for anything else. On a CPU our run keeps freed memory (devices/keep_memory.py); what
+that alone is worth, to either, stands in two rows of its own. On a GPU both are also compiled, and nanoGPT's
+GPT can be timed beside them: the width and head width of the size, with as many layers as come nearest to its
+parameters (GELU, learned positions, tied head, its own optimizer). There the table adds the share of an
+H100's or H200's peak (bf16) by the FLOPs of `params.flops`, and the memory that a step needs over what stands
+there between steps. At the end a profile says where our step's time goes.
+"""
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Callable
+
+import torch
+
+from common import Parser, UserError, add_flags, flag, run
+from training.compiled import CompiledLoss, lacking
+from audit.cost import DEVICES
+from devices.keep_memory import keep_freed_memory
+from training.resolve import LAPTOP, LAPTOP_TINY
+from model import SIZES, Llama, next_token_loss
+from params import count, flops, training_memory
+from precision import RECIPES, apply_recipe, choose_precision, open_device
+
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    size: str = flag("20m", "which model of the family", choices=list(SIZES))
+    precision: str | None = flag(
+        None, "key of RECIPES (default: what train.py chooses here)", choices=list(RECIPES)
+    )
+    device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda"])
+    seq_len: int | None = flag(None, "tokens in a row (default: the laptop recipe's)")
+    batch_size: int | None = flag(None, "rows in a step (default: the laptop recipe's)")
+    micro_batch: int | None = flag(None, "rows at once (default: all)")
+    nanogpt: str | None = flag(None, "on a GPU: nanoGPT's model.py, to time its GPT too", metavar="FILE")
+    rounds: int = flag(7, "how often each contender is timed")
+    steps: int = flag(3, "steps in a round")
+    compile: bool = flag(False, "also our step as train.py --fused --compile makes it, on a CPU")
+    json: bool = flag(False, "print JSON")
+
+
+def accumulated(
+    loss_of: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, options: Options
+) -> torch.Tensor:
+    """Forward and backward over all rows, a micro-batch at a time; returns the mean loss. The same for every
+    contender.
+    """
+    pieces = ids.split(options.micro_batch or len(ids))
+    total = torch.zeros((), device=ids.device)
+    for piece in pieces:
+        loss = loss_of(piece) / len(pieces)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def our_step(
+    options: Options, recipe: str, ids: torch.Tensor, device: Any, fused: bool, compiled: bool
+) -> Step:
+    """One step of train.py's own pieces, with AdamW written out or torch's fused kernel of it, eager or by
+    torch.compile.
+    """
+    import train
+    torch.manual_seed(0)
+    model = apply_recipe(Llama(SIZES[options.size], attend=device.attend), recipe, device.device)
+    loss_of = CompiledLoss(model) if compiled else lambda piece: next_token_loss(model(piece), piece)
+    optimizer = train.AdamW(model, 0.01, fused)
+    numbers = iter(range(1, 10**9))
+
+    def step() -> torch.Tensor:
+        loss = accumulated(loss_of, ids, options)
+        train.clip_gradients(optimizer.params, 1.0)
+        optimizer.step(next(numbers), 1e-4)
+        for p in optimizer.params:
+            p.grad = None
+        return loss
+
+    return step
+
+
+def their_step(
+    model: Any,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    optimizer: Any,
+    low: torch.dtype | None,
+    ids: torch.Tensor,
+    options: Options,
+) -> Step:
+    """The same step of another model: its own loss under autocast to `low`, torch's clipping and an optimizer
+    of torch.
+    """
+    def cast(piece: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(ids.device.type, dtype=low) if low else contextlib.nullcontext():
+            return loss_of(piece)
+
+    def step() -> torch.Tensor:
+        loss = accumulated(cast, ids, options)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step
+
+
+def transformers_step(
+    options: Options, recipe: str, ids: torch.Tensor, device: Any, compiled: bool = False
+) -> Step:
+    """LlamaForCausalLM with its own loss and torch.optim.AdamW as its Trainer makes it (fused where there is
+    a GPU).
+    """
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        raise UserError("bench_train compares with transformers: pip install transformers") from None
+    import train
+    torch.manual_seed(0)
+    config = LlamaConfig(**asdict(SIZES[options.size]), attn_implementation="sdpa", use_cache=False)
+    model = LlamaForCausalLM(config).to(device.device)
+    fused = device.kind == "cuda"
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=1e-4,
+        betas=(train.BETA1, train.BETA2),
+        eps=train.EPS,
+        weight_decay=0.01,
+        fused=fused,
+    )
+    network = torch.compile(model) if compiled else model
+    return their_step(
+        model,
+        lambda piece: network(input_ids=piece, labels=piece).loss,
+        optimizer,
+        RECIPES[recipe].autocast,
+        ids,
+        options,
+    )
+
+
+def nanogpt_step(options: Options, ids: torch.Tensor, device: Any) -> tuple[str, Step]:
+    """nanoGPT's GPT of equal size, compiled, in bf16, with the optimizer that it configures for itself; and
+    its name with its parameters.
+    """
+    spec = importlib.util.spec_from_file_location("nanogpt", options.nanogpt)
+    nanogpt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nanogpt)
+    size = SIZES[options.size]
+    heads = size.hidden_size // size.head_dim
+    fixed = (size.vocab_size + ids.shape[1]) * size.hidden_size
+    layers = round((count(size)["total"] - fixed) / (12 * size.hidden_size**2))
+    torch.manual_seed(0)
+    model = nanogpt.GPT(
+        nanogpt.GPTConfig(
+            ids.shape[1], size.vocab_size, layers, heads, size.hidden_size, dropout=0.0, bias=False
+        )
+    ).to(device.device)
+    optimizer = model.configure_optimizers(0.01, 1e-4, (0.9, 0.95), device.kind)
+    network = torch.compile(model)
+    step = their_step(
+        model, lambda piece: network(piece, following(piece))[1], optimizer, torch.bfloat16, ids, options
+    )
+    return f"nanoGPT {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M, bf16, compiled", step
+
+
+def following(ids: torch.Tensor) -> torch.Tensor:
+    """Each token's successor (B, T), -1 (nanoGPT's word for none) at a row's end."""
+    return torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-1)
+
+
+def peak_growth(step: Step) -> int:
+    """Bytes on the GPU that a step needs at most over what is there before it."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def seconds_of(step: Step, steps: int, device: Any) -> tuple[float, float]:
+    """Seconds per step, over `steps` of them: on the clock, and of processor time (all threads), which a busy
+    machine changes less.
+    """
+    begun, busy = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        step()
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / steps, (time.process_time() - busy) / steps
+
+
+def profile(step: Step) -> list[tuple[str, float]]:
+    """The operations that take most of one step, with their share of its time on the CPU (or the GPU, where
+    there is one).
+    """
+    from torch.profiler import ProfilerActivity, profile as profiled
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profiled(activities=activities) as found:
+        step()
+    # there the kernels themselves count, not the operations that started them
+    on_gpu = torch.cuda.is_available()
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = [event for event in found.key_averages() if not on_gpu or event.device_type.name == "CUDA"]
+    rows = sorted(((event.key[:70], getattr(event, key)) for event in events), key=lambda row: -row[1])
+    total = sum(number for _, number in rows)
+    return [(name, number / total) for name, number in rows[:10]]
+
+
+def main() -> int:
+    """Time all contenders and print the table, the ratios and the profile."""
+    parser = Parser(
+        "Training steps beside transformers' LlamaForCausalLM.",
+        "  python -m bench.training_step --size tiny",
+        prog="bench.training_step",
+    )
+    add_flags(parser, Options)
+    options = Options(**vars(parser.parse_args()))
+    recipe = LAPTOP_TINY if options.size == "tiny" else LAPTOP
+    device = open_device(options.device)
+    key = options.precision or choose_precision(device.kind, False)[0]
+    shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
+    torch.manual_seed(1)
+    ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
+    on_gpu = device.kind == "cuda"
+    if (on_gpu or options.compile) and lacking(device.kind):
+        raise UserError(f"bench_train compiles here, which needs {lacking(device.kind)}: install it")
+    contenders = {}
+    if on_gpu:
+        # as train.py trains, and in the arithmetic of the others
+        for recipe_key in dict.fromkeys([key, "bf16"]):
+            contenders[f"ours, {recipe_key}"] = (our_step(options, recipe_key, ids, device, True, True), True)
+        contenders["ours, bf16, eager"] = (our_step(options, "bf16", ids, device, True, False), True)
+        contenders["transformers, bf16, compiled"] = (
+            transformers_step(options, "bf16", ids, device, True),
+            False,
+        )
+        contenders["transformers, bf16"] = (transformers_step(options, "bf16", ids, device), False)
+        if options.nanogpt:
+            name, step = nanogpt_step(options, ids, device)
+            contenders[name] = (step, False)
+    else:
+        contenders[f"ours, {key}"] = (our_step(options, key, ids, device, False, False), True)
+        contenders[f"transformers, {key}"] = (transformers_step(options, key, ids, device), False)
+        contenders[f"ours, {key}, --fused"] = (our_step(options, key, ids, device, True, False), True)
+        if options.compile:
+            contenders[f"ours, {key}, --fused --compile"] = (
+                our_step(options, key, ids, device, True, True),
+                True,
+            )
+        if key != "fp32":
+            contenders["transformers, FP32 default"] = (
+                transformers_step(options, "fp32", ids, device),
+                False,
+            )
+    ours = contenders[f"ours, {key}"][0]
+    if keep_freed_memory():
+        if not on_gpu:
+            theirs = contenders[f"transformers, {key}"][0]
+            contenders |= {
+                f"ours, {key}, memory given back": (ours, False),
+                f"transformers, {key}, memory kept": (theirs, True),
+            }
+    losses = {name: step().item() for name, (step, _) in contenders.items()}  # the first step also warms up
+    rounds = {name: [] for name in contenders}
+    for _ in range(options.rounds):
+        for name, (step, keep) in contenders.items():
+            keep_freed_memory(keep)  # as train.py does on a CPU, and as a plain loop does not
+            rounds[name].append(seconds_of(step, options.steps, device))
+    medians = {
+        name: [statistics.median(column) for column in zip(*seconds)] for name, seconds in rounds.items()
+    }
+    peaks = {name: peak_growth(step) for name, (step, _) in contenders.items()} if on_gpu else {}
+    first = next(iter(medians.values()))
+    keep_freed_memory(True)
+    shares = profile(ours)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "size": options.size,
+                    "shape": shape,
+                    "seconds": rounds,
+                    "first_losses": losses,
+                    "profile": shares,
+                    "peak_bytes": peaks,
+                }
+            )
+        )
+        return 0
+    print(
+        f"{options.size}, {shape[0]} x {shape[1]} tokens, {device.kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"python {platform.python_version()}"
+    )
+    print(
+        f"  {'':<36}{'tokens/s':>10}{'s a step':>10}{'of CPU':>10}{'ours is faster, clock':>24}{'of CPU':>10}{'loss':>10}"
+    )
+    for name, (clock, busy) in medians.items():
+        ratios = f"{clock / first[0]:>22.2f} x{busy / first[1]:>8.2f} x"
+        gpu = f"{peaks[name] / 2**30:>10.1f} GiB" if on_gpu else ""
+        if on_gpu and "nanoGPT" not in name:
+            used = (
+                flops(SIZES[options.size], shape[1])["training"] * ids.numel() / clock / DEVICES["H200"].peak
+            )
+            gpu += f"{100 * used:>8.1f}% of 989 TFLOP/s"
+        print(
+            f"  {name:<36}{ids.numel() / clock:>10,.0f}{clock:>10.3f}{busy:>10.3f}{ratios}{losses[name]:>10.3f}{gpu}"
+        )
+    if on_gpu:
+        rows = options.micro_batch or shape[0]
+        memory = training_memory(SIZES[options.size], rows, shape[1], True, accumulate=rows < shape[0])
+        growth = memory["peak"] - memory["weights"] - memory["moments"]
+        print(f"  params.py --memory predicts {growth / 2**30:.1f} GiB for the eager step in bf16")
+    print("  where our step goes: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

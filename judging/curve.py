@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's losses over those that were published for its size: `python evaluate.py RUN --curve`.
+
+The cards' checkpoint histories are data, in `cards/cards.json`. The horizontal axis is training tokens,
+because the batches differ; what else differs stands under the plot. A laptop run is also drawn over the
+project's own one of the same size (`reference_20m.jsonl` and `reference_tiny.jsonl` beside this file: every
+tenth step and all evaluations): is my loss normal?
+"""
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import textwrap
+from pathlib import Path
+
+from common import ROOT, UserError, atomic_write, read_json
+from training.log import read_log
+
+CARD_OF = {
+    "12m-v1": "Stentor-12M v1",
+    "30m-v1": "Stentor-30M v1",
+    "12m": "Stentor2-12M",
+    "30m": "Stentor2-30M",
+    "20m": "Stentor3-20M",
+    "50m": "Stentor3-50M",
+    "150m": "Portimbria-150M",
+}
+
+
+def published(size: str) -> dict:
+    """What the cards say of a size: name, history (tokens, loss), best loss, and its data, tokens and
+    vocabulary in words. {} for tiny.
+    """
+    if size not in CARD_OF:
+        return {}
+    card = read_json(ROOT / "cards" / "cards.json")["models"][CARD_OF[size]]
+
+    def stated(group: str, key: str) -> object:
+        statements = card.get(group, {}).get(key)
+        return statements[-1].get("value") if statements else None
+
+    history = []
+    for step, loss, *_ in (
+        card["checkpoint_history"]["table"][0]["rows"] if "checkpoint_history" in card else []
+    ):
+        digits = re.search(r"\d[\d,]*", str(step))
+        if digits:
+            history.append(
+                (int(digits[0].replace(",", "")) * stated("batch", "tokens_per_optimizer_step"), loss)
+            )
+    if "sources" in card.get("data", {}):
+        words = ", ".join(f"{row[3]}% {row[1]}" for row in card["data"]["sources"][0]["rows"])
+    else:
+        words = " and ".join(stated("data", "datasets") or ["data not stated"])
+    return {
+        "name": CARD_OF[size],
+        "history": history,
+        "best": math.log(stated("results", "best_perplexity")),
+        "data": words,
+        "tokens": stated("training", "training_tokens"),
+        "vocabulary": stated("tokenizer", "name"),
+    }
+
+
+def differences(stored: dict, tokens: int, card: dict) -> str:
+    """What a reader must know before comparing the two curves, in words."""
+    settings = stored["settings"]
+    return (
+        f"This run: {tokens:,} tokens of {stored['data']}, {settings['seq_len']} x {settings['batch_size']} a step, vocabulary "
+        f"{stored['vocabulary'][:12]}. Published: {card['tokens']} tokens of {card['data']}, vocabulary {card['vocabulary']}. The validation "
+        "texts differ too, and a loss per token means little across vocabularies: compare the shapes, not the heights."
+    )
+
+
+def overlay(run: str | Path) -> str:
+    """Write RUN/curve.svg and return what it shows, in words. Raises UserError for a folder that is no run or
+    has logged no loss yet.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    run = Path(run)
+    stored = read_json(run / "run.json")
+    if not (run / "log.jsonl").is_file():
+        raise UserError(f"{run}: no log.jsonl, so there is no curve to draw")
+    rows = list(read_log(run / "log.jsonl"))
+    training = [
+        (row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None
+    ]
+    validation = [
+        (row["tokens"], row["eval_loss"]) for row in rows if row.get("tokens") and "eval_loss" in row
+    ]
+    if not training:
+        raise UserError(f"{run}: log.jsonl holds no loss yet")
+    card = published(stored["settings"]["size"])
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot(
+        xlabel="training tokens", ylabel="loss (nats per token)", xscale="log", title=run.name
+    )
+    axes.plot(*zip(*training), linewidth=0.8, label="this run, training")
+    if validation:
+        axes.plot(*zip(*validation), marker="o", label="this run, validation")
+    reference = ROOT / "judging" / f"reference_{stored['settings']['size']}.jsonl"
+    known = []
+    if reference.is_file() and stored["settings"]["recipe"] == "laptop" and not stored["settings"]["model"]:
+        known = [json.loads(line) for line in reference.read_text().splitlines()]
+        for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
+            points = [(row["tokens"], row[key]) for row in known if key in row]
+            axes.plot(*zip(*points), look, label=f"the committed laptop run, {split}")
+    if not card:
+        others = "over the committed laptop run" if known else "alone"
+        text = (
+            f"no curve was published for size {stored['settings']['size']}; the plot shows this run {others}"
+        )
+    else:
+        if card["history"]:
+            axes.plot(*zip(*card["history"]), marker=".", label=f"{card['name']}, validation, published")
+        axes.axhline(
+            card["best"],
+            linestyle=":",
+            color="grey",
+            label=f"{card['name']}, best published: perplexity {math.exp(card['best']):.2f}",
+        )
+        text = differences(stored, training[-1][0], card)
+        figure.supxlabel("\n".join(textwrap.wrap(text, 110)), fontsize="small")
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="svg")
+    atomic_write(run / "curve.svg", image.getvalue())
+    return f"{run / 'curve.svg'}: {text}"

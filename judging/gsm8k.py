@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GSM8K: the model writes out the solution of a word problem, and the number at its end is compared (Cobbe et
+al. 2021).
+
+Prompt, end of an answer, extraction and comparison are those of lm-eval 0.4.13's task gsm8k, filter
+flexible-extract.
+"""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import UserError, sha256_file
+from evaluate import in_blocks, mean_and_error, read_items
+from model import KVCache, Llama
+from tokenizer import Tokenizer
+
+STOPS = ("Question:", "</s>", "<|im_end|>")  # where an answer ends, besides the document separator
+ANSWER_TOKENS = 256
+ROWS = 32  # prompts in one pass
+
+
+@torch.inference_mode()
+def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[str]:
+    """The most probable continuation of each prompt, token by token, all prompts at once: up to
+    ANSWER_TOKENS, the separator or a text of STOPS.
+
+    Shorter prompts are padded on the left and the padding is masked. Positions are counted from the padding
+    on; that changes nothing, because rotary attention depends on distances only.
+    """
+    device = model.model.embed_tokens.weight.device
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    real = torch.zeros(len(prompts), width + ANSWER_TOKENS, dtype=torch.bool)
+    for number, prompt in enumerate(prompts):
+        ids[number, width - len(prompt):] = torch.tensor(prompt)
+        real[number, width - len(prompt):] = True
+    real = real.to(device)[:, None, None]                                         # (B, 1, 1, S)
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()  # (T, T)
+    itself = torch.eye(
+        width, dtype=torch.bool, device=device
+    )  # (T, T) for padding, which would else see nothing
+    cache = KVCache(
+        model.config, len(prompts), width + ANSWER_TOKENS, device, model.model.embed_tokens.weight.dtype
+    )
+    hidden = model.model(ids.to(device), cache, real[..., :width] & causal | itself)[:, -1]           # (B, D)
+    answers: list[list[int]] = [[] for _ in prompts]
+    texts = [""] * len(prompts)
+    unfinished = set(range(len(prompts)))
+    for step in range(1, ANSWER_TOKENS + 1):
+        newest = model.project(hidden).argmax(dim=-1)                             # (B,)
+        tokens = newest.tolist()
+        for number in unfinished:
+            answers[number].append(tokens[number])
+        # reading the texts at every step would take longer than the model
+        if step % 16 == 0 or tokenizer.eos_id in tokens:
+            for number in list(unfinished):
+                texts[number] = tokenizer.decode(answers[number], skip_special=True)
+                if answers[number][-1] == tokenizer.eos_id or any(stop in texts[number] for stop in STOPS):
+                    unfinished.discard(number)
+        if not unfinished or step == ANSWER_TOKENS:
+            break
+        hidden = model.model(newest[:, None], cache, real[..., :width + step])[:, -1]                 # (B, D)
+    return [re.split("|".join(map(re.escape, STOPS)), text)[0] for text in texts]
+
+
+def final_number(text: str) -> str:
+    """The answer in a worked solution by flexible extraction: the last thing that looks like a number,
+    without $, commas and a final point.
+
+    >>> final_number("6 * 2 = $1,012.50.\\n#### 1,012.50")
+    '1012.50'
+    """
+    found = re.findall(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", text)
+    number = (found[-1][0] or found[-1][1]) if found else "[invalid]"
+    return re.sub(r"\.$", "", re.sub(r"[,$]", "", number))
+
+
+def exact_match(
+    model: Llama,
+    tokenizer: Tokenizer,
+    path: str | Path,
+    shots: int = 0,
+    examples: str | Path | None = None,
+    limit: int | None = None,
+    finished: dict[str, list] | None = None,
+) -> dict[str, Any]:
+    """Share of problems whose greedy answer ends in the right number, after `shots` worked examples:
+    {exact_match, stderr, items, shots}.
+
+    The examples are the first ones of the file `examples` (the training split); without it the first other
+    problems of `path`. A prompt that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval.
+    Raises UserError if the model has no room for an answer at all, or there are fewer examples than `shots`.
+    """
+    fields = {"question": str, "answer": str}
+    whole = read_items(path, fields)
+    items = whole[:limit]
+    pool = read_items(examples, fields) if examples else whole
+    most = len(pool) - (examples is None)
+    if not 0 <= shots <= most:
+        raise UserError(
+            f"{examples or path}: {shots} worked examples are asked for; it has room for 0 to {most}"
+        )
+    room = model.config.max_position_embeddings - ANSWER_TOKENS
+    if room <= 0:
+        raise UserError(
+            f"the model has {model.config.max_position_embeddings} positions; an answer alone takes {ANSWER_TOKENS}"
+        )
+    tasks = []
+    for item in items:
+        worked = [
+            f"Question: {other['question']}\nAnswer: {other['answer']}\n\n"
+            for other in pool[: shots + 1]
+            if other is not item
+        ][:shots]
+        prompt = f"{''.join(worked)}Question: {item['question']}\nAnswer:"
+        wanted = final_number(item["answer"].split("#### ")[-1])
+        tasks.append((tokenizer.encode(prompt, document=True)[-room:], wanted))
+    tasks.sort(key=lambda task: len(task[0]))
+
+    def judge(part: list[tuple[list[int], str]]) -> list[float]:
+        texts = greedy(model, tokenizer, [prompt for prompt, _ in part])
+        return [float(final_number(text) == wanted) for text, (_, wanted) in zip(texts, part)]
+
+    digests = " ".join(sha256_file(file)[:16] for file in (path, examples) if file)
+    results = in_blocks(
+        f"gsm8k {digests} {shots} shots of {len(items)}",
+        tasks,
+        ROWS,
+        judge,
+        {} if finished is None else finished,
+    )
+    exact, stderr = mean_and_error(results)
+    return {"exact_match": exact, "stderr": stderr, "items": len(items), "shots": shots}

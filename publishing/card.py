@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card: `README.md` of a run's `best/`, written from the run's own files and from nothing else.
+
+    python -m publishing.card runs/tiny        (train.py writes it when a run ends; again after evaluate.py,
+                                               to take its results in)
+
+What is read: run.json and log.jsonl of the run, config.json and the weights of `best/`, the manifest of the
+corpus while it is where the run found it, evaluation.json where evaluate.py wrote one. The sample gallery is
+made here, with fixed prompts and seeds, and shown unedited. Every number that someone may want to check
+stands once more in the block `numbers`, which `python params.py --audit RUN` compares with the files.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import Parser, atomic_write, newest_run, run, sha256_file
+from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
+from publishing.run_numbers import Run, numbers, read_run
+from sample import Settings, recommended
+
+
+def table(head: tuple[str, ...], rows: list[tuple]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
+def fenced(text: str, kind: str = "") -> str:
+    """A code block whose fence is longer than any in the text."""
+    longest = max([len(found) for found in re.findall(r"`+", text)] + [2])
+    fence = "`" * (longest + 1)
+    return f"{fence}{kind}\n{text}\n{fence}"
+
+
+def hub_datasets(of: Run) -> list[str]:
+    """Names of the hub's data sets that the corpus was made from: what in the manifest's list of sources has
+    the form owner/name.
+    """
+    described = (of.manifest or {}).get("recipe", {}).get("sources", {})
+    words = [part.split()[0] for text in described.values() for part in str(text).split(", ") if part.strip()]
+    return sorted({word for word in words if re.fullmatch(r"[\w.-]+/[\w.-]+", word)})
+
+
+def front_matter(of: Run, found: dict[str, Any], name: str) -> str:
+    """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
+    tags = ["llama", "tokenmonster", "small-language-model", "from-scratch", "base-model"]
+    return f"""---
+license: apache-2.0
+language: [en]
+library_name: transformers
+pipeline_tag: text-generation
+tags: {json.dumps(tags)}
+datasets: {json.dumps(hub_datasets(of))}  # those of the hub; the section on data names all
+model-index:
+- name: {json.dumps(name)}
+  results:
+  - task: {{type: text-generation}}
+    dataset: {{name: {json.dumps("validation split of " + Path(of.info["data"]).name)}, type: {of.info["corpus"][:16]}}}
+    metrics:
+    - type: loss
+      value: {found["best_eval_loss"]}
+      name: validation loss
+    - type: perplexity
+      value: {found["best_eval_ppl"]}
+      name: validation perplexity
+---"""
+
+
+def architecture(of: Run, found: dict[str, Any]) -> str:
+    config, parts = of.config, found["parameters"]
+    head = "tied to the embedding" if config.tie_word_embeddings else "a matrix of its own"
+    fields = [(f"`{name}`", value) for name, value in dataclasses.asdict(config).items()]
+    rows = [
+        (part, f"{value:,}", f"{100 * value / parts['total']:.1f}") for part, value in parts.items() if value
+    ]
+    return f"""## Architecture
+
+`LlamaForCausalLM`: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU, no biases; output head {head}.
+
+{table(("setting", "value"), fields)}
+
+{table(("component", "parameters", "percent"), rows)}
+
+The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%. Weights in FP32: {found['weights_bytes']:,} bytes. KV cache
+at {config.max_position_embeddings:,} positions in FP16: {found['kv_cache_bytes_fp16']:,} bytes. A LoRA adapter of rank 16 on q, k, v and o:
+{found['lora_r16_parameters']:,} parameters."""
+
+
+def data_section(of: Run, found: dict[str, Any]) -> str:
+    lines = [f"Corpus fingerprint `{of.info['corpus']}`, vocabulary fingerprint `{of.info['vocabulary']}`."]
+    if of.manifest is None:
+        lines.append(
+            "The prepared corpus was not at hand when this card was written, so its sources cannot be listed."
+        )
+    else:
+        described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
+        rows = [
+            (
+                name,
+                described.get(name, ""),
+                f"{source['train']['documents']:,}",
+                f"{source['train']['tokens']:,}",
+                f"{source['validation']['tokens']:,}",
+                mixture["start"][name],
+                mixture["end"][name],
+            )
+            for name, source in of.manifest["sources"].items()
+        ]
+        lines.append(
+            table(
+                (
+                    "source",
+                    "what it is",
+                    "documents",
+                    "training tokens",
+                    "validation tokens",
+                    "share at the start",
+                    "at the end",
+                ),
+                rows,
+            )
+        )
+        lines.append(
+            f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. Prepared with "
+            f"`{of.manifest['command']}`. Validation documents are split off whole, by a hash of their text."
+        )
+    lines.append(
+        f"Trained on {found['tokens']:,} tokens in all, {found['tokens_per_parameter']} for each parameter."
+    )
+    return "## Data\n\n" + "\n\n".join(lines)
+
+
+def recipe(of: Run, found: dict[str, Any]) -> str:
+    hidden = ("model", "data", "out", "resume", "dry_run")
+    settings = [(f"`{name}`", value) for name, value in of.info["settings"].items()
+                if value is not None and value is not False and name not in hidden]
+    versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
+    speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
+    notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
+    commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
+    return f"""## Training
+
+AdamW (betas 0.9 and 0.95, eps 1e-8, decay on Linear weights only), linear warmup, then `{of.info['settings']['schedule']}`. Every step has
+{found['tokens_per_step']:,} tokens. Precision `{of.info['settings']['precision']}`: {of.info['precision_reason']}. Device {of.info['device']},
+{of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; {commit}.{notes}
+
+{table(("hyper-parameter", "value"), settings)}"""
+
+
+def curve(of: Run, found: dict[str, Any]) -> str:
+    every = max(1, math.ceil(len(of.evals) / 16))
+    chosen = [
+        row
+        for i, row in enumerate(of.evals)
+        if i % every == 0 or row is of.evals[-1] or row["step"] == found["best_step"]
+    ]
+    losses = {row["step"]: row["loss"] for row in of.steps}
+    rows = [
+        (
+            f"{row['step']:,}",
+            f"{row['tokens']:,}",
+            "" if losses.get(row["step"]) is None else f"{losses[row['step']]:.4f}",
+            f"{row['eval_loss']:.4f}",
+            f"{row['eval_ppl']:.2f}",
+            row.get("note", ""),
+        )
+        for row in chosen
+    ]
+    return f"""## Curve
+
+{table(("step", "tokens", "training loss", "validation loss", "perplexity", "note"), rows)}
+
+The weights here are those of step {found['best_step']:,}, with the lowest validation loss that competed for it."""
+
+
+def evaluation(found: dict[str, Any]) -> str:
+    results = "No benchmark was run. After `python evaluate.py RUN`, `python -m publishing.card RUN` writes this card again with its results."
+    if "evaluation" in found:
+        results = "What `evaluate.py` measured:\n\n" + fenced(
+            json.dumps(found["evaluation"], indent=1), "json"
+        )
+    return f"""## Evaluation
+
+Validation loss {found['best_eval_loss']} nats per token, perplexity {found['best_eval_ppl']}. Perplexities compare only between
+models of one vocabulary on one validation set.
+
+{results}"""
+
+
+TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network and no server.
+`trust_remote_code=True` lets transformers run it; read it first, as any such code.
+
+A warning for lm-eval: where context and choice meet inside one token, the harness finds no token left to score, and stops or counts
+the choice as certain. No tokenizer class can mend that; `python -m judging.lm_eval_model` of the project does."""
+
+
+def use(of: Run, name: str) -> str:
+    settings = recommended(of.config)
+    own_class = (of.folder / "best" / "tokenmonster_hf.py").is_file()
+    load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{", trust_remote_code=True" if own_class else ""})
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+inputs = tokenizer("Once upon a time", return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens={settings.max_new_tokens}, do_sample=True, temperature={settings.temperature},
+                        top_p={settings.top_p}, repetition_penalty={settings.repetition_penalty})
+print(tokenizer.decode(output[0], skip_special_tokens=True))"""
+    serve = f"""hf upload USER/{name} . .
+vllm serve USER/{name}{" --trust-remote-code" if own_class else ""} --max-model-len {of.config.max_position_embeddings}"""
+    return f"""## How to load
+
+{fenced(load, "python")}
+
+{TRUST if own_class else "The tokenizer is the folder's `tokenizer.json`, read by transformers' own classes."}
+
+To publish and to serve (commands given for convenience, **not run here**):
+
+{fenced(serve, "sh")}"""
+
+
+def gallery_section(samples: list[Sample], settings: Settings, found: dict[str, Any]) -> str:
+    shown = []
+    for sample in samples:
+        end = "ended by itself" if sample.ended else f"cut after {len(sample.tokens)} tokens"
+        shown.append(
+            f"**{sample.kind}** ({end}): prompt, then answer\n\n{fenced(sample.prompt)}\n\n{fenced(sample.text)}"
+        )
+    measured = found["gallery"]
+    percent = {name: f"{100 * share:.1f}%" for name, share in measured.items()}
+    between = "\n\n".join(shown)
+    return f"""## Samples
+
+Unedited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature}, top_p {settings.top_p}, repetition
+penalty {settings.repetition_penalty}, at most {settings.max_new_tokens} tokens, seed {SEED}.
+
+{between}
+
+Measured on them: {percent['ended']} ended by themselves, {percent['looping']} went round in circles (more
+than half of their four-token sequences were repeats), {percent['replacement_character']} held U+FFFD, a character whose bytes the model
+did not finish."""
+
+
+def limits(of: Run, found: dict[str, Any]) -> str:
+    trained, allowed = of.info["settings"]["seq_len"], of.config.max_position_embeddings
+    context = f"It was trained at its full context of {trained:,} tokens."
+    if trained < allowed:
+        context = f"It was trained on rows of {trained:,} tokens. Its configuration allows {allowed:,}; what it does there was not measured."
+    rows = "Rows of the embedding beyond the vocabulary were never trained."
+    if of.config.vocab_size <= 4096:
+        rows = "The document separator has the id of the carriage return, which the tokenizer therefore turns into a line feed."
+    lines = [
+        f"It saw {found['tokens']:,} tokens, {found['tokens_per_parameter']} for each parameter; about 20 is what Hoffmann et al. (2022) advise.",
+        context,
+        "It is a base model that continues text. It follows no instructions, knows no fact reliably, and cannot be trusted to calculate.",
+        "The chat template is there for tools that ask for one; the model was not trained on dialogue.",
+        "No safety training or filtering was done: it may repeat whatever its training text says. English only.",
+        rows,
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def write_card(run_folder: str | Path) -> Path:
+    """Write `best/README.md` of a run and return its path. Raises UserError where the run has no `best/` or
+    no log.
+    """
+    folder = Path(run_folder)
+    of = read_run(folder)
+    size = "own" if of.info["settings"].get("model") else of.info["settings"]["size"]
+    settings = GALLERY.get(size, STENTOR3)
+    samples = gallery(folder / "best", settings)
+    found = numbers(of, samples)
+    name = folder.resolve().name
+    total = found["parameters"]["total"]
+    init = of.info["settings"].get("init")
+    start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
+    head = f"""# {name}
+
+A small Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch."""
+    licence = "## Licence\n\nApache-2.0, as the code. What the training text allows is for its sources to say: see the section on data."
+    citation = f"""@misc{{{re.sub(r"[^0-9A-Za-z]+", "_", name)},
+  title = {{{name}: a {total / 1e6:.1f}M-parameter language model}},
+  note = {{Trained with stentor-from-scratch on {found['tokens']:,} tokens}},
+}}"""
+    sections = [
+        front_matter(of, found, name),
+        head,
+        architecture(of, found),
+        data_section(of, found),
+        recipe(of, found),
+        curve(of, found),
+        evaluation(found),
+        use(of, name),
+        gallery_section(samples, settings, found),
+        limits(of, found),
+        licence,
+        "## Citation\n\n" + fenced(citation, "bibtex"),
+        "## Numbers\n\nFor checking, by `python params.py --audit RUN`:\n\n"
+        + fenced(json.dumps(found, indent=1), "json numbers"),
+    ]
+    path = folder / "best" / "README.md"
+    atomic_write(path, "\n\n".join(sections) + "\n")
+    sums = path.with_name("SHA256SUMS")
+    if sums.is_file():
+        others = [
+            line
+            for line in sums.read_text(encoding="utf-8").splitlines()
+            if not line.endswith(f"  {path.name}")
+        ]
+        atomic_write(sums, "\n".join([*others, f"{sha256_file(path)}  {path.name}"]) + "\n")
+    return path
+
+
+def main() -> int:
+    parser = Parser(
+        "Write the model card of a run.",
+        "  python -m publishing.card runs/tiny\n",
+        prog="python -m publishing.card",
+    )
+    parser.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN", help="run folder (default: the newest under runs/)"
+    )
+    args = parser.parse_args()
+    print(write_card(args.run or newest_run()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample gallery of a model card: fixed prompts, unedited answers, and what was measured on them."""
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import tokenizer
+from model import KVCache, Llama
+from sample import Row, Settings
+
+# The kinds of prompt that the cards show; the wording is ours.
+PROMPTS = {
+    "prose": [
+        "The old bridge over the river was",
+        "Bread is made from flour and water.",
+        "When the first snow fell, the children",
+    ],
+    "explanation": ["The reason why leaves are green is that", "Some ways to save water at home are:"],
+    "code": ["import os\n\ndef read_lines(path):\n", "for number in range(10):\n"],
+    "arithmetic": ["2 + 3 ="],
+    "greeting": ["Hello! How are you"],
+    "nonsense": ["qwzx plmok vrtg"],
+}
+# The cards' settings for their own galleries. Portimbria's are 40 tokens for three of its prompts and 350 for
+# two.
+STENTOR3 = Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=200)
+STENTOR2 = Settings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=45)
+GALLERY = {"150m": Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.15, max_new_tokens=40),
+           **dict.fromkeys(("12m", "30m", "12m-v1", "30m-v1"), STENTOR2)}
+SEED = 0
+
+
+class Sample(NamedTuple):
+    """One answer of the gallery."""
+
+    kind: str
+    prompt: str
+    text: str
+    tokens: list[int]
+    ended: bool
+
+
+def loops(tokens: list[int]) -> bool:
+    """Whether a text goes round in circles: more than half of its sequences of four tokens occurred in it
+    before.
+
+    >>> loops([1, 2, 3, 4, 5] * 4), loops(list(range(20)))
+    (True, False)
+    """
+    fours = list(zip(tokens, tokens[1:], tokens[2:], tokens[3:]))
+    return len(fours) > 4 and len(set(fours)) < len(fours) / 2
+
+
+@torch.inference_mode()
+def continuations(
+    model: Llama, prompts: list[list[int]], settings: Settings, stop_id: int
+) -> list[list[int]]:
+    """The new ids of one answer to each prompt, `stop_id` included where it ended one. All are decoded
+    together: a step reads every weight once.
+
+    Shorter prompts are padded at the left and a mask hides the padding. Rotary positions count distances
+    only, so it does not matter where a row begins (Su et al. 2021, section 3.2.2).
+    """
+    width, B = max(map(len, prompts)), len(prompts)
+    rows = [Row(model, ids, settings, SEED, stop_id) for ids in prompts]
+    new: list[list[int]] = [[] for _ in prompts]
+    room = min(settings.max_new_tokens, model.config.max_position_embeddings - width)
+    cache = KVCache(model.config, B, width + room)
+    input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])             # (B, T)
+    real = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompts])    # (B, S)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()                                # (T, S)
+    itself = torch.eye(width, dtype=torch.bool)  # (T, S): padding must read something
+    mask = causal & real[:, None, None] | itself                                              # (B, 1, T, S)
+    logits = model.project(model.model(input_ids, cache, mask)[:, -1])                        # (B, V)
+    for _ in range(room):
+        for row, ids, one in zip(rows, new, logits):
+            if row.left:
+                ids.append(row.choose(one))
+        if not any(row.left for row in rows) or cache.length == cache.capacity:
+            break
+        newest = torch.tensor([[ids[-1]] for ids in new])                                     # (B, 1)
+        real = torch.cat([real, torch.ones(B, 1, dtype=torch.bool)], dim=1)                   # (B, S)
+        logits = model(newest, cache, real[:, None, None])[:, -1]                             # (B, V)
+    return new
+
+
+def gallery(folder: Path, settings: Settings) -> list[Sample]:
+    """One answer of the model in `folder` to each prompt. The seed is fixed, so the same weights give the
+    same gallery.
+    """
+    model, words = Llama.from_pretrained(folder).eval(), tokenizer.load(folder)
+    asked = [(kind, prompt) for kind, prompts in PROMPTS.items() for prompt in prompts]
+    encoded = [words.encode(prompt, document=True) for _, prompt in asked]
+    found = []
+    for (kind, prompt), ids, new in zip(
+        asked, encoded, continuations(model, encoded, settings, words.eos_id)
+    ):
+        ended = new[-1:] == [words.eos_id]
+        answer = new[:-1] if ended else new
+        text = words.decode(ids + answer)[len(words.decode(ids)):]
+        # a last character may lack bytes only because it was cut
+        found.append(Sample(kind, prompt, text.rstrip("\ufffd"), answer, ended))
+    return found
+
+
+def shares(samples: list[Sample]) -> dict[str, float]:
+    """The honest notices: how many answers ended by themselves, went round in circles, or hold U+FFFD, as
+    fractions of `samples`.
+    """
+    return {
+        "samples": len(samples),
+        "ended": round(statistics.fmean(sample.ended for sample in samples), 3),
+        "looping": round(statistics.fmean(loops(sample.tokens) for sample in samples), 3),
+        "replacement_character": round(statistics.fmean("\ufffd" in sample.text for sample in samples), 3),
+    }

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Hugging Face tokenizer class that travels with a model folder.
+
+`vocab_files/tokenizer_files.py` reads this file as text: what stands between the two `wrapper` lines is put after the core of `tokenizer.py` and the
+numpy form of its encoder (`extras/fast_encoder.py`), and the three together are the folder's `tokenmonster_hf.py`. That file has no
+sibling and imports the standard library, numpy and transformers only, because transformers looks up every import in such a file before
+it runs it, even one inside a function.
+"""
+from __future__ import annotations
+
+from extras.fast_encoder import FastEncoder
+from tokenizer import TokenMonster, Vocab
+
+# --- wrapper: begin
+import os
+
+from transformers import PreTrainedTokenizer
+
+
+class TokenMonsterTokenizer(PreTrainedTokenizer):
+    """A TokenMonster vocabulary as a transformers tokenizer (4.5x and 5.x).
+
+    A token's string is its bytes read as Latin-1: every id keeps a string of its own, also one that is half a UTF-8 character.
+    Special tokens have a name in this class only. Their names in a text are text, unless `split_special_tokens=False` is asked for.
+    """
+
+    vocab_files_names = {"vocab_file": "tokenmonster.vocab"}
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(self, vocab_file: str | None = None, **kwargs):
+        if vocab_file is None:
+            raise ValueError("no vocab_file: the model folder must hold tokenmonster.vocab")
+        with open(vocab_file, "rb") as file:
+            vocab = Vocab.parse(file.read())
+        self.engine = TokenMonster(vocab)
+        self.fast = FastEncoder(self.engine)
+        # A duplicate record only serves matching and decoding; the string of an id comes from its plain record.
+        self.strings = {record.id: record.token.decode("latin-1") for record in vocab.records if record.score != -1}
+        self.ids = {string: id for id, string in self.strings.items()}
+        super().__init__(vocab_file=vocab_file, **kwargs)  # last, because it asks for get_vocab()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids of the vocabulary file; special tokens may come on top, and the model's embedding may have more rows."""
+        return self.engine.vocab.size
+
+    def get_vocab(self) -> dict[str, int]:
+        """String -> id. An id that was given to a special token stands under that token's name only, so that no id is counted twice."""
+        special = self._added_tokens_decoder
+        ordinary = {string: id for string, id in self.ids.items() if id not in special}
+        return {**ordinary, **self._added_tokens_encoder}
+
+    def _tokenize(self, text: str, **kwargs) -> list[str]:
+        # document=True, as in training: line ends become LF, because the id of CR may be the document separator.
+        ids = self.engine.encode_plain(text, document=True) if len(text) < 256 else self.fast.encode(text, document=True)
+        return [self.strings[id] for id in ids]
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self.ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.strings.get(index, "")  # rows that only pad the embedding have no string
+
+    def _decode(self, token_ids: int | list[int], skip_special_tokens: bool = False, **kwargs) -> str:
+        """The text of ids. All bytes between two special tokens are joined before they are read: a token may delete a later token's space."""
+        hidden = set(self.all_special_ids) if skip_special_tokens else set()
+        parts, run = [], []
+        for id in [token_ids] if isinstance(token_ids, int) else token_ids:
+            if id in hidden:
+                continue
+            if id in self._added_tokens_decoder:
+                parts += [self.engine.decode(run), self._added_tokens_decoder[id].content]
+                run = []
+            else:
+                run.append(id)
+        return "".join(parts) + self.engine.decode(run)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return self._decode([id for id in self.convert_tokens_to_ids(tokens) if id is not None])
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        name = self.vocab_files_names["vocab_file"]
+        path = os.path.join(save_directory, f"{filename_prefix}-{name}" if filename_prefix else name)
+        with open(path, "wb") as file:
+            file.write(self.engine.vocab.to_bytes())
+        return (path,)
+# --- wrapper: end

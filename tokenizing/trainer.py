@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a TokenMonster vocabulary: `python tokenizer.py train FILES --vocab-size 4096 --out my.vocab`.
+
+A vocabulary is found by taking away. All pieces of the text that could be tokens are candidates, twelve for each token wanted. They are dealt
+out, like cards, into vocabularies of about the wanted size; each tokenizes the text with the rules of the real encoder; a token's score is
+the number of bytes it covered. The worst candidates are thrown out, and the rest is dealt again, until one vocabulary is left. So a
+token is judged by what it does in the company of others, not by how frequent it is: `" th"` is more frequent than `" the"`
+and does nothing where `" the"`, `" that"` and `" this"` are tokens.
+
+    files -> normalized text -> candidates (vocab_candidates) -> rounds of distillation (here) -> the file (vocab_records)
+
+`vocab_lanes` makes the many tokenizations fast.
+"""
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import Parser, UserError, atomic_write, count_of, lock_folder, progress, read_json, replace_folder
+from tokenizing.lanes import Field, prepare
+from tokenizing.records import derive
+from tokenizer import Vocab, normalize_pieces
+
+# Single bytes that every vocabulary keeps, by the bits that the header notes (32: no other single bytes).
+ASCII = bytes([9, 10, 13, *range(0x20, 0x80)])  # with CR, the document separator, and DEL, the marker
+RESERVED = {
+    "english": (16 + 32, ASCII + bytes.fromhex("808182838486888a92939498999c9d a2a3a5a6a7a9acaeb0c2c3c5cce2")),
+    "utf8": (4 + 32, ASCII + bytes(range(0x80, 0xC0)) + bytes(range(0xC2, 0xF5))),
+}
+# While so many candidates are left for each place in the vocabulary: which share of the text a round reads, which share of them it throws out.
+STEPS = [(6, 0.15, 0.10), (2, 0.3, 0.05), (1.25, 1.0, 0.02), (1, 1.0, 0.006)]
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+
+
+# --------------------------------------------------------------------------------------------------- the text
+
+def documents_of(name: str) -> tuple[str, Iterator[str]]:
+    """What a file, a folder or "builtin" is, in a line that tells whether it has changed, and its documents."""
+    if name == "builtin":
+        return f"built-in corpus of Python {sys.version.split()[0]}", builtin_documents()
+    from corpus.documents import path_source
+    source = path_source("web", name)
+    return source.identity, source.documents(0)
+
+
+def builtin_documents() -> Iterator[str]:
+    """The built-in corpus as models are trained on it: cleaned, and about two thirds prose, a third code, a tenth mathematics."""
+    from data import builtin_documents, clean_text
+    for kind, every in (("web", 1), ("code", 2), ("math", 12)):
+        for number, (_, text) in enumerate(builtin_documents(kind)):
+            if number % every == 0:
+                yield clean_text(text, preserve_linebreaks=kind == "code")
+
+
+def read_text(names: list[str]) -> bytes:
+    """All documents in normalized form, each with a CR after it, which no candidate contains."""
+    pieces = []
+    for name in names:
+        for document in progress(documents_of(name)[1], desc=f"reading {name}", unit=" documents"):
+            pieces += normalize_pieces(document, document=True)
+            pieces.append(b"\r")
+    return b"".join(pieces)
+
+
+# ----------------------------------------------------------------------------------------------- distillation
+
+@dataclass(frozen=True)
+class Round:
+    """One round: deal `candidates` out into `hands`, tokenize `share` of the text with each, throw out the `drop` worst."""
+
+    candidates: int
+    hands: int
+    share: float
+    drop: int
+
+
+def plan(candidates: int, wanted: int) -> list[Round]:
+    """All rounds from `candidates` down to `wanted`."""
+    rounds = []
+    while candidates > wanted:
+        share, part = next((share, part) for least, share, part in STEPS if candidates >= least * wanted)
+        drop = min(max(1, int(part * candidates)), candidates - wanted)
+        rounds.append(Round(candidates, max(1, candidates // wanted), share, drop))
+        candidates -= drop
+    return rounds
+
+
+_field: Field  # of a worker process
+
+
+def open_field(folder: Path, parent: int) -> None:
+    """Start of a worker process."""
+    global _field
+    from corpus.prepare import end_with_parent
+    end_with_parent(parent)
+    _field = Field(folder)
+
+
+def tokenize_job(job: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, int]:
+    return _field.tokenize(*job)
+
+
+def score_all(field: Field, hands: list[np.ndarray], lanes: np.ndarray, crew: ProcessPoolExecutor | None,
+              workers: int) -> tuple[np.ndarray, list[int]]:
+    """Bytes that each token covered in its hand, int64 (tokens,), and the number of tokens that each hand needed."""
+    parts = 1 if len(hands) >= workers else workers  # with few hands each worker takes every n-th lane
+    jobs = [(hand, lanes[part::parts]) for hand in hands for part in range(parts)]
+    results = crew.map(tokenize_job, jobs) if crew else (field.tokenize(*job) for job in jobs)
+    scores, totals = np.zeros(len(field.tokens), dtype=np.int64), [0] * len(hands)
+    for number, (score, total) in enumerate(results):
+        np.add.at(scores, jobs[number][0], score)
+        totals[number // parts] += total
+    return scores, totals
+
+
+def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes, float], int]:
+    """Throw out candidates round by round until `size` tokens are left, one-byte tokens included, which always stay.
+
+    A round depends on the seed, its number and the candidates left, and these are saved after each, so a training that is stopped and
+    resumed ends like one that was not. Returns each token's share of the text, and the number of tokens that the text takes.
+    """
+    field = Field(folder)
+    fixed = np.array([number for number, token in enumerate(field.tokens) if len(token) == 1])
+    left = np.arange(len(fixed), len(field.tokens))
+    rounds = plan(len(left), size - len(fixed))
+    done = 0
+    if (folder / "state.npz").exists():
+        with np.load(folder / "state.npz", allow_pickle=False) as state:
+            done, left = int(state["done"]), state["left"]
+    crew = ProcessPoolExecutor(workers, initializer=open_field, initargs=(folder, os.getpid())) if workers > 1 else None
+    bar = progress(total=sum(round.hands * round.share for round in rounds), desc="distilling", bar_format=BAR)
+    bar.update(sum(round.hands * round.share for round in rounds[:done]))
+    try:
+        for number, round in enumerate(rounds[done:], done):
+            rng = np.random.default_rng([seed, number])
+            lanes = field.lanes(round.share, rng)
+            hands = [np.sort(np.append(fixed, hand)) for hand in np.array_split(rng.permutation(left), round.hands)]
+            scores, totals = score_all(field, hands, lanes, crew, workers)
+            worst_first = left[np.argsort(scores[left], kind="stable")]
+            left = np.sort(worst_first[round.drop:])
+            content = io.BytesIO()
+            np.savez(content, done=number + 1, left=left)
+            atomic_write(folder / "state.npz", content.getvalue())
+            bytes_per_token = len(hands) * np.sum(lanes[:, 1] - lanes[:, 0]) / sum(totals)
+            bar.set_postfix_str(f"{len(left):,} candidates left, {bytes_per_token:.3f} bytes per token")
+            bar.update(round.hands * round.share)
+        chosen = np.append(fixed, left)
+        scores, totals = score_all(field, [chosen], field.lanes(1.0, np.random.default_rng(seed)), crew, workers)
+    finally:
+        bar.close()
+        if crew:
+            crew.shutdown(cancel_futures=True)
+    return {field.tokens[number]: scores[number] / field.size for number in chosen}, totals[0]
+
+
+# ----------------------------------------------------------------------------------------------- command line
+
+def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, reserve: str = "english", workers: int = 1,
+                resume: bool = False) -> Vocab:
+    """Train a vocabulary of `size` tokens on files, folders or "builtin", write it to `out`, and return it.
+
+    Unfinished work is kept in `out`.work, from which `resume` goes on; the result is that of a training which was never stopped. Raises
+    UserError if `out` or unfinished work exists, if `resume` finds other settings or texts, or if the text is too small.
+    """
+    bits, fixed = RESERVED[reserve]
+    if not len(fixed) < size <= 65536:
+        raise UserError(f"--vocab-size {size} is not between {len(fixed) + 1} (the reserved bytes and one more) and 65536")
+    folder = out.with_name(out.name + ".work")
+    settings = {"vocab_size": size, "seed": seed, "reserve": reserve, "files": [documents_of(name)[0] for name in names]}
+    if out.exists():
+        raise UserError(f"{out} exists; give another name with --out, or remove it")
+    if folder.exists() and not resume:
+        raise UserError(f"{folder} holds an unfinished training; go on with --resume, or remove the folder")
+    if not folder.exists():
+        text = read_text(names)
+
+        def write(new: Path) -> None:
+            prepare(new, text, size, fixed)
+            (new / "settings.json").write_text(json.dumps(settings, indent=1))
+        replace_folder(folder, write)
+    was = read_json(folder / "settings.json")
+    different = [key for key, value in settings.items() if was.get(key) != value]
+    if different:
+        key = different[0]
+        raise UserError(f"{folder} was made with {key} {was.get(key)}, now it is {settings[key]}; give the same again, or remove the folder")
+    lock = lock_folder(folder)
+    scores, _ = distil(folder, size, seed, workers)
+    vocab = derive(scores, mode=4, reserve=bits)
+    atomic_write(out, vocab.to_bytes())
+    lock.close()
+    shutil.rmtree(folder)
+    return vocab
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser("Train a TokenMonster vocabulary on text.", prog="tokenizer.py train", examples="""\
+  python tokenizer.py train my.txt --vocab-size 4096 --out my.vocab
+  python tokenizer.py train corpus/ more.jsonl.gz --out my.vocab --resume      go on after Ctrl-C
+  python tokenizer.py train builtin --out vocabs/builtin-4096.vocab            the vocabulary that ships with the project
+  python tokenizer.py info my.vocab""")
+    parser.add_argument("files", nargs="+", metavar="FILES", help="text, .jsonl or .jsonl.gz files, folders of them, or the word builtin")
+    parser.add_argument("--vocab-size", type=count_of, default=4096, metavar="N", help="number of tokens (default: 4096)")
+    parser.add_argument("--out", type=Path, required=True, help="the .vocab file to write; unfinished work is kept in OUT.work")
+    parser.add_argument("--reserve", choices=sorted(RESERVED), default="english", help="bytes that always have a token (default: english)")
+    parser.add_argument("--seed", type=int, default=42, help="same seed and text, same vocabulary (default: 42)")
+    parser.add_argument("--workers", type=count_of, default=os.cpu_count() or 1, help="processes (default: one for each processor)")
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished work of the same command")
+    options = parser.parse_args(argv)
+    try:
+        vocab = train_vocab(options.files, options.out, options.vocab_size, options.seed, options.reserve, options.workers, options.resume)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is lost: the same command with --resume goes on from here", file=sys.stderr)
+        raise
+    longest = max((record.token for record in vocab.records), key=len)
+    print(f"{options.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: python tokenizer.py info {options.out}")

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show what a tokenizer does: the command line of `tokenizer.py`, coloured tokens, and every step of the encoder.
+
+`explain` is what `python tokenizer.py encode --explain` prints and what the lesson on tokenization calls.
+"""
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from common import Parser, UserError, colour
+from tokenizer import BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, normalize
+
+MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
+COLOURS = ("30;48;5;117", "30;48;5;156", "30;48;5;222", "30;48;5;217", "30;48;5;183", "30;48;5;253")
+SIGNS = {0x7F: "⌫", 0x20: "·", 0x0A: "⏎", 0x0D: "␍", 0x09: "⇥"}
+
+SAMPLE = """The harbour was quiet before the ferry came. A boy on the quay had counted 17 gulls, two dogs and one very old
+bicycle, and he didn't expect that anything else would happen. "You're early," said the harbour master, who never looked up
+from his newspaper. Because the tide was low, the ropes hung slack; the boats leaned on each other like people at a long concert.
+
+By half past nine there were forty-one passengers, most of them going to the island for the day. Somebody's radio was playing a
+song from 1968. The captain walked the length of the deck, checked the lines, and wrote a few words in a small blue book.
+"""
+
+EXAMPLES = """  python tokenizer.py encode "Because the cat sat"
+  python tokenizer.py encode --explain "1999" --vocab english-4096-strict-nocapcode-v1
+  python tokenizer.py encode --json < letter.txt | python tokenizer.py decode
+  python tokenizer.py decode 98 2887
+  python tokenizer.py info runs/20m/best
+  python tokenizer.py train corpus/*.txt --vocab-size 4096 --out my.vocab"""
+
+
+def visible(token: bytes) -> str:
+    """A token's bytes so that each can be seen: ⌫ for DEL, · for a space, ⏎ for LF, \\xNN for what is no text.
+
+    >>> visible(b"\\x7f cat\\n")
+    '⌫·cat⏎'
+    """
+    shown = []
+    for character in token.decode("utf-8", "surrogateescape"):
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:
+            shown.append(f"\\x{code - 0xDC00:02x}")
+        elif code in SIGNS:
+            shown.append(SIGNS[code])
+        else:
+            shown.append(character if character.isprintable() else f"\\u{code:04x}")
+    return "".join(shown)
+
+
+def names_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """What to show for each id: the token (its plain record, not the duplicate with the marker), or which special id it is."""
+    special = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
+    records = tokenizer.vocab.records if isinstance(tokenizer, TokenMonster) else []
+    plain = {record.id: record.token for record in records if record.score != -1}
+    return [special.get(id) or visible(plain.get(id) or tokenizer.token_bytes([id])) for id in ids]
+
+
+def token_lines(tokenizer: Tokenizer, ids: list[int], width: int) -> list[str]:
+    """Tokens in coloured cells with their ids beneath, in lines of at most `width` characters."""
+    lines, tokens, numbers, used = [], "", "", 0
+    for number, (id, name) in enumerate(zip(ids, names_of(tokenizer, ids))):
+        size = max(len(name), len(str(id)))
+        if used and used + size + 1 > width:
+            lines += [tokens, numbers]
+            tokens, numbers, used = "", "", 0
+        tokens += colour(name.ljust(size), COLOURS[number % len(COLOURS)]) + "|"
+        numbers += colour(str(id).ljust(size), "2") + " "
+        used += size + 1
+    return lines + [tokens, numbers] if used else lines
+
+
+def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
+    """The encoder's loop on a text, line by line: each candidate, the branches tried with their scores, which one won, what
+    was emitted.
+
+    Left: the place in D and the candidate, the longest token there ([·] is a space that is not in D, after a delete token).
+    Then one line for each pair of tokens tried. Only the first of the winning pair is emitted; the second is the next line's
+    candidate.
+    """
+    if not isinstance(tokenizer, TokenMonster):
+        raise UserError("--explain shows the steps of a TokenMonster vocabulary; this is a BPE")
+    records = tokenizer.vocab.records
+    data = normalize(text)
+    lines = [f"D = {visible(data)}   ({len(data)} bytes)"]
+
+    def shown(number: int, virtual: int) -> str:
+        token = visible(records[number].token)
+        return f"[{token[:1]}]{token[1:]}" if virtual else token
+
+    for step in tokenizer.steps(data):
+        if step.record is None:
+            byte = visible(data[step.start:step.start + 1])
+            lines.append(f"{step.start:4}  no token begins with {byte}: {'emits UNK' if step.ids else 'the byte is lost'}")
+            continue
+        emitted = " ".join(map(str, step.ids))
+        head = f"{step.start:4}  {shown(step.record, step.virtual)}"
+        if step.winner is None:
+            stop = step.start + len(records[step.record].token) - step.virtual
+            why = "the text ends here" if stop == len(data) else "a whole word before a space"
+            whole_word = records[step.record].flag & WHOLE_WORD
+            if stop < len(data) and not (whole_word and tokenizer.vocab.begin[data[stop]] == BEGINS_SPACE):
+                why = "no token can follow"
+            lines.append(f"{head}   {why}: emits {emitted}")
+            continue
+        lines.append(head)
+        for branch in step.branches:
+            pair = f"{shown(branch.first, step.virtual)} + {shown(branch.second, branch.name.endswith('b'))}"
+            won = colour(f"   <- best, emits {emitted}", "1;32") if branch is step.winner else ""
+            lines.append(f"        {branch.name:3} {pair:32} {branch.score:7}{won}")
+    return lines
+
+
+def explain_json(tokenizer: TokenMonster, text: str | bytes) -> dict:
+    """The same as an object."""
+    records, steps = tokenizer.vocab.records, []
+    for step in tokenizer.steps(normalize(text)):
+        branches = [{"name": branch.name, "first": visible(records[branch.first].token),
+                     "second": visible(records[branch.second].token), "score": branch.score} for branch in step.branches]
+        candidate = None if step.record is None else visible(records[step.record].token)
+        steps.append({"start": step.start, "virtual_space": bool(step.virtual), "candidate": candidate, "branches": branches,
+                      "winner": step.winner and step.winner.name, "ids": step.ids})
+    return {"normalized": visible(normalize(text)), "steps": steps}
+
+
+def facts(tokenizer: Tokenizer, path: Path, sample: str) -> dict:
+    """What `info` prints."""
+    ids = tokenizer.encode(sample, document=True)
+    found = {"vocabulary": str(path), "kind": "BPE", "embedding_rows": tokenizer.vocab_size}
+    if isinstance(tokenizer, TokenMonster):
+        vocab = tokenizer.vocab
+        longest = max((record.token for record in vocab.records if record.score != -1), key=len)
+        found |= {"kind": "TokenMonster, capcode 1 (nocapcode), UTF-8, NFD", "tokens": vocab.size, "records": len(vocab.records),
+                  "duplicates": sum(record.score == -1 for record in vocab.records),
+                  "single_bytes": sum(len(record.token) == 1 for record in vocab.records),
+                  "longest_token": visible(longest), "longest_token_bytes": len(longest), "training_mode": MODES[vocab.mode],
+                  "delete_id": vocab.delete, "unk_id": vocab.unk}
+    found |= {"eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id}
+    return found | {"fingerprint": tokenizer.fingerprint, "sample_characters": len(sample), "sample_tokens": len(ids),
+                    "characters_per_token": round(len(sample) / max(1, len(ids)), 3)}
+
+
+def parse_ids(words: list[str]) -> list[int]:
+    """Ids from the command line or stdin: numbers, a JSON list, or what `encode --json` prints."""
+    text = " ".join(words) if words else sys.stdin.read()
+    try:
+        value = json.loads(text) if text.lstrip().startswith(("[", "{")) else re.findall(r"[^\s,]+", text)
+        ids = value["ids"] if isinstance(value, dict) else value
+        if any(type(id) not in (int, str) for id in ids):
+            raise TypeError("an id is a whole number")
+        return [int(id) for id in ids]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"these are no token ids ({error}); give numbers, a JSON list or the output of encode --json") from None
+
+
+def build_parser() -> Parser:
+    parser = Parser("Look at a vocabulary, turn text into tokens and back, or train a vocabulary.", EXAMPLES)
+    commands = parser.add_subparsers(dest="command", metavar="{info,encode,decode,train}", required=True)
+    info = commands.add_parser("info", help="what a vocabulary is",
+                               description="Print size, longest token, mode, special ids, characters per token.")
+    info.add_argument("vocab", nargs="?", help=f"vocabulary file, model folder or name (default: {DEFAULT})")
+    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same, as the other commands have it")
+    info.add_argument("--sample", metavar="FILE", help="text for the characters per token (default: two paragraphs of prose)")
+    encode = commands.add_parser("encode", help="text into tokens",
+                                 description="Show the tokens of a text with their ids; without TEXT of stdin.")
+    encode.add_argument("text", nargs="?", metavar="TEXT")
+    encode.add_argument("--explain", action="store_true", help="show each step: the branches tried, their scores, which one won")
+    encode.add_argument("--document", action="store_true", help="map CRLF and CR to LF first, as for training")
+    decode = commands.add_parser("decode", help="ids into text", description="Print the text of token ids; without IDS of stdin.")
+    decode.add_argument("ids", nargs="*", metavar="IDS")
+    decode.add_argument("--skip-special", action="store_true", help="leave the special ids out")
+    commands.add_parser("train", help="make a vocabulary from text (own --help)", add_help=False)
+    for command in (encode, decode):
+        command.add_argument("--vocab", default=DEFAULT, help=f"vocabulary file, model folder or name (default: {DEFAULT})")
+        command.add_argument("--engine", default="stentor", choices=["stentor", "tokenmonster"],
+                             help="who encodes; tokenmonster is the reference package (default: stentor)")
+    for command in (info, encode, decode):
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    """The command line of `tokenizer.py`."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["train"]:
+        from tokenizing import trainer as train_vocab
+        return train_vocab.main(argv[1:])
+    args = build_parser().parse_args(argv)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8, and CR, come through as they are
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+    if args.command == "info":
+        sample = SAMPLE if args.sample is None else Path(args.sample).read_text(encoding="utf-8", errors="replace")
+        vocab = args.vocab or args.named
+        found = facts(load(vocab), find(vocab), sample)
+        lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}" for name, value in found.items()]
+        print(json.dumps(found) if args.json else "\n".join(lines))
+        return
+    tokenizer = load(args.vocab, args.engine)
+    if args.command == "decode":
+        text = tokenizer.decode(parse_ids(args.ids), skip_special=args.skip_special)
+        print(json.dumps({"text": text}) if args.json else text, end="\n" if args.json or sys.stdout.isatty() else "")
+        return
+    text = (sys.stdin.read() if args.text is None else args.text).encode("utf-8", "surrogateescape")
+    if args.document:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if args.explain:
+        print(json.dumps(explain_json(tokenizer, text)) if args.json else "\n".join(explain(tokenizer, text)))
+        return
+    ids = tokenizer.encode(text)
+    if args.json:
+        print(json.dumps({"ids": ids, "tokens": names_of(tokenizer, ids)}))
+    else:
+        lines = token_lines(tokenizer, ids, shutil.get_terminal_size().columns)
+        print("\n".join([*lines, f"{len(ids)} tokens, {len(text)} bytes"]))

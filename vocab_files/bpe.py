@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Byte-pair encodings behind the interface of `tokenizer.Tokenizer`: for Portimbria and the v1 models, whose vocabulary is a
+Mistral BPE.
+
+A `tokenizer.json` is read by the `tokenizers` library, a SentencePiece `tokenizer.model` by `sentencepiece`; both come with
+the extra `bpe`. `tokenizer.load` comes here by itself when a model folder, or the file that it is given, holds one of the
+two.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from common import UserError, atomic_write, read_json
+from vocab_files.tokenizer_files import configured_ids
+
+LARGEST = 64 << 20  # bytes of a tokenizer file
+EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>")
+BOS_NAMES = ("<s>", "<|startoftext|>", "<|begin_of_text|>")
+
+
+@functools.cache
+def byte_alphabet() -> dict[str, int]:
+    """The characters that stand for bytes in a byte-level BPE (GPT-2): printable Latin-1 for itself, U+0100 and up for the
+    other 68."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + number): byte for number, byte in enumerate(others)}
+
+
+class FromJson:
+    """A `tokenizer.json` through the `tokenizers` library."""
+
+    def __init__(self, path: Path):
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise UserError(f'{path}: reading a BPE needs the tokenizers library: pip install ".[bpe]"') from None
+        try:
+            self.inner = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # noqa: BLE001 (the library raises bare Exceptions)
+            raise UserError(f"{path}: no tokenizer.json that the tokenizers library can read ({error})") from None
+        self.inner.encode_special_tokens = True  # the name of a special token in a text is text
+        self.size = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.id_of, self.piece = self.inner.token_to_id, self.inner.id_to_token
+        self.byte_level = "ByteLevel" in json.dumps(read_json(path, LARGEST).get("decoder"))
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.inner.decode(ids, skip_special_tokens=False)
+
+
+class FromModel:
+    """A SentencePiece `tokenizer.model` through the `sentencepiece` library."""
+
+    byte_level = False
+
+    def __init__(self, path: Path):
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError:
+            raise UserError(f'{path}: reading this file needs the sentencepiece library: pip install ".[bpe]"') from None
+        self.inner = SentencePieceProcessor()
+        try:
+            self.inner.LoadFromSerializedProto(path.read_bytes())
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"{path}: no SentencePiece model ({error})") from None
+        self.size = self.inner.get_piece_size()
+        self.piece, self.encode, self.decode = self.inner.id_to_piece, self.inner.encode, self.inner.decode
+
+    def id_of(self, piece: str) -> int | None:
+        id = self.inner.piece_to_id(piece)
+        return id if self.inner.id_to_piece(id) == piece else None
+
+
+class BPE:
+    """The tokenizer of a `tokenizer.json` or `tokenizer.model`: encode, decode, special ids, vocab_size, fingerprint, as
+    `tokenizer.Tokenizer`.
+
+    The special ids are those that the folder states (tokenizer_config.json, config.json), else the tokens of the usual
+    names.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if self.path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: {self.path.stat().st_size} bytes; no tokenizer file is longer than {LARGEST}")
+        self.library = FromJson(self.path) if self.path.suffix == ".json" else FromModel(self.path)
+        stated = configured_ids(self.path.parent)
+        self.eos_id = stated.get("eos_id", self._special("eos", EOS_NAMES))
+        self.bos_id = stated.get("bos_id", self._special("bos", BOS_NAMES))
+        self.pad_id = stated.get("pad_id", self.eos_id)
+        self.vocab_size = stated.get("vocab_size", self.library.size)
+        if self.eos_id is None:
+            raise UserError(f"{path}: no end-of-text token; state eos_token_id in config.json beside it")
+        if self.vocab_size < self.library.size or not 0 <= max(self.eos_id, self.pad_id, self.bos_id or 0) < self.vocab_size:
+            raise UserError(f"{path}: {self.library.size} tokens, which do not go with the folder's configuration {stated}")
+
+    def _special(self, kind: str, names: tuple[str, ...]) -> int | None:
+        """Id of the token that the folder's tokenizer_config.json names, else of the first of `names` that there is."""
+        config = self.path.parent / "tokenizer_config.json"
+        stated = read_json(config).get(f"{kind}_token") if config.is_file() else None
+        stated = stated.get("content") if isinstance(stated, dict) else stated
+        found = [self.library.id_of(name) for name in (stated, *names) if isinstance(name, str)]
+        return next((id for id in found if id is not None), None)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the tokenizer file and the special ids."""
+        special = json.dumps({"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id})
+        return hashlib.sha256(self.path.read_bytes() + special.encode()).hexdigest()
+
+    def encode(self, text: str | bytes, document: bool = False) -> list[int]:
+        """The ids of a text, without special ones. Bytes that are not UTF-8 become U+FFFD; `document=True` maps CRLF and CR
+        to LF."""
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        text = data.decode("utf-8", "replace")
+        return self.library.encode(text.replace("\r\n", "\n").replace("\r", "\n") if document else text)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of ids; ids past the vocabulary give nothing."""
+        hidden = {self.eos_id, self.bos_id, self.pad_id} if skip_special else set()
+        return self.library.decode([int(id) for id in ids if 0 <= id < self.library.size and id not in hidden])
+
+    def token_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that ids stand for; at the beginning of a text this has the space that SentencePiece puts there."""
+        return b"".join(self._bytes_of(int(id)) for id in ids)
+
+    def _bytes_of(self, id: int) -> bytes:
+        piece = self.library.piece(id) if 0 <= id < self.library.size else None
+        if piece is None:
+            return b""
+        if self.library.byte_level:
+            alphabet = byte_alphabet()
+            return bytes(alphabet[character] for character in piece) if set(piece) <= set(alphabet) else piece.encode()
+        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", piece):
+            return bytes.fromhex(piece[3:5])
+        return piece.replace("\u2581", " ").encode()
+
+    def stream(self) -> Stream:
+        """A decoder for ids that come one by one."""
+        return Stream(self)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the tokenizer's files into a model folder; where there is no tokenizer_config.json, write one."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {self.path.name, "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"}
+        for name in sorted(files):
+            if (self.path.parent / name).is_file():
+                atomic_write(folder / name, (self.path.parent / name).read_bytes())
+        if not (folder / "tokenizer_config.json").is_file():
+            names = {f"{kind}_token": id if id is None else self.library.piece(id)
+                     for kind, id in (("bos", self.bos_id), ("eos", self.eos_id), ("pad", self.pad_id))}
+            config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+            config["clean_up_tokenization_spaces"] = False
+            atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+class Stream:
+    """Decodes ids as they come; the parts joined are the whole decode, and no character is broken."""
+
+    def __init__(self, tokenizer: BPE):
+        self.tokenizer, self.ids, self.given = tokenizer, [], 0
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The text that these ids complete. A character without its last bytes decodes as U+FFFD at the end, and is held
+        back."""
+        self.ids += ids
+        return self._next(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._next(self.tokenizer.decode(self.ids))
+
+    def _next(self, text: str) -> str:
+        new = text[self.given:]
+        self.given = max(self.given, len(text))
+        return new

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer's files in a model folder, as transformers, lm-eval and vLLM expect them.
+
+    tokenmonster_hf.py      the core of tokenizer.py, its numpy form (extras/fast_encoder.py) and the class (tokenizing/hf_class.py) in one file
+    tokenmonster.vocab      the vocabulary, byte for byte
+    tokenizer_config.json   which class to load, the special tokens' names and ids, the chat template
+
+`Tokenizer.save_pretrained` calls `write_tokenizer_files`; `tokenizer.load` reads the special ids back with `configured_ids`. transformers is
+not needed to write a folder, only to read one with it.
+"""
+from __future__ import annotations
+
+import json
+import operator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import ROOT, UserError, atomic_write, read_json
+
+if TYPE_CHECKING:
+    from tokenizer import Tokenizer
+
+MODULE = "tokenmonster_hf"
+EOS, BOS, PAD = "<|endoftext|>", "<|startoftext|>", "<|padding|>"
+
+# The template of the Stentor2 line: each message's role between <| and |>, then its content; at the end the assistant's tag. The tags are
+# text, not special tokens. The models were not trained on dialogue: the template is there so that tools that want one find one.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+HEAD = '''# SPDX-License-Identifier: Apache-2.0
+"""The TokenMonster tokenizer of this model folder, for transformers: AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True).
+
+Made by stentor-from-scratch from its tokenizer.py, extras/fast_encoder.py and tokenizing/hf_class.py. It needs transformers and
+numpy, no network and no server.
+"""
+from __future__ import annotations
+
+'''
+
+
+def between(path: Path, name: str) -> str:
+    """The lines of a source file between `# --- NAME: begin` and `# --- NAME: end`."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = f"# --- {name}: begin\n", f"# --- {name}: end\n"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise UserError(f"{path}: expected one line {begin.strip()!r} and one {end.strip()!r}")
+    return text.split(begin)[1].split(end)[0]
+
+
+def module_text() -> str:
+    """The source of `tokenmonster_hf.py`."""
+    core = between(ROOT / "tokenizer.py", "core")
+    fast = between(ROOT / "extras" / "fast_encoder.py", "fast")
+    wrapper = between(ROOT / "tokenizing" / "hf_class.py", "wrapper")
+    return "\n\n".join([HEAD + core, fast, wrapper])
+
+
+def special_token(content: str) -> dict:
+    """An entry of `added_tokens_decoder`: a token with a name, taken as it stands."""
+    return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+
+
+def tokenizer_config(tokenizer: Tokenizer, model_max_length: int | None) -> dict:
+    """The content of `tokenizer_config.json`.
+
+    `auto_map` names a slow class and no fast one. The ids stand in `added_tokens_decoder`, because transformers would otherwise append
+    the names after the last id, past the embedding. `split_special_tokens` makes a special token's name in a user's text plain text.
+    """
+    from tokenizer import special_ids
+    names = {}
+    if tokenizer.eos_id is not None:
+        names[tokenizer.eos_id] = EOS
+    if tokenizer.bos_id is not None:
+        names.setdefault(tokenizer.bos_id, BOS)
+    if tokenizer.pad_id is not None:
+        names.setdefault(tokenizer.pad_id, PAD)                   # only where padding has an id of its own
+    config = {
+        "tokenizer_class": "TokenMonsterTokenizer",
+        "auto_map": {"AutoTokenizer": [f"{MODULE}.TokenMonsterTokenizer", None]},
+        "added_tokens_decoder": {str(id): special_token(name) for id, name in sorted(names.items())},
+        "bos_token": names.get(tokenizer.bos_id), "eos_token": names.get(tokenizer.eos_id), "pad_token": names.get(tokenizer.pad_id),
+        "unk_token": None, "split_special_tokens": True, "clean_up_tokenization_spaces": False, "padding_side": "left",
+        "chat_template": CHAT_TEMPLATE,
+    }
+    if tokenizer.vocab_size != special_ids(tokenizer.vocab)["vocab_size"]:
+        config["embedding_rows"] = tokenizer.vocab_size           # of a foreign folder: its config.json says so, the vocabulary does not
+    if model_max_length is not None:
+        config["model_max_length"] = model_max_length
+    return config
+
+
+def write_tokenizer_files(tokenizer: Tokenizer, folder: str | Path, model_max_length: int | None = None) -> None:
+    """Write the three files into `folder`, made if needed.
+
+    `model_max_length` in tokens; without it the `max_position_embeddings` of the folder's config.json, where there is one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if model_max_length is None and (folder / "config.json").is_file():
+        model_max_length = read_json(folder / "config.json").get("max_position_embeddings")
+    config = tokenizer_config(tokenizer, model_max_length)
+    atomic_write(folder / f"{MODULE}.py", module_text())
+    atomic_write(folder / "tokenmonster.vocab", tokenizer.vocab.to_bytes())
+    atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def configured_ids(folder: Path) -> dict[str, int]:
+    """The special ids that a folder states: tokenizer_config.json (names of added tokens), overridden by config.json."""
+    stated = {}
+    for name in ("tokenizer_config.json", "config.json"):
+        config = read_json(folder / name) if (folder / name).is_file() else {}
+        try:
+            ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
+            for kind in ("eos", "bos", "pad"):
+                token = config.get(f"{kind}_token")
+                id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
+                stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
+            rows = config.get("embedding_rows", config.get("vocab_size"))
+            stated |= {} if rows is None else {"vocab_size": operator.index(rows)}
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
+    return stated
