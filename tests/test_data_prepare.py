@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import re
 import signal
 import subprocess
@@ -172,42 +173,61 @@ def test_small_sources_still_give_a_validation_document(tmp_path):
 
 # ------------------------------------------------------------------------------------ stopping and continuing
 
+# The program counts its file operations in the output folder (PEP 578), and kills itself before number
+# kill_at (0: never).
 RUN = """
-import sys
+import os, signal, sys
 from corpus import prepare as prepare_corpus
 from corpus.documents import path_source
+math, web, out, workers, kill_at = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+operations = 0
+
+def count(event, arguments):
+    global operations
+    if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(out):
+        operations += 1
+        if operations == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
 prepare_corpus.SAVE_SECONDS = 0.0
-prepare_corpus.prepare([path_source("math", sys.argv[1]), path_source("web", sys.argv[2])], sys.argv[3], shard_tokens=2000, workers=int(sys.argv[4]))
+sources = [path_source("math", math), path_source("web", web)]
+prepare_corpus.prepare(sources, out, shard_tokens=2000, workers=workers)
+print(operations)
 """
 
 
-def killed_and_continued(tmp_path, files, workers, kills, seed, longest):
-    """Prepare in a process that is killed at random moments, until it is done; returns the folder and how
-    often a kill hit a living process.
-    """
-    draw, out, hits = random.Random(seed), tmp_path / f"killed-{workers}-{seed}", 0
-    for _ in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, stderr=subprocess.PIPE
-        )
-        until = time.monotonic() + 60
-        while not (out / "prepare.json").exists() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
-        try:
-            process.wait(timeout=draw.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            hits += 1
-        process.communicate()
-    for _ in range(20):  # the workers of a killed process let go of the folder within a second
+def run_prepare(files, out, workers, kill_at=0) -> subprocess.CompletedProcess:
+    """One call of RUN, repeated while the workers of a killed process still hold the folder's lock."""
+    for _ in range(100):
         done = subprocess.run(
-            [sys.executable, "-c", RUN, *files, out, str(workers)], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-c", RUN, *map(str, [*files, out, workers, kill_at])],
+            cwd=ROOT, capture_output=True, text=True,
         )
         if "another process" not in done.stderr:
+            return done
+        time.sleep(0.1)
+    raise AssertionError(f"{out} stayed locked: {done.stderr}")
+
+
+def killed_and_continued(tmp_path, files, workers, kills, seed) -> Path:
+    """Kill a preparation `kills` times before a random file operation, then let it end."""
+    undisturbed = run_prepare(files, tmp_path / f"counted-{workers}-{seed}", workers)
+    operations = int(undisturbed.stdout.split()[-1])
+    draw, out, hits = random.Random(seed), tmp_path / f"killed-{workers}-{seed}", 0
+    for _ in range(20 * kills):
+        if hits == kills:
             break
-        time.sleep(0.5)
+        done = run_prepare(files, out, workers, kill_at=draw.randint(1, operations))
+        if done.returncode == -signal.SIGKILL:
+            hits += 1
+        else:  # it was complete before that operation: from the start again
+            assert done.returncode == 0, done.stderr
+            shutil.rmtree(out)
+    assert hits == kills
+    done = run_prepare(files, out, workers)
     assert done.returncode == 0, done.stderr
-    return out, hits
+    return out
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -231,8 +251,7 @@ def kill_files(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.ci), 2])
 def test_killed_preparations_lose_and_repeat_nothing(tmp_path, workers):
     files = kill_files(tmp_path)
-    out, hits = killed_and_continued(tmp_path, files, workers, kills=3, seed=workers, longest=0.3)
-    assert hits
+    out = killed_and_continued(tmp_path, files, workers, kills=3, seed=workers)
     same_files(
         out,
         prepare(
@@ -255,7 +274,7 @@ def test_fifty_kills(tmp_path):
         workers=1,
     )
     for seed in range(10):
-        out, _ = killed_and_continued(tmp_path, files, 1 + seed % 2, kills=5, seed=seed, longest=0.5)
+        out = killed_and_continued(tmp_path, files, 1 + seed % 2, kills=5, seed=seed)
         same_files(out, whole)
 
 
