@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which arithmetic runs in which dtype, and what differs between CPU, CUDA, MPS and XLA devices.
+"""Which arithmetic runs in which dtype.
 
 A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out
 of it and compute in FP32, and whether the loss is scaled. The weights themselves are always FP32 masters, and
@@ -28,19 +28,15 @@ in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
 """
 from __future__ import annotations
 
-import functools
-import os
 import types
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, Callable
+from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
 from common import UserError
-from model import Block, Llama, RMSNorm, sdpa
+from model import Block, Llama, RMSNorm
 
 
 @dataclass(frozen=True)
@@ -178,124 +174,3 @@ def cpu_multiplies_bf16() -> bool:
         getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
     return any(check() for check in checks if check)
-
-
-# ---------------------------------------------------------------------------------------------------- devices
-
-@dataclass
-class Device:
-    """Where a run computes. `kind` is cpu, cuda, mps or xla; `rank` of `world` processes; `shards` chips
-    share each batch (XLA).
-
-    `attend` is attention's inner product there: `sdpa`, on a TPU a fused kernel (devices/attention_tpu.py),
-    on a GPU devices/attention_gpu.py.
-    """
-
-    kind: str
-    device: torch.device
-    reason: str
-    rank: int = 0
-    world: int = 1
-    shards: int = 1
-    mesh: Any = None
-    attend: Callable[..., Tensor] = sdpa
-
-    def put(self, ids: numpy.ndarray) -> Tensor:
-        """Token ids (B, T) on the device; on XLA the rows are dealt out over the chips."""
-        tensor = torch.from_numpy(ids).to(self.device)
-        if self.kind == "xla":
-            from torch_xla.distributed import spmd
-            spmd.mark_sharding(tensor, self.mesh, ("data", None))
-        return tensor
-
-    def replicate(self, tensors: list[Tensor]) -> None:
-        """XLA: declare that every chip holds these whole, so that the first step compiles the same graph as
-        all later ones.
-        """
-        if self.kind == "xla":
-            from torch_xla.distributed import spmd
-            for tensor in tensors:
-                spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
-            self.sync()
-
-    def sync(self) -> None:
-        """XLA: run what has been recorded since the last sync as one compiled graph. Other devices run
-        eagerly.
-        """
-        if self.kind == "xla":
-            import torch_xla
-            torch_xla.sync()
-
-    def checkpoint(self) -> Callable[..., Tensor]:
-        """checkpoint(function, *inputs): forward now, and again in the backward pass instead of keeping what
-        lies between.
-        """
-        if self.kind == "xla":
-            from torch_xla.utils.checkpoint import checkpoint
-            return functools.partial(checkpoint, use_reentrant=True)
-        from torch.utils.checkpoint import checkpoint
-        return functools.partial(checkpoint, use_reentrant=False)
-
-    def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """XLA: copies on the host, one by one, because a stack of each other length would be another graph.
-        Elsewhere the tensors themselves.
-        """
-        return [tensor.cpu() for tensor in tensors] if self.kind == "xla" else tensors
-
-    def compiled_graphs(self) -> int:
-        """How many graphs XLA has compiled so far in this process; 0 elsewhere."""
-        if self.kind != "xla":
-            return 0
-        from devices.xla import compiled_graphs
-        return compiled_graphs()
-
-    def report(self) -> str:
-        """XLA: one line about graphs, executions and what left the device, from torch_xla's own metrics.
-        Empty elsewhere.
-        """
-        if self.kind != "xla":
-            return ""
-        from devices.xla import report
-        return report()
-
-
-def open_device(name: str = "auto") -> Device:
-    """The device called `name` (auto, cpu, cuda, mps, xla), ready to use. Under `torchrun` it also joins the
-    process group.
-
-    auto: XLA where PJRT_DEVICE is set or a TPU is attached and torch_xla is installed, else CUDA, else MPS,
-    else CPU. torch_xla is imported only if the answer is XLA. Raises UserError for a device that is not here.
-    """
-    tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
-    here = {
-        "xla": tpu and find_spec("torch_xla") is not None,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    reason = f"--device {name}"
-    if name == "auto":
-        name = next(kind for kind in here if here[kind])
-        reason = (
-            "PJRT_DEVICE or an attached TPU"
-            if name == "xla"
-            else f"no {', no '.join(list(here)[: list(here).index(name)])} here"
-        )
-    if name not in here:
-        raise UserError(f"unknown device {name!r}; choose from auto, {', '.join(here)}")
-    if name == "xla" and find_spec("torch_xla") is None:
-        raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
-    if name != "xla" and not here[name]:
-        raise UserError(
-            f"device {name} is not available here; here is {', '.join(kind for kind in here if here[kind])}"
-        )
-    if name == "xla":
-        from devices.xla import open_xla
-        return open_xla(reason)
-    if name != "cpu":
-        from devices.attention_gpu import choose_attention
-    attend = sdpa if name == "cpu" else choose_attention(name)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from devices.open import open_in_group
-        return open_in_group(name, reason, attend)
-    return Device(name, torch.device(name), reason, attend=attend)

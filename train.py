@@ -191,7 +191,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, micro_batch: int, job:
     All micro-batches have the same number of tokens, so the mean of their means is the mean over all tokens. Returns it, FP32, on the device.
     """
     pieces = numpy.split(ids, len(ids) // micro_batch)
-    total = torch.zeros((), device=job.device.device)
+    total = torch.zeros((), device=job.device.torch_device)
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         input_ids = job.device.put(piece)                                     # (B, T)
@@ -285,7 +285,7 @@ def train(config: TrainConfig) -> History:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]
         if job.device.kind == "xla":
-            job.say(job.device.report())
+            job.say(job.device.summary())
         history.interrupted = history.signal > 0
         if history.interrupted:
             job.say(f"stopped at step {state.step} with everything saved; continue with: python train.py --resume {job.folder}")
@@ -298,7 +298,7 @@ def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
     """The signal and the deadline as all processes see them: they must stop at the same step, or they would wait for each other for ever."""
     if job.device.world == 1:
         return received, late
-    seen = torch.tensor([received, int(late)], device=job.device.device)
+    seen = torch.tensor([received, int(late)], device=job.device.torch_device)
     torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
     return int(seen[0]), bool(seen[1])
 
@@ -354,7 +354,7 @@ def build_model(job: Job) -> Llama:
         layer.self_attn.attend = job.device.attend
     if job.config.recompute:
         model.model.recompute = job.device.checkpoint()
-    return precision.apply_recipe(model, job.recipe, job.device.device)
+    return precision.apply_recipe(model, job.recipe, job.device.torch_device)
 
 
 def wrap(model: Llama, job: Job) -> nn.Module:
@@ -387,7 +387,7 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
         job.device.sync()
     mean = torch.stack(losses).cpu().double().mean()
     if job.device.world > 1:
-        mean = mean.to(job.device.device)
+        mean = mean.to(job.device.torch_device)
         torch.distributed.all_reduce(mean)
     return mean.item() / job.device.world
 
@@ -396,7 +396,7 @@ def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
     """Mean loss of the rows `ids` (B, T), at most a micro-batch of them at once, which CUDA may have made smaller than B."""
     while True:
         try:
-            total = torch.zeros((), device=job.device.device)
+            total = torch.zeros((), device=job.device.torch_device)
             for piece in numpy.split(ids, range(job.micro_batch, len(ids), job.micro_batch)):
                 input_ids = job.device.put(piece)                             # (B, T)
                 total += next_token_loss(model(input_ids), input_ids) * (len(piece) / len(ids))

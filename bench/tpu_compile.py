@@ -106,8 +106,9 @@ def traced(
     from training import resolve as settings
     from training.open_job import Job
     from devices.attention_tpu import FlashAttention
+    from devices.open import open_device
     from model import SIZES
-    device = precision.open_device("xla")
+    device = open_device("xla")
     if attention == "flash":
         lower_kernels_for_tpu()
         device.attend = FlashAttention(device.mesh)

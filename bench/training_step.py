@@ -33,10 +33,11 @@ from common import Parser, UserError, add_flags, flag, run
 from training.compiled import CompiledLoss, lacking
 from audit.cost import DEVICES
 from devices.keep_memory import keep_freed_memory
+from devices.open import open_device
 from training.resolve import LAPTOP, LAPTOP_TINY
 from model import SIZES, Llama, next_token_loss
 from params import count, flops, training_memory
-from precision import RECIPES, apply_recipe, choose_precision, open_device
+from precision import RECIPES, apply_recipe, choose_precision
 
 Step = Callable[[], Any]
 
@@ -83,7 +84,7 @@ def our_step(
     """
     import train
     torch.manual_seed(0)
-    model = apply_recipe(Llama(SIZES[options.size], attend=device.attend), recipe, device.device)
+    model = apply_recipe(Llama(SIZES[options.size], attend=device.attend), recipe, device.torch_device)
     loss_of = CompiledLoss(model) if compiled else lambda piece: next_token_loss(model(piece), piece)
     optimizer = train.AdamW(model, 0.01, fused)
     numbers = iter(range(1, 10**9))
@@ -137,7 +138,7 @@ def transformers_step(
     import train
     torch.manual_seed(0)
     config = LlamaConfig(**asdict(SIZES[options.size]), attn_implementation="sdpa", use_cache=False)
-    model = LlamaForCausalLM(config).to(device.device)
+    model = LlamaForCausalLM(config).to(device.torch_device)
     fused = device.kind == "cuda"
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -174,7 +175,7 @@ def nanogpt_step(options: Options, ids: torch.Tensor, device: Any) -> tuple[str,
         nanogpt.GPTConfig(
             ids.shape[1], size.vocab_size, layers, heads, size.hidden_size, dropout=0.0, bias=False
         )
-    ).to(device.device)
+    ).to(device.torch_device)
     optimizer = model.configure_optimizers(0.01, 1e-4, (0.9, 0.95), device.kind)
     network = torch.compile(model)
     step = their_step(
@@ -241,7 +242,7 @@ def main() -> int:
     key = options.precision or choose_precision(device.kind, False)[0]
     shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])
     torch.manual_seed(1)
-    ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.device)
+    ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.torch_device)
     on_gpu = device.kind == "cuda"
     if (on_gpu or options.compile) and lacking(device.kind):
         raise UserError(f"bench_train compiles here, which needs {lacking(device.kind)}: install it")

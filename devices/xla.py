@@ -1,48 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only an XLA device needs: opening its chips as one mesh, and torch_xla's own counters of what a run
-did.
+"""A TPU through torch_xla: one process drives all chips of the host as one mesh.
 
-One process drives all chips. The program is written as if for one device; the batch is marked as dealt out
-over the mesh's axis "data" and weights and moments as whole on every chip, and XLA's partitioner adds the
-all-reduces of the gradients (SPMD, Xu et al. 2021).
+The program is written as if for one device. The batch is marked as split over the mesh axis "data", weights
+and moments as replicated on every chip. XLA's partitioner then adds the all-reduces of the gradients (SPMD,
+Xu et al. 2021). Importing this file imports torch_xla, so `open.py` does it only for `--device xla`.
 """
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable
 
 import numpy
 import torch_xla
 import torch_xla.runtime
+from torch import Tensor
 from torch_xla.debug import metrics
 from torch_xla.distributed import spmd
+from torch_xla.utils.checkpoint import checkpoint
 
 from devices.attention_tpu import choose_attention
-from precision import Device
+from devices.device import Device
 
 
-def open_xla(reason: str) -> Device:
-    """All chips of this host as one device: `shards` chips on a mesh with one axis, "data"."""
+@dataclass
+class XlaDevice(Device):
+    """All chips of the host as one device: `shards` chips on `mesh`, whose only axis is "data"."""
+
+    mesh: Any = None
+
+    def put(self, ids: numpy.ndarray) -> Tensor:
+        """Token ids (B, T), the rows split over the chips."""
+        tensor = super().put(ids)
+        spmd.mark_sharding(tensor, self.mesh, ("data", None))
+        return tensor
+
+    def replicate(self, tensors: list[Tensor]) -> None:
+        """Declare that every chip holds these tensors in full.
+
+        Without it the first step would compile another graph than all later ones.
+        """
+        for tensor in tensors:
+            spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
+        self.sync()
+
+    def sync(self) -> None:
+        """Compile and run, as one graph, what was recorded since the last call."""
+        torch_xla.sync()
+
+    def checkpoint(self) -> Callable[..., Tensor]:
+        """checkpoint(function, *inputs), by torch_xla's own function."""
+        return functools.partial(checkpoint, use_reentrant=True)
+
+    def read(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Copies on the host, one by one: a stack of each new length would be a new graph."""
+        return [tensor.cpu() for tensor in tensors]
+
+    def compiled_graphs(self) -> int:
+        """How many graphs XLA compiled in this process so far."""
+        data = metrics.metric_data("CompileTime")
+        return data[0] if data else 0
+
+    def summary(self) -> str:
+        """Graphs, executions, `.item()` calls, and operations that ran on the host (there should be none)."""
+        executions = metrics.metric_data("ExecuteReplicatedTime")
+        on_host = {name: metrics.counter_value(name) for name in metrics.counter_names()
+                   if name.startswith("aten::")}
+        items = on_host.pop("aten::_local_scalar_dense", 0)
+        return (f"xla: {self.compiled_graphs()} graphs compiled, {executions[0] if executions else 0} executions, "
+                f"{items} values read by .item(), operations left to the host: "
+                f"{', '.join(sorted(on_host)) or 'none'}")
+
+
+def open_xla(reason: str) -> XlaDevice:
+    """The chips of this host, ready to use."""
     torch_xla.runtime.use_spmd()
     chips = torch_xla.runtime.global_runtime_device_count()
     mesh = spmd.Mesh(numpy.arange(chips), (chips,), ("data",))
     attend = choose_attention(torch_xla.runtime.device_type(), mesh)
-    return Device("xla", torch_xla.device(), reason, shards=chips, mesh=mesh, attend=attend)
-
-
-def compiled_graphs() -> int:
-    """How many graphs XLA has compiled so far in this process."""
-    data = metrics.metric_data("CompileTime")
-    return data[0] if data else 0
-
-
-def report() -> str:
-    """One line from torch_xla's metrics: graphs, executions, `.item()` calls, and operations that XLA left to
-    the host (should be none).
-    """
-    executions = metrics.metric_data("ExecuteReplicatedTime")
-    left = {
-        name: metrics.counter_value(name) for name in metrics.counter_names() if name.startswith("aten::")
-    }
-    items = left.pop("aten::_local_scalar_dense", 0)
-    return (
-        f"xla: {compiled_graphs()} graphs compiled, {executions[0] if executions else 0} executions, {items} values read by .item(), "
-        f"operations left to the host: {', '.join(sorted(left)) or 'none'}"
-    )
+    return XlaDevice("xla", torch_xla.device(), reason, shards=chips, attend=attend, mesh=mesh)

@@ -25,7 +25,7 @@ from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
 from extras.lost_text import lost_text
 from model import Llama
 from params import positive
-from precision import open_device
+from devices.open import open_device
 from tokenizer import Tokenizer, load
 
 # The cards' benchmarks: the task of a file, its column's title, and which score stands there (the cards take
@@ -259,7 +259,7 @@ def run_home(folder: Path) -> Path:
 
 def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     """Everything that the flags ask for on one model: title -> result."""
-    device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
     model = Llama.from_pretrained(folder).to(device).eval()
     tokenizer = load(folder)
     home = run_home(folder)

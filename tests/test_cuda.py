@@ -14,9 +14,10 @@ from sampling import cuda_graph
 from training import resolve as settings_module
 from sampling.cuda_graph import GraphStep, positions_to_read
 from devices.attention_gpu import attend, attend_with_copies, choose_attention
+from devices.device import Device
 from training.resolve import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
-from precision import RECIPES, Device
+from precision import RECIPES
 from train import TrainConfig, train
 
 on_gpu = pytest.mark.cuda

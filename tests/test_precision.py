@@ -14,6 +14,7 @@ from torch.utils.module_tracker import ModuleTracker
 import precision
 import train
 from common import UserError
+from devices.open import open_device
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from precision import RECIPES, apply_recipe, critical_layers, next_scale, report
 
@@ -194,7 +195,7 @@ def test_evaluation_losses_are_no_bf16_numbers(recipe):
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]
 
     class Job:
-        device, micro_batch = precision.open_device("cpu"), 2
+        device, micro_batch = open_device("cpu"), 2
 
         class validation:
             batch = staticmethod(lambda i, rank, world: batches[i])

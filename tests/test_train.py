@@ -24,6 +24,7 @@ import publishing.card
 import training.log
 import train
 from common import CheckFailed, UserError, replace_folder, run
+from devices.device import Device
 from training import resolve as presets
 from judging.curve import CARD_OF
 from corpus.documents import path_source
@@ -828,7 +829,7 @@ def test_tokens_and_epochs_end_a_run_whichever_comes_first(corpus, tmp_path):
 
 def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, monkeypatch):
     graphs = iter([2, 2, 3, 3, 3, 3])
-    monkeypatch.setattr(train.precision.Device, "compiled_graphs", lambda self: next(graphs))
+    monkeypatch.setattr(Device, "compiled_graphs", lambda self: next(graphs))
     train.train(settings(corpus, tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [row["tokens_per_second"] is None for row in rows if "loss" in row] == [

@@ -198,18 +198,19 @@ def test_batch_is_dealt_out_and_autocast_named_cuda_has_no_effect(tmp_path):
     """
     code = """
 import numpy, torch, precision
+from devices.open import open_device
 from model import SIZES, Llama
-device = precision.open_device("xla")
+device = open_device("xla")
 ids = device.put(numpy.zeros((8, 16), dtype=numpy.int64))
 import torch_xla
 print("sharding", torch_xla._XLAC._get_xla_sharding_spec(ids))
-x, w = torch.randn(4, 4, device=device.device), torch.randn(4, 4, device=device.device)
+x, w = torch.randn(4, 4, device=device.torch_device), torch.randn(4, 4, device=device.torch_device)
 with torch.autocast("xla", dtype=torch.bfloat16):
     with torch.autocast("cuda", enabled=False):
         print("card", (x @ w).dtype)
     with torch.autocast("xla", enabled=False):
         print("ours", (x @ w).dtype)
-model = precision.apply_recipe(Llama(SIZES["tiny"]), "tpu-bf16", device.device)
+model = precision.apply_recipe(Llama(SIZES["tiny"]), "tpu-bf16", device.torch_device)
 seen = {}
 for name, module in model.named_modules():
     if name.endswith("q_proj"):

@@ -73,7 +73,7 @@ def measured_speed(model: Llama, job: Job) -> float:
     A GPU has work for all its parts only in long rows; there the passes are not compiled, and the run is up to twice as fast.
     """
     shape = (min(4, job.micro_batch), job.config.seq_len) if job.device.kind == "cuda" else (1, min(job.config.seq_len, 256))
-    ids = torch.zeros(shape, dtype=torch.long, device=job.device.device)
+    ids = torch.zeros(shape, dtype=torch.long, device=job.device.torch_device)
     seconds = []
     for _ in range(4):
         begun = time.perf_counter()

@@ -26,7 +26,9 @@ import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
 from corpus.corpus_recipe import OtherRecipe
 from corpus.documents import path_source
+from devices.device import Device
 from devices.keep_memory import keep_freed_memory
+from devices.open import open_device
 from extras.lost_text import lost_text
 from training.resolve import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
@@ -46,7 +48,7 @@ class Job:
     config: TrainConfig
     origin: dict[str, str]
     model_config: ModelConfig
-    device: precision.Device
+    device: Device
     precision: str
     reason: str
     corpus: data.Corpus
@@ -135,7 +137,7 @@ def open_job(config: TrainConfig) -> Job:
     config = dataclasses.replace(config, **{name: value for name, value in DEFAULTS.items() if getattr(config, name) is None})
     out = Path(config.out) if config.out else source or free_folder(Path("runs"), name)
     check_out(out, source)
-    device = precision.open_device(config.device)
+    device = open_device(config.device)
     config = for_device(config, device, stored)
     if device.kind == "cpu":
         keep_freed_memory()
@@ -211,7 +213,7 @@ def check_vocabulary(words: Any, corpus: data.Corpus, model_config: ModelConfig,
             raise UserError(f"{corpus.folder}: prepared with another vocabulary than that of {init}; prepare it with --vocab {init}")
 
 
-def corpus_folder(config: TrainConfig, device: precision.Device) -> tuple[Path, list[str]]:
+def corpus_folder(config: TrainConfig, device: Device) -> tuple[Path, list[str]]:
     """The prepared corpus of this run, prepared now if need be (by the first process), and what the user should know about it."""
     if config.data and (Path(config.data) / "manifest.json").is_file():
         return Path(config.data), []
@@ -257,7 +259,7 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
     return folder
 
 
-def validation_corpus(folder: Path, config: TrainConfig, micro_batch: int, device: precision.Device) -> data.Corpus:
+def validation_corpus(folder: Path, config: TrainConfig, micro_batch: int, device: Device) -> data.Corpus:
     """The validation split in batches of one micro-step of the whole machine, smaller where the split or the limit has fewer rows."""
     parts = device.world * device.shards
     blocks = min(data.Corpus(folder, config.seq_len, 1, split="validation").num_blocks, config.max_eval_samples)

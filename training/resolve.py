@@ -19,6 +19,7 @@ import torch
 import data
 import precision
 from common import UserError, newest_run, read_json
+from devices.device import Device
 from training.compiled import lacking
 from model import ModelConfig
 from params import training_memory
@@ -134,7 +135,7 @@ def resumed_config(config: TrainConfig) -> tuple[TrainConfig, Path, dict]:
     return checked(dataclasses.replace(config, **settings)), source, stored
 
 
-def for_device(config: TrainConfig, device: precision.Device, stored: dict) -> TrainConfig:
+def for_device(config: TrainConfig, device: Device, stored: dict) -> TrainConfig:
     """On CUDA: the fused AdamW, and torch.compile where it finds what it needs. `stored` is the run.json of a run that goes on here.
 
     If that began on a device of another kind, what was decided for that one is left behind: its compiling, its micro-batch.
@@ -146,17 +147,17 @@ def for_device(config: TrainConfig, device: precision.Device, stored: dict) -> T
     return dataclasses.replace(config, fused=config.fused or on_gpu, compile=asked or compiles)
 
 
-def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: precision.Device, recipe: precision.Recipe) -> TrainConfig:
+def fit_on_chip(config: TrainConfig, model_config: ModelConfig, device: Device, recipe: precision.Recipe) -> TrainConfig:
     """On an XLA device: recompute layers where the card's size needs it, and chunk the loss where one chip's FP32 logits pass 1 GiB.
 
     On CUDA: as many rows at once as `params.training_memory` thinks will fit into MEMORY_SHARE of what is free (compiled, they need less).
     """
     if device.kind == "cuda" and not config.micro_batch:
-        free = MEMORY_SHARE * torch.cuda.mem_get_info(device.device)[0]
+        free = MEMORY_SHARE * torch.cuda.mem_get_info(device.torch_device)[0]
         rows = config.batch_size // device.world
         need = {size: training_memory(model_config, size, config.seq_len, recipe.autocast is not None, config.recompute, size < rows,
                                       config.loss_chunk)["peak"] for size in range(1, rows + 1) if rows % size == 0}
-        fitting = torch.tensor(max((size for size in need if need[size] < free), default=1), device=device.device)
+        fitting = torch.tensor(max((size for size in need if need[size] < free), default=1), device=device.torch_device)
         if device.world > 1:                                      # the same for all processes, whose GPUs may differ
             torch.distributed.all_reduce(fitting, op=torch.distributed.ReduceOp.MIN)
         return dataclasses.replace(config, micro_batch=int(fitting))
@@ -196,7 +197,7 @@ def resolve(config: TrainConfig, recipe: str, folder: Path) -> tuple[TrainConfig
     return dataclasses.replace(config, **values), f"card of {config.size}" if recipe == "card" else f"recipe {recipe}"
 
 
-def check_settings(config: TrainConfig, model_config: ModelConfig, device: precision.Device) -> None:
+def check_settings(config: TrainConfig, model_config: ModelConfig, device: Device) -> None:
     """Raise UserError with everything that is impossible about these settings, all at once. What is still None is not judged."""
     found = model_config.problems()
     if config.recipe in FINETUNE and not config.init:
