@@ -63,13 +63,13 @@ class XlaDevice(Device):
 
     def summary(self) -> str:
         """Graphs, executions, `.item()` calls, and operations that ran on the host (there should be none)."""
-        executions = metrics.metric_data("ExecuteReplicatedTime")
-        on_host = {name: metrics.counter_value(name) for name in metrics.counter_names()
-                   if name.startswith("aten::")}
-        items = on_host.pop("aten::_local_scalar_dense", 0)
-        return (f"xla: {self.compiled_graphs()} graphs compiled, {executions[0] if executions else 0} executions, "
-                f"{items} values read by .item(), operations left to the host: "
-                f"{', '.join(sorted(on_host)) or 'none'}")
+        data = metrics.metric_data("ExecuteReplicatedTime")
+        executions = data[0] if data else 0
+        on_host = {name for name in metrics.counter_names() if name.startswith("aten::")}
+        items = metrics.counter_value("aten::_local_scalar_dense") or 0
+        others = ", ".join(sorted(on_host - {"aten::_local_scalar_dense"})) or "none"
+        return (f"xla: {self.compiled_graphs()} graphs compiled, {executions} executions, "
+                f"{items} values read by .item(), operations left to the host: {others}")
 
 
 def open_xla(reason: str) -> XlaDevice:
