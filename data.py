@@ -19,18 +19,16 @@ import itertools
 import json
 import math
 import re
-import shlex
 import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 
-import tokenizer
-from common import Parser, UserError, count_of, read_json, run, sha256_file
+from common import UserError, read_json, run, sha256_file
 
 START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
 # where the anneal ends: our assumption, the cards only say what rises
@@ -488,56 +486,6 @@ def check_manifest(manifest: dict) -> None:
                 require(re.fullmatch(r"[0-9a-f]{64}", shard["sha256"]) is not None, "shard sha256")
 
 
-# ------------------------------------------------------------------------------------------------ preparation
-
-def builtin_documents(kind: str) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of the built-in "web", "code" or "math" documents, always in the same order
-    (corpus/builtin.py).
-    """
-    from corpus.builtin import builtin_documents as documents
-    return documents(kind)
-
-
-def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | None = None,
-                    kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
-    """Prepare the built-in corpus, or find it prepared already (by this Python version or another), and
-    return its folder.
-    """
-    from corpus.prepare import builtin_source, prepare
-    out = Path(out)
-    if (out / "manifest.json").is_file():
-        manifest = read_manifest(out)
-        wanted = tokenizer.load(vocab) if vocab else tokenizer.load()
-        if manifest["tokenizer"]["fingerprint"] == wanted.fingerprint and set(manifest["sources"]) == set(
-            kinds
-        ):
-            return out
-    return prepare(
-        [builtin_source(kind) for kind in kinds],
-        out,
-        vocab,
-        validation_share=0.05,
-        command="python data.py prepare",
-    )
-
-
-def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | None = None) -> Path:
-    """Prepare one's own file or folder as one source ("code" if all its files are programs, else "web");
-    returns the corpus folder.
-    """
-    from corpus.documents import kind_of, path_source
-    from corpus.prepare import prepare
-    if len(paths) != 1:
-        raise UserError(
-            "give one file or one folder; more go through: python data.py prepare --source web=A --source code=B"
-        )
-    source = path_source(kind_of(paths[0]), paths[0])
-    command = shlex.join(["python", "data.py", "prepare", "--source", f"{source.name}={paths[0]}"])
-    return prepare([source], out, vocab, validation_share=0.05, command=command)
-
-
-# ----------------------------------------------------------------------------------------------- command line
-
 def mixture_table(corpus: Corpus) -> str:
     """The mixture over a whole run as text: the shares at some steps, and how often the run goes through each
     source.
@@ -556,85 +504,10 @@ def mixture_table(corpus: Corpus) -> str:
     return "\n".join(lines)
 
 
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser(
-        "Prepare a corpus, describe it, or show what a training step saw.",
-        """  python data.py prepare
-  python data.py prepare --source web=texts/ --source code=src/ --out corpora/mine
-  python data.py prepare --source hub --mix stentor3 --tokens 1e9 --out corpora/stentor3
-  python data.py info corpora/builtin --mix-at 450
-  python data.py show corpora/builtin --step 731 --row 3""",
-    )
-    actions = parser.add_subparsers(dest="action", required=True)
-    prepare = actions.add_parser(
-        "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
-    )
-    prepare.add_argument(
-        "--source",
-        action="append",
-        metavar="SOURCE",
-        help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code or math; may be repeated",
-    )
-    prepare.add_argument(
-        "--mix",
-        default="stentor3",
-        choices=("stentor3", "portimbria", "stentor2", "stentor1"),
-        help="shares, cleaning and hub datasets of a model family (default: stentor3)",
-    )
-    prepare.add_argument("--vocab", help="a vocabulary's name or file (default: the built-in one)")
-    prepare.add_argument(
-        "--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)"
-    )
-    prepare.add_argument(
-        "--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)"
-    )
-    prepare.add_argument(
-        "--source-token-budget", type=count_of, metavar="N", help="at most so many of each source"
-    )
-    prepare.add_argument(
-        "--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)"
-    )
-    prepare.add_argument(
-        "--shard-tokens", type=count_of, default=50_000_000, metavar="N", help="a file's size (default: 50M)"
-    )
-    prepare.add_argument("--workers", type=count_of, metavar="N", help="processes (default: one a core)")
-    for name, purpose in (
-        ("info", "documents, tokens, shares, mixture, an excerpt"),
-        ("show", "what the model saw in a row"),
-    ):
-        action = actions.add_parser(name, help=purpose)
-        action.add_argument("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
-        action.add_argument("--seq-len", type=count_of, metavar="N", help="(default: the run's, or 256)")
-        action.add_argument(
-            "--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)"
-        )
-        action.add_argument(
-            "--steps",
-            type=count_of,
-            metavar="N",
-            help="horizon of the run (default: the run's, or one epoch)",
-        )
-        action.add_argument("--seed", type=int, help="(default: the run's, or 42)")
-    info, show = actions.choices["info"], actions.choices["show"]
-    info.add_argument("--mix-at", type=count_of, metavar="STEP", help="the shares at one step")
-    info.add_argument("--plot", metavar="FILE", help="draw the mixture into an .svg or .png")
-    show.add_argument("--step", type=count_of, default=0, metavar="N", help="optimizer step (default: 0)")
-    show.add_argument("--row", type=count_of, default=0, metavar="N", help="row of the step (default: 0)")
-    return parser
-
-
 def main() -> None:
-    """Prepare a corpus, describe it, or show what a training step saw."""
-    options = parser().parse_args()
-    from corpus import report as corpus_report
-    from corpus import documents as hub_sources
-    if options.action == "prepare":
-        hub_sources.prepare_command(options)
-    elif options.action == "info":
-        corpus_report.info_command(options)
-    else:
-        corpus_report.show_command(options)
+    """Prepare a corpus, describe it, or show what a training step saw (corpus/command.py)."""
+    from corpus.command import main
+    main()
 
 
 if __name__ == "__main__":

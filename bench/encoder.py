@@ -33,7 +33,7 @@ def read_text(path: str | None, size: int) -> str:
     corpus.
     """
     if path is None:
-        from data import builtin_documents
+        from corpus.builtin import builtin_documents
         parts = (text for _, text in builtin_documents("web"))
     elif not Path(path).is_file():
         raise UserError(f"{path}: no such file")

@@ -44,6 +44,7 @@ def bench_prepare(options) -> None:
     """Stages of a preparation on one core, for documents of each kind."""
     import data
     import tokenizer
+    from corpus.builtin import builtin_documents
     from corpus.documents import path_source
     coder = tokenizer.load(options.vocab) if options.vocab else tokenizer.load()
     given = dict(entry.split("=", 1) for entry in options.source or [])
@@ -55,7 +56,7 @@ def bench_prepare(options) -> None:
         texts = (
             path_source(kind, given[kind]).documents(0)
             if kind in given
-            else (text for _, text in data.builtin_documents(kind))
+            else (text for _, text in builtin_documents(kind))
         )
         texts = list(itertools.islice(texts, 300))
         megabytes = sum(len(text.encode()) for text in texts) / 1e6
@@ -82,8 +83,10 @@ def prepare_copies(copies: int, out: str) -> None:
     """Prepare the built-in mathematics `copies` times over, in a process of its own whose peak memory is
     printed.
     """
-    from data import builtin_documents, read_manifest, tokens_of
-    from corpus.prepare import Source, prepare
+    from corpus.builtin import builtin_documents
+    from corpus.documents import Source
+    from corpus.prepare import prepare
+    from data import read_manifest, tokens_of
 
     def documents(skip: int):
         for copy in range(copies):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import Parser, UserError, add_flags, flag, run
-from data import prepare_builtin
+from corpus.command import prepare_builtin
 from precision import RECIPES
 
 

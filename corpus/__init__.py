@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From documents to a prepared folder, and what is in one.
 
-Read `documents.py` (reading documents of every kind), `builtin.py` (the built-in corpus), `prepare.py`
-(tokenize, shard, manifest), `command.py` (the command line of data.py), `report.py` (info and show). May
-import: everything up to data.
+Read `documents.py` (where documents come from: files, folders, the hub), `builtin.py` (the built-in corpus),
+`prepare.py` (clean, tokenize, write shards and the manifest), `report.py` (`data.py info` and `show`) and
+`command.py` (the command line of data.py). May import: everything up to data.
 """

@@ -14,17 +14,14 @@ import gzip
 import hashlib
 import itertools
 import json
-import shlex
 import sys
 import zlib
-from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from common import UserError
-from data import BUILTIN_KINDS, END, START, read_manifest, tokens_of
-from corpus.prepare import Source, builtin_source, prepare
+from corpus.builtin import builtin_documents
 
 COLUMNS = ("text", "content")
 CODE_ENDINGS = {".py", ".js", ".ts", ".c", ".h", ".cpp", ".java", ".go", ".rs", ".rb", ".sh"}
@@ -44,114 +41,23 @@ class HubDataset:
 
 
 @dataclass(frozen=True)
-class Mix:
-    """A mixture of the cards: shares at the start and at the end, how text is cleaned, and the datasets of
-    each source.
+class Source:
+    """Documents of one kind: `documents(skip)` yields their texts in a fixed order, without the first `skip`.
     """
 
-    start: dict[str, float]
-    end: dict[str, float]
-    datasets: dict[str, list[HubDataset]] = field(default_factory=dict)
-    one_mode: bool = False
-    note: str = ""
+    name: str  # its name in the mixture: web, code, math
+    documents: Callable[[int], Iterator[str]]
+    identity: str  # what is read; a preparation that continues must find the same
+    lines: bool  # code keeps its line breaks
 
 
-# without the embeddings that come with each text
-FINEWEB_HQ = HubDataset("epfml/FineWeb-HQ", "CC-MAIN-2024-51", columns=("text",))
-FINEMATH = HubDataset("HuggingFaceTB/finemath", "finemath-4plus")
-STACK_PYTHON = HubDataset("Cyrile/dataset-the-stack-v2-dedup-sub", "Python")
-STARCODER = [
-    HubDataset("bigcode/starcoderdata", data_dir=language)
-    for language in ("python", "javascript", "typescript")
-]
-HALVES = "the cards do not give the shares of this mixture: halves are this project's assumption"
-MIXES = {
-    "stentor3": Mix(START, END, {"web": [FINEWEB_HQ], "code": [STACK_PYTHON], "math": [FINEMATH]}),
-    "portimbria": Mix(START, END, {"web": [FINEWEB_HQ], "code": STARCODER, "math": [FINEMATH]}),
-    "stentor2": Mix(
-        {"web": 0.5, "pdf": 0.5},
-        {"web": 0.5, "pdf": 0.5},
-        {"web": [FINEWEB_HQ], "pdf": [HubDataset("StentorLabs/StenCore")]},
-        one_mode=True,
-        note=HALVES,
-    ),
-    "stentor1": Mix(
-        {"web": 0.5, "synthetic": 0.5},
-        {"web": 0.5, "synthetic": 0.5},
-        {
-            "web": [HubDataset("HuggingFaceFW/fineweb-edu", "sample-10BT")],
-            "synthetic": [HubDataset("HuggingFaceTB/cosmopedia", "web_samples_v2")],
-        },
-        one_mode=True,
-        note=f"{HALVES}, and so are the subsets (no card names any)",
-    ),
-}
-
-
-def prepare_command(options: Namespace) -> None:
-    """`data.py prepare`: the sources, shares and cleaning that the command line names. Raises UserError
-    before anything is written.
-    """
-    for name in ("tokens", "source_token_budget", "shard_tokens", "workers"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.validation_share is not None and not 0 < options.validation_share < 1:
-        raise UserError(
-            f"--validation-share {options.validation_share}: a part of the documents, between 0 and 1"
-        )
-    wanted, mix = options.source or ["builtin"], MIXES[options.mix]
-    name = options.mix if "hub" in wanted else "builtin" if wanted == ["builtin"] else "mine"
-    if mix.note and "hub" in wanted:
-        print(f"{options.mix}: {mix.note}")
-    folder = prepare(
-        sources_of(wanted, mix),
-        options.out or Path("corpora", name),
-        options.vocab,
-        start=mix.start,
-        end=mix.end,
-        token_budget=options.tokens,
-        source_token_budget=options.source_token_budget,
-        shard_tokens=options.shard_tokens,
-        validation_share=options.validation_share or (0.005 if "hub" in wanted else 0.05),
-        one_mode=mix.one_mode,
-        workers=options.workers,
-        command=shlex.join(["python", *sys.argv]),
-    )
-    for name, source in read_manifest(folder)["sources"].items():
-        print(
-            f"{name}: {tokens_of(source['train']):,} training tokens, {tokens_of(source['validation']):,} for validation"
-        )
-    print(f"{folder}: ready; look at it with: python data.py info {folder}")
-
-
-def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
-    """The sources that `--source` names: "builtin", "builtin-math" and its like, "hub", KIND=PATH. Raises
-    UserError.
-    """
-    sources = []
-    for name in wanted:
-        kind, equals, path = name.partition("=")
-        if equals and path:
-            if kind not in mix.start:
-                raise UserError(
-                    f"--source {name}: no such kind in this mixture; it has {', '.join(mix.start)}"
-                )
-            sources.append(path_source(kind, path))
-        elif name == "builtin":
-            sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
-        elif name.removeprefix("builtin-") in BUILTIN_KINDS and name.startswith("builtin-"):
-            sources.append(builtin_source(name.removeprefix("builtin-")))
-        elif name == "hub":
-            sources += [hub_source(kind, datasets) for kind, datasets in mix.datasets.items()]
-        else:
-            raise UserError(
-                f"--source {name}: expected builtin, builtin-math, hub, or KIND=PATH such as web=texts/ or code=src/"
-            )
-    names = [source.name for source in sources]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"--source {twice} is given twice; put its files into one folder")
-    return sources
+def builtin_source(kind: str) -> Source:
+    """The built-in documents of one kind: "web", "code" or "math"."""
+    def documents(skip: int) -> Iterator[str]:
+        for _, text in itertools.islice(builtin_documents(kind), skip, None):
+            yield text
+    version = "" if kind == "math" else f" of Python {sys.version.split()[0]}"
+    return Source(kind, documents, f"built-in {kind}{version}", kind == "code")
 
 
 # ------------------------------------------------------------------------------------------------------ files

@@ -10,6 +10,7 @@ there, with no document lost and none twice.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -23,40 +24,19 @@ import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple
 
 import numpy as np
 
 import tokenizer
-from common import UserError, atomic_write, lock_folder, progress, sha256_file
-from data import ANNEAL, END, FORMAT, SPLITS, START, average_share, builtin_documents, clean_text, split_key
-from corpus.corpus_recipe import check_recipe, nothing_left_of_a_failure
+from common import UserError, atomic_write, lock_folder, progress, read_json, sha256_file
+from corpus.documents import Source
+from data import ANNEAL, END, FORMAT, SPLITS, START, average_share, clean_text, split_key
 
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
 FIRST = 100  # a source with fewer documents than this gives at least one to validation
 SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
-
-
-@dataclass(frozen=True)
-class Source:
-    """Documents of one kind: `documents(skip)` yields their texts in a fixed order, without the first `skip`.
-    """
-
-    name: str  # its name in the mixture: web, code, math
-    documents: Callable[[int], Iterator[str]]
-    identity: str  # what is read; a preparation that continues must find the same
-    lines: bool  # code keeps its line breaks
-
-
-def builtin_source(kind: str) -> Source:
-    """The built-in documents of one kind: "web", "code" or "math"."""
-    def documents(skip: int) -> Iterator[str]:
-        for _, text in itertools.islice(builtin_documents(kind), skip, None):
-            yield text
-    version = "" if kind == "math" else f" of Python {sys.version.split()[0]}"
-    return Source(kind, documents, f"built-in {kind}{version}", kind == "code")
 
 
 # ---------------------------------------------------------------------------------------------------- workers
@@ -204,6 +184,44 @@ class ShardWriter:
             )
         else:
             self.path.unlink()
+
+
+# ------------------------------------------------------------------------------------- what a folder holds
+
+class OtherRecipe(UserError):
+    """The folder holds a corpus, or the beginning of one, of other text or settings."""
+
+
+def check_recipe(path: Path, recipe: dict) -> dict:
+    """The JSON object in a manifest or a record of progress. Raises OtherRecipe if it was made with other
+    settings than `recipe`.
+    """
+    state = read_json(path)
+    stored = state.get("recipe")
+    if not isinstance(stored, dict) or not isinstance(state.get("sources"), dict):
+        raise UserError(f"{path}: damaged; remove {path.parent} and begin again")
+    changed = [key for key in recipe if stored.get(key) != recipe[key]]
+    if changed:
+        names = ", ".join(changed)
+        raise OtherRecipe(
+            f"{path.parent} was made with another setting of {names}; choose another folder, or remove that one first"
+        )
+    return state
+
+
+@contextlib.contextmanager
+def nothing_left_of_a_failure(out: Path) -> Iterator[None]:
+    """Make the folder `out`; remove it again if it was new and a UserError comes before any progress was
+    recorded in it.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except UserError:
+        if new and not (out / "prepare.json").is_file():
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 # ------------------------------------------------------------------------------------------------ preparation

@@ -41,7 +41,8 @@ def corpus(*kinds: str, tokens: int | None = None) -> Path:
     """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most
     `tokens` training tokens of each.
     """
-    from corpus.prepare import builtin_source, prepare
+    from corpus.documents import builtin_source
+    from corpus.prepare import prepare
     kinds = kinds or ("math",)
     folder = HOME / "corpora" / "-".join(["lesson", *kinds, *([str(tokens)] if tokens else [])])
     if (folder / "manifest.json").is_file():

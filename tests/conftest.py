@@ -62,14 +62,14 @@ def corpus(tmp_path_factory) -> Path:
     """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for
     all processes of pytest-xdist.
     """
-    import data
     from common import UserError
+    from corpus.command import prepare_builtin
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "math-corpus"
     deadline = time.monotonic() + 120
     while True:
         try:
-            return data.prepare_builtin(folder, kinds=("math",))
+            return prepare_builtin(folder, kinds=("math",))
         except UserError:                                           # another process is preparing it
             if time.monotonic() > deadline:
                 raise

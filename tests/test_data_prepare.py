@@ -24,7 +24,8 @@ from common import ROOT, UserError
 from corpus import report as corpus_report
 from corpus import documents as hub_sources
 from corpus.builtin import builtin_documents
-from corpus.documents import MIXES, HubDataset, path_source, sources_of
+from corpus.command import FINEWEB_HQ, MIXES, parser, prepare_files, sources_of
+from corpus.documents import HubDataset, path_source
 from corpus.prepare import prepare
 
 DAMAGED = bytearray(
@@ -384,7 +385,7 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
 
 def test_own_text_in_one_call(tmp_path):
     (tmp_path / "my.txt").write_text("\n\n".join(MATH), encoding="utf-8")
-    out = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
+    out = prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     corpus = data.Corpus(out, 64, 4, 10)
     assert corpus.names == ["web"] and corpus.batch(9).shape == (4, 64)
     assert data.Corpus(out, 64, 1, split="validation").num_blocks > 0
@@ -497,7 +498,7 @@ def test_a_repository_with_subsets_and_other_columns(tmp_path):
         for subset in ("CC-MAIN-2024-46", "CC-MAIN-2024-51")
     )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    own = HubDataset(str(tmp_path), hub_sources.FINEWEB_HQ.name, columns=hub_sources.FINEWEB_HQ.columns)
+    own = HubDataset(str(tmp_path), FINEWEB_HQ.name, columns=FINEWEB_HQ.columns)
     assert list(hub_sources.hub_source("web", [own]).documents(1)) == [
         "CC-MAIN-2024-51 1",
         "CC-MAIN-2024-51 2",
@@ -639,7 +640,7 @@ def test_show_takes_a_run_folder(tmp_path, math_file, capsys):
     (tmp_path / "run").mkdir()
     record = {"settings": {"seq_len": 32, "batch_size": 2, "steps": 9, "seed": 5}, "data": str(out)}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    corpus = corpus_report.opened(data.parser().parse_args(["show", str(tmp_path / "run"), "--step", "8"]))
+    corpus = corpus_report.opened(parser().parse_args(["show", str(tmp_path / "run"), "--step", "8"]))
     assert (corpus.batch(8) == data.Corpus(out, 32, 2, 9, seed=5).batch(8)).all()
 
 

@@ -14,6 +14,7 @@ from oracle_runner import oracle
 from safetensors.torch import load_file, save_file
 
 import data
+from corpus.command import prepare_files
 import tokenizer
 from common import ROOT, UserError
 from publishing import card
@@ -387,7 +388,7 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
     (tmp_path / "tales.txt").write_text(
         "\n\n".join(f"Tale {i}: the sea was calm and the boats came home early." * 40 for i in range(80))
     )
-    corpus = data.prepare_files([tmp_path / "tales.txt"], tmp_path / "tales")
+    corpus = prepare_files([tmp_path / "tales.txt"], tmp_path / "tales")
     seen = []
     for recipe, model in (("finetune-stentor3", "Stentor3-20M"), ("finetune-portimbria", "Portimbria-150M")):
         wanted = TrainConfig(

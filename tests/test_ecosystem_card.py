@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-import data
+from corpus.command import prepare_files
 import params
 import tokenizer
 from common import ROOT, UserError, folder_problem
@@ -34,7 +34,7 @@ def ended(tmp_path_factory):
         for i, word in enumerate("fox heron otter badger crow hare seal toad wren vole newt".split() * 8)
     ]
     (work / "tales.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
-    corpus = data.prepare_files([work / "tales.txt"], work / "tales")
+    corpus = prepare_files([work / "tales.txt"], work / "tales")
     config = TrainConfig(
         model=SHAPE,
         data=str(corpus),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from oracle_runner import oracle, python_of
 
-import data
+from corpus.command import prepare_files
 import tokenizer
 from common import ROOT, UserError
 from evaluate import choice_rows, score
@@ -38,7 +38,7 @@ def trained(shared, texts, tmp_path_factory):
     """The `best/` of a run of one minute: the shape of 20m, 320 wide (no multiple of 256), two layers."""
     work = tmp_path_factory.mktemp("run")
     (work / "text.txt").write_text("\n\n".join(texts[:100]), encoding="utf-8")
-    corpus = data.prepare_files(
+    corpus = prepare_files(
         [work / "text.txt"], work / "corpus", shared / "vocabs" / f"{VOCABULARY}.vocab"
     )
     shape = dataclasses.replace(SIZES["20m"], num_hidden_layers=2, max_position_embeddings=512)

@@ -27,7 +27,7 @@ params
 devices: keep_memory attention_gpu attention_tpu device xla open
 precision
 data
-corpus: corpus_recipe builtin documents prepare command report
+corpus: builtin documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
 training: training_curves settings compiled chunked_loss resolve job open_job signals log run_folder announce
@@ -107,7 +107,6 @@ STILL_TOO_LONG: dict[str, int] = {
     "bench/training_step.py": 4,
     "common.py": 2,
     "corpus/builtin.py": 9,
-    "corpus/corpus_recipe.py": 1,
     "corpus/documents.py": 2,
     "corpus/prepare.py": 4,
     "corpus/report.py": 5,
@@ -273,10 +272,6 @@ STILL_TO_CUT: set[tuple[str, str]] = {
     ("audit.cards", "audit.results"),
     ("audit.cards", "audit.runs"),
     ("audit.cards", "audit.shapes"),
-    ("corpus.documents", "corpus.prepare"),
-    ("data", "corpus.builtin"),
-    ("data", "corpus.documents"),
-    ("data", "corpus.prepare"),
     ("evaluate", "judging.gsm8k"),
     ("params", "audit.cards"),
     ("params", "bench.tpu_compile"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import data
+from corpus.command import parser, prepare_files
 from common import ROOT
 from corpus.builtin import builtin_documents
 from publishing.kaggle_notebook import commands, write_notebooks
@@ -26,7 +27,7 @@ def test_notebooks_hold_every_command(tmp_path):
 
 def test_data_commands_are_understood():
     data_commands = [shlex.split(command)[2:] for command in COMMANDS if command.startswith("python data.py")]
-    assert [data.parser().parse_args(arguments).action for arguments in data_commands] == ["prepare", "info"]
+    assert [parser().parse_args(arguments).action for arguments in data_commands] == ["prepare", "info"]
 
 
 def test_training_commands_are_understood(tmp_path):
@@ -36,7 +37,7 @@ def test_training_commands_are_understood(tmp_path):
     (tmp_path / "my.txt").write_text(
         "\n\n".join(text for _, text in itertools.islice(builtin_documents("math"), 300))
     )
-    corpus = data.prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
+    corpus = prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
     assert len(lines) == 3 and all(
         "--deadline" in line and "--data /kaggle/input/corpus/corpus" in line for line in lines

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import data  # noqa: E402
+from corpus.command import prepare_builtin  # noqa: E402
 
 EXACT = (
     "last/model.safetensors",
@@ -127,4 +127,4 @@ if __name__ == "__main__":
     import tempfile
     with tempfile.TemporaryDirectory() as name:
         kills = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-        print(kill_and_resume(Path(name), data.prepare_builtin(Path(name) / "math", kinds=("math",)), kills, steps=4 * kills, seed=0))
+        print(kill_and_resume(Path(name), prepare_builtin(Path(name) / "math", kinds=("math",)), kills, steps=4 * kills, seed=0))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import data
+from corpus.command import prepare_builtin
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("STENTOR_ORACLES", "none")) / "xla" / "bin" / "python"
@@ -31,7 +31,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Two sources, so that the mixture changes when the curriculum's anneal begins (85% of the steps)."""
-    return data.prepare_builtin(tmp_path_factory.mktemp("corpus") / "two", kinds=("web", "math"))
+    return prepare_builtin(tmp_path_factory.mktemp("corpus") / "two", kinds=("web", "math"))
 
 
 def python(

@@ -54,7 +54,8 @@ def documents_of(name: str) -> tuple[str, Iterator[str]]:
 
 def builtin_documents() -> Iterator[str]:
     """The built-in corpus as models are trained on it: cleaned, and about two thirds prose, a third code, a tenth mathematics."""
-    from data import builtin_documents, clean_text
+    from corpus.builtin import builtin_documents
+    from data import clean_text
     for kind, every in (("web", 1), ("code", 2), ("math", 12)):
         for number, (_, text) in enumerate(builtin_documents(kind)):
             if number % every == 0:

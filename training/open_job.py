@@ -24,8 +24,9 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
-from corpus.corpus_recipe import OtherRecipe
+from corpus.command import prepare_builtin, prepare_files
 from corpus.documents import path_source
+from corpus.prepare import OtherRecipe
 from devices.device import Device
 from devices.keep_memory import keep_freed_memory
 from devices.open import open_device
@@ -236,7 +237,7 @@ def corpus_folder(config: TrainConfig, device: Device) -> tuple[Path, list[str]]
     out = Path("corpora") / ((Path(config.data).resolve().stem if config.data else "builtin") + tag)
     if device.rank > 0:
         torch.distributed.barrier()
-    folder = own_corpus(config.data, out, vocab, notes) if config.data else data.prepare_builtin(out, vocab)
+    folder = own_corpus(config.data, out, vocab, notes) if config.data else prepare_builtin(out, vocab)
     if device.rank == 0 and device.world > 1:
         torch.distributed.barrier()
     return folder, notes
@@ -247,7 +248,7 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
     folder = out
     for number in itertools.count(2):
         try:
-            folder = data.prepare_files([path], folder, vocab)
+            folder = prepare_files([path], folder, vocab)
             break
         except OtherRecipe:
             folder = out.with_name(f"{out.name}-{number}")

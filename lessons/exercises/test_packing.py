@@ -7,6 +7,7 @@ import pytest
 from grading import call
 
 import data
+from corpus.command import prepare_files
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packing")
     texts = [f"Number {i} of the texts. " + "It goes on and on. " * (i % 7) for i in range(60)]
     (folder / "my.txt").write_text("\n\n".join(texts) * 40)
-    return data.prepare_files([folder / "my.txt"], folder / "corpus")
+    return prepare_files([folder / "my.txt"], folder / "corpus")
 
 
 def without_separators(documents, separator, seq_len):
