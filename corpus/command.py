@@ -47,8 +47,8 @@ MIXES = {
     "stentor3": Mix(START, END, {"web": [FINEWEB_HQ], "code": [STACK_PYTHON], "math": [FINEMATH]}),
     "portimbria": Mix(START, END, {"web": [FINEWEB_HQ], "code": STARCODER, "math": [FINEMATH]}),
     "stentor2": Mix(PDF_HALVES, PDF_HALVES, {"web": [FINEWEB_HQ], "pdf": [STENCORE]}, True, HALVES),
-    "stentor1": Mix(SYNTHETIC_HALVES, SYNTHETIC_HALVES, {"web": [FINEWEB_EDU], "synthetic": [COSMOPEDIA]}, True,
-                    f"{HALVES}, and so are the subsets (no card names any)"),
+    "stentor1": Mix(SYNTHETIC_HALVES, SYNTHETIC_HALVES, {"web": [FINEWEB_EDU], "synthetic": [COSMOPEDIA]},
+                    True, f"{HALVES}, and so are the subsets (no card names any)"),
 }
 
 
@@ -123,7 +123,7 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
         kind, equals, path = name.partition("=")
         if equals and path:
             if kind not in mix.start:
-                raise UserError(f"--source {name}: this mixture has no such kind; it has {', '.join(mix.start)}")
+                raise UserError(f"--source {name}: this mixture has only {', '.join(mix.start)}")
             sources.append(path_source(kind, path))
         elif name == "builtin":
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
@@ -164,7 +164,8 @@ def parser() -> Parser:
     add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
     add("--source-token-budget", type=count_of, metavar="N", help="at most so many of each source")
     add("--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)")
-    add("--shard-tokens", type=count_of, default=50_000_000, metavar="N", help="a file's size (default: 50M)")
+    add("--shard-tokens", type=count_of, default=50_000_000, metavar="N",
+        help="tokens of a file (default: 50M)")
     add("--workers", type=count_of, metavar="N", help="processes (default: one for each core)")
     for name, purpose in (("info", "documents, tokens, shares, mixture, an excerpt"),
                           ("show", "what the model saw in a row")):
@@ -172,7 +173,7 @@ def parser() -> Parser:
         add("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
         add("--seq-len", type=count_of, metavar="N", help="(default: the run's, or 256)")
         add("--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)")
-        add("--steps", type=count_of, metavar="N", help="horizon of the run (default: the run's, or one epoch)")
+        add("--steps", type=count_of, metavar="N", help="length of the run (default: its own, or one epoch)")
         add("--seed", type=int, help="(default: the run's, or 42)")
     info, show = actions.choices["info"], actions.choices["show"]
     info.add_argument("--mix-at", type=count_of, metavar="STEP", help="the shares at one step")
