@@ -123,7 +123,7 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
         kind, equals, path = name.partition("=")
         if equals and path:
             if kind not in mix.start:
-                raise UserError(f"--source {name}: this mixture has only {', '.join(mix.start)}")
+                raise UserError(f"--source {name}: no such kind in this mixture ({', '.join(mix.start)})")
             sources.append(path_source(kind, path))
         elif name == "builtin":
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
@@ -156,13 +156,13 @@ def parser() -> Parser:
         "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
     ).add_argument
     add("--source", action="append", metavar="SOURCE",
-        help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code or math; may be repeated")
+        help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code, math; may be repeated")
     add("--mix", default="stentor3", choices=tuple(MIXES),
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")
     add("--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)")
     add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
-    add("--source-token-budget", type=count_of, metavar="N", help="at most so many of each source")
+    add("--source-token-budget", type=count_of, metavar="N", help="at most N of each source")
     add("--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)")
     add("--shard-tokens", type=count_of, default=50_000_000, metavar="N",
         help="tokens of a file (default: 50M)")
