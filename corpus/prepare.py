@@ -154,7 +154,8 @@ class ShardWriter:
         self.file = open(self.path, "ab")  # noqa: SIM115 (closed by close_shard)
         if os.path.getsize(self.path) < 2 * self.filled:
             raise UserError(
-                f"{self.path}: shorter than when the preparation stopped; remove {self.folder} and begin again"
+                f"{self.path}: shorter than when the preparation stopped; remove {self.folder} and "
+                f"begin again"
             )
         self.file.truncate(2 * self.filled)
 
@@ -204,7 +205,8 @@ def check_recipe(path: Path, recipe: dict) -> dict:
     if changed:
         names = ", ".join(changed)
         raise OtherRecipe(
-            f"{path.parent} was made with another setting of {names}; choose another folder, or remove that one first"
+            f"{path.parent} was made with another setting of {names}; choose another folder, or remove "
+            f"that one first"
         )
     return state
 
@@ -286,7 +288,8 @@ def prepare(
         free = shutil.disk_usage(out).free
         if 2.2 * missing > free:  # two bytes each, and a tenth for validation
             raise UserError(
-                f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} GB free; lower --tokens"
+                f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} GB "
+                f"free; lower --tokens"
             )
         for file in list(out.rglob(".*.tmp")):  # of a killed run
             file.unlink()
@@ -380,7 +383,8 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         writer.close_shard()
         if not record[split]["tokens"]:
             raise UserError(
-                f"{source.name}: no document for {split}; take more of it (--tokens), or raise --validation-share"
+                f"{source.name}: no document for {split}; take more of it (--tokens), or raise "
+                f"--validation-share"
             )
     record["done"] = True
     atomic_write(out / "prepare.json", json.dumps(state))
@@ -415,7 +419,8 @@ def validation_bound(name: str, first: list[str], share: float) -> int:
     keys = sorted({split_key(text) for text in first if text})
     if len(keys) < 2:
         raise UserError(
-            f"{name}: {len(keys)} different documents; at least two are needed, one of them for validation: give more text "
+            f"{name}: {len(keys)} different documents; at least two are needed, one of them for "
+            f"validation: give more text "
             "(a text file is cut at blank lines into documents of about 8,000 characters)"
         )
     bound = int(share * 2**64)
