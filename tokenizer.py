@@ -498,13 +498,18 @@ class StreamDecoder:
 class Tokenizer(TokenMonster):
     """A vocabulary with its special ids: what `load` returns and the other scripts use.
 
-    `vocab_size` is the number of rows of the embedding; `eos_id` the separator after each document. The names of special
-    tokens mean nothing to the encoder: in a text they are text, and the program alone puts the ids.
+    `vocab_size` is the number of rows of the embedding; `eos_id` the separator after each document.
+    `stop_ids` are all ids that end a text, `prefix_ids` what goes before one (nothing here; a foreign BPE may
+    have some). The names of special tokens mean nothing to the encoder: in a text they are text, and only the
+    program puts the ids.
     """
 
-    def __init__(self, vocab: Vocab, eos_id: int, bos_id: int | None, pad_id: int, vocab_size: int):
+    def __init__(self, vocab: Vocab, eos_id: int, bos_id: int | None, pad_id: int, vocab_size: int,
+                 stop_ids: Iterable[int] = ()):
         super().__init__(vocab)
         self.eos_id, self.bos_id, self.pad_id, self.vocab_size = eos_id, bos_id, pad_id, vocab_size
+        self.stop_ids = {eos_id, *stop_ids}
+        self.prefix_ids: list[int] = []  # nothing goes before a text
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -527,7 +532,7 @@ class Tokenizer(TokenMonster):
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; `skip_special` drops the special ids before the tokens' bytes are joined."""
-        special = {self.eos_id, self.bos_id, self.pad_id}
+        special = {*self.stop_ids, self.bos_id, self.pad_id}
         return super().decode([id for id in map(int, ids) if id not in special] if skip_special else ids)
 
     def stream(self) -> StreamDecoder:
@@ -592,7 +597,7 @@ def load(name: str | Path = DEFAULT, engine: str = "stentor") -> Tokenizer:
     if path.name == VOCAB_FILE:
         from vocab_files.tokenizer_files import configured_ids
         special |= configured_ids(path.parent)
-    ids = [special["eos_id"], special["pad_id"], special["bos_id"] or 0]
+    ids = [special["eos_id"], special["pad_id"], special["bos_id"] or 0, *special.get("stop_ids", ())]
     if special["vocab_size"] < vocab.rows or not all(id is not None and 0 <= id < special["vocab_size"] for id in ids):
         raise UserError(f"{path}: {vocab.rows} ids, which do not go with {special} (a token for CR or an eos_token_id is needed)")
     if engine == "tokenmonster":

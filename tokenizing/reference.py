@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 from common import UserError
 from tokenizer import Tokenizer, Vocab
@@ -29,7 +30,7 @@ class ReferenceTokenizer(Tokenizer):
     text.
     """
 
-    def __init__(self, path: Path, vocab: Vocab, **special: int | None):
+    def __init__(self, path: Path, vocab: Vocab, **special: Any):
         super().__init__(vocab, **special)
         try:
             import tokenmonster

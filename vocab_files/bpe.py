@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from common import UserError, atomic_write, read_json
 from vocab_files.tokenizer_files import configured_ids
@@ -55,6 +54,11 @@ class FromJson:
 
     def decode(self, ids: list[int]) -> str:
         return self.inner.decode(ids, skip_special_tokens=False)
+
+    def prefix(self) -> list[int]:
+        """The special tokens that the file's post-processor puts before a text."""
+        encoded = self.inner.encode("a")
+        return encoded.ids[:encoded.special_tokens_mask.index(0)] if 0 in encoded.special_tokens_mask else []
 
 
 class FromModel:
@@ -97,10 +101,12 @@ class BPE:
         self.eos_id = stated.get("eos_id", self._special("eos", EOS_NAMES))
         self.bos_id = stated.get("bos_id", self._special("bos", BOS_NAMES))
         self.pad_id = stated.get("pad_id", self.eos_id)
+        self.stop_ids = {self.eos_id, *stated.get("stop_ids", ())}
         self.vocab_size = stated.get("vocab_size", self.library.size)
         if self.eos_id is None:
             raise UserError(f"{path}: no end-of-text token; state eos_token_id in config.json beside it")
-        if self.vocab_size < self.library.size or not 0 <= max(self.eos_id, self.pad_id, self.bos_id or 0) < self.vocab_size:
+        ids = [*self.stop_ids, self.pad_id, self.bos_id or 0]
+        if self.vocab_size < self.library.size or not all(0 <= id < self.vocab_size for id in ids):
             raise UserError(f"{path}: {self.library.size} tokens, which do not go with the folder's configuration {stated}")
 
     def _special(self, kind: str, names: tuple[str, ...]) -> int | None:
@@ -110,6 +116,22 @@ class BPE:
         stated = stated.get("content") if isinstance(stated, dict) else stated
         found = [self.library.id_of(name) for name in (stated, *names) if isinstance(name, str)]
         return next((id for id in found if id is not None), None)
+
+    @functools.cached_property
+    def prefix_ids(self) -> list[int]:
+        """What the folder's own tokenizer puts before a text, as transformers does: often [bos_id].
+
+        A tokenizer.json says so in its post-processor, a tokenizer.model by "add_bos_token": true beside it.
+        "add_bos_token": false turns either off: `save_pretrained` writes it, since our training puts nothing
+        there.
+        """
+        config = self.path.parent / "tokenizer_config.json"
+        stated = read_json(config).get("add_bos_token") if config.is_file() else None
+        if stated is False:
+            return []
+        if isinstance(self.library, FromJson):
+            return self.library.prefix()
+        return [self.bos_id] if stated and self.bos_id is not None else []
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -126,7 +148,7 @@ class BPE:
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; ids past the vocabulary give nothing."""
-        hidden = {self.eos_id, self.bos_id, self.pad_id} if skip_special else set()
+        hidden = {*self.stop_ids, self.bos_id, self.pad_id} if skip_special else set()
         return self.library.decode([int(id) for id in ids if 0 <= id < self.library.size and id not in hidden])
 
     def token_bytes(self, ids: Iterable[int]) -> bytes:
@@ -149,19 +171,25 @@ class BPE:
         return Stream(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the tokenizer's files into a model folder; where there is no tokenizer_config.json, write one."""
+        """Copy the tokenizer's files into a model folder of ours, or write a tokenizer_config.json if there is none.
+
+        "add_bos_token" becomes false there: our training puts nothing before a text.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = {self.path.name, "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"}
         for name in sorted(files):
             if (self.path.parent / name).is_file():
                 atomic_write(folder / name, (self.path.parent / name).read_bytes())
-        if not (folder / "tokenizer_config.json").is_file():
+        target = folder / "tokenizer_config.json"
+        if target.is_file():
+            config = read_json(target)
+        else:
             names = {f"{kind}_token": id if id is None else self.library.piece(id)
                      for kind, id in (("bos", self.bos_id), ("eos", self.eos_id), ("pad", self.pad_id))}
-            config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+            config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
             config["clean_up_tokenization_spaces"] = False
-            atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        atomic_write(target, json.dumps(config | {"add_bos_token": False}, indent=2) + "\n")
 
 
 class Stream:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import operator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import ROOT, UserError, atomic_write, read_json
 
@@ -107,19 +107,35 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: str | Path, model_max_le
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
-def configured_ids(folder: Path) -> dict[str, int]:
-    """The special ids that a folder states: tokenizer_config.json (names of added tokens), overridden by config.json."""
-    stated = {}
-    for name in ("tokenizer_config.json", "config.json"):
+def configured_ids(folder: Path) -> dict[str, Any]:
+    """The special ids that a folder states: tokenizer_config.json by name, overridden by config.json.
+
+    End-of-text may be a list of ids, as in Llama 3's config.json and generation_config.json: "stop_ids" has all
+    of them, "eos_id" is the one that tokenizer_config.json names, else the first. Raises UserError for an id
+    that is negative or not an integer.
+    """
+    stated: dict[str, Any] = {}
+    stops: set[int] = set()
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
         config = read_json(folder / name) if (folder / name).is_file() else {}
+        kinds = ("eos",) if name == "generation_config.json" else ("eos", "bos", "pad")
         try:
             ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
-            for kind in ("eos", "bos", "pad"):
+            for kind in kinds:
                 token = config.get(f"{kind}_token")
-                id = config.get(f"{kind}_token_id", ids.get(token["content"] if isinstance(token, dict) else token))
-                stated |= {} if id is None else {f"{kind}_id": operator.index(id)}
+                named = ids.get(token["content"] if isinstance(token, dict) else token)
+                found = config.get(f"{kind}_token_id", named)
+                several = isinstance(found, list) and kind == "eos"
+                listed = [operator.index(id) for id in (found if several else [found]) if id is not None]
+                if any(id < 0 for id in listed):
+                    raise ValueError(f"{kind}_token_id {found} is negative")
+                if kind == "eos" and name != "tokenizer_config.json":
+                    stops.update(listed)
+                kept = name == "generation_config.json" and "eos_id" in stated
+                if listed and not kept and stated.get(f"{kind}_id") not in listed:
+                    stated[f"{kind}_id"] = listed[0]
             rows = config.get("embedding_rows", config.get("vocab_size"))
             stated |= {} if rows is None else {"vocab_size": operator.index(rows)}
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{folder / name}: cannot read the special tokens' ids ({error!r})") from None
-    return stated
+    return stated | ({"stop_ids": stops} if stops else {})
