@@ -1,81 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text from a trained model: choose a next token, append it, ask again.
+"""Text from a trained model: choose a next token, append it, repeat.
 
     python sample.py "Once upon a time"
 
-Reading order: Settings (how a token is chosen), `filtered` and `Row.choose` (one choice), `decode` (the loop,
-with a KV cache), `generate`, then what a person meets: prompts, streaming, history, sweep and chat.
+Reading order: `SampleSettings` (how a token is chosen), `filtered` and `Draw.choose` (one choice), `decode`
+(the loop, with a KV cache), `generate`. Opening a model and everything that a person sees is in sampling/.
 """
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import random
-import shutil
 import sys
-import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Callable, Iterator
 
-# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
+# common comes before torch, which takes seconds to import: Ctrl-C during that time prints one line.
 from common import Parser, UserError, add_flags, colour, find_run, flag, run
 
 import torch
 from torch import Tensor
 
-import tokenizer
 from model import SIZES, KVCache, Llama, ModelConfig
-from tokenizer import Tokenizer
 
 # --------------------------------------------------------------------------------------------------- settings
 
 @dataclass(frozen=True)
-class Settings:
-    """How the next token is chosen, and how many there are at most."""
+class SampleSettings:
+    """How the next token is chosen, and the largest number of new tokens."""
 
-    temperature: float = flag(
-        0.8, "divide the logits by this; below 1 is safer, above is wilder, 0 takes the best token always"
-    )
+    temperature: float = flag(0.8, "divide the logits by this; below 1 is safer, above 1 wilder, 0 is greedy")
     top_p: float = flag(0.9, "keep the fewest tokens whose probabilities sum to at least this; 1 keeps all")
     top_k: int = flag(0, "keep this many of the most probable tokens; 0 keeps all")
     min_p: float = flag(0.0, "keep tokens at least this fraction as probable as the best one; 0 keeps all")
-    repetition_penalty: float = flag(1.15, "make tokens that are already in the text less likely; 1 does not")
-    max_new_tokens: int = flag(150, "stop after this many tokens, if the model has not ended the text before")
+    repetition_penalty: float = flag(1.15, "make tokens that are in the text already less likely; 1 is off")
+    max_new_tokens: int = flag(150, "stop after this many tokens, unless the model ends the text before")
 
-    def check(self) -> Settings:
+    def check(self) -> SampleSettings:
         """Return self. Raises UserError that lists every impossible value."""
         limits = {
-            "temperature": (0, 1e9),
-            "top_p": (1e-9, 1),
-            "top_k": (0, 1e9),
-            "min_p": (0, 1),
-            "repetition_penalty": (1e-9, 1e9),
-            "max_new_tokens": (0, 1e9),
+            "temperature": (0, 1e9), "top_p": (1e-9, 1), "top_k": (0, 1e9), "min_p": (0, 1),
+            "repetition_penalty": (1e-9, 1e9), "max_new_tokens": (0, 1e9),
         }
-        found = [
-            f"{name} must be between {low:g} and {high:g}, not {getattr(self, name)}"
-            for name, (low, high) in limits.items()
-            if not low <= getattr(self, name) <= high
-        ]
-        if found:
-            raise UserError("; ".join(found))
+        problems = []
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:                                  # false for NaN too
+                problems.append(f"{name} must be between {low:g} and {high:g}, not {value}")
+        if problems:
+            raise UserError("; ".join(problems))
         return self
 
 
-# What the cards recommend: their example's value where it lies in the range that they state, else the nearest
-# end of that range. The 20m card's example says repetition_penalty 1.1 and its range begins at 1.15. Ours:
-# 50m as 20m, 12m and the v1 line as 30m, anything else as 20m.
-STENTOR3 = Settings(temperature=0.8, top_p=0.9, repetition_penalty=1.15, max_new_tokens=150)
-STENTOR2 = Settings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=80)
+# What the cards recommend: the value of their example, moved into the range that they state. The 20m card's
+# example says repetition_penalty 1.1, but its range starts at 1.15. Our choices: 50m as 20m; 12m and the v1
+# sizes as 30m; any other model as 20m.
+STENTOR3 = SampleSettings(temperature=0.8, top_p=0.9, repetition_penalty=1.15, max_new_tokens=150)
+STENTOR2 = SampleSettings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=80)
 RECOMMENDED = {
     "20m": STENTOR3, "50m": STENTOR3, "150m": dataclasses.replace(STENTOR3, repetition_penalty=1.1),
     "30m": STENTOR2, "12m": STENTOR2, "30m-v1": STENTOR2, "12m-v1": STENTOR2,
 }
 
-# The names are those of the cards' demo; the values are ours, `balanced` being the recommendation itself.
+# The names are those of the cards' demo. The values are ours; `balanced` is the recommendation itself.
 PRESETS = {
     "creative": {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 250},
     "balanced": {},
@@ -83,9 +71,10 @@ PRESETS = {
 }
 
 
-def recommended(config: ModelConfig) -> Settings:
-    """The settings for a model of this shape: RECOMMENDED for a size of the family, those of 20m for any
-    other.
+def recommended(config: ModelConfig) -> SampleSettings:
+    """The recommended settings for a model of this shape.
+
+    RECOMMENDED for a size of the family, those of 20m for any other model.
     """
     for name, settings in RECOMMENDED.items():
         size = SIZES[name]
@@ -96,13 +85,13 @@ def recommended(config: ModelConfig) -> Settings:
 
 # ------------------------------------------------------------------------------------ choosing the next token
 
-def filtered(logits: Tensor, seen: Tensor, settings: Settings) -> Tensor:
-    """The logits (V,) that are sampled from: penalty, temperature, top-k, top-p, min-p, in the order of
-    transformers; -inf is never chosen.
+def filtered(logits: Tensor, seen: Tensor, settings: SampleSettings) -> Tensor:
+    """The logits (V,) from which a token is drawn; -inf is never drawn.
 
-    `seen` (V,), bool, marks the tokens of prompt and answer so far. Sources: repetition penalty, Keskar et
-    al. 2019, section 4.1; top-k, Fan et al. 2018; top-p, Holtzman et al. 2020, section 3.1; min-p, Nguyen et
-    al. 2024, section 3.
+    Applies penalty, temperature, top-k, top-p and min-p, in the order of transformers. `seen` (V,), bool,
+    marks the tokens of the prompt and of the answer so far. Sources: repetition penalty, Keskar et al. 2019,
+    section 4.1; top-k, Fan et al. 2018; top-p, Holtzman et al. 2020, section 3.1; min-p, Nguyen et al. 2024,
+    section 3.
     """
     if settings.repetition_penalty != 1:
         penalty = settings.repetition_penalty
@@ -110,15 +99,14 @@ def filtered(logits: Tensor, seen: Tensor, settings: Settings) -> Tensor:
         logits = torch.where(seen, penalized, logits)                                         # (V,)
     if settings.temperature == 0:
         return logits
-    logits = (logits - logits.max()) / max(
-        settings.temperature, 1e-9
-    )  # (V,), at most 0: no temperature overflows
+    logits = logits - logits.max()                            # (V,) at most 0: dividing cannot overflow
+    logits = logits / max(settings.temperature, 1e-9)                                         # (V,)
     if 0 < settings.top_k < len(logits):
         kth_best = torch.topk(logits, settings.top_k).values[-1]
         logits = logits.masked_fill(logits < kth_best, -math.inf)                             # (V,)
     if settings.top_p < 1:
         best_first, order = most_probable(torch.softmax(logits, dim=0), settings.top_p)       # (n,)
-        better = best_first.cumsum(dim=0) - best_first  # (n,) mass of the more probable tokens
+        better = best_first.cumsum(dim=0) - best_first          # (n,) mass of the more probable tokens
         kept = order[better < settings.top_p]                                                 # (m,)
         logits = torch.full_like(logits, -math.inf).scatter(0, kept, logits[kept])            # (V,)
     if settings.min_p > 0:
@@ -128,11 +116,10 @@ def filtered(logits: Tensor, seen: Tensor, settings: Settings) -> Tensor:
 
 
 def most_probable(probability: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """The most probable tokens, best first, as (probabilities, ids), at least as many as are needed for
-    `mass`.
+    """(probabilities, ids) of the most probable tokens, best first, that hold at least `mass`.
 
-    A few hundred tokens nearly always hold it, and finding those is some twenty times faster than sorting the
-    whole vocabulary (V,).
+    A few hundred tokens nearly always hold it. Finding those is about twenty times faster than sorting the
+    complete vocabulary (V,).
     """
     size = min(256, len(probability))
     best_first, order = torch.topk(probability, size)                                         # (n,)
@@ -142,39 +129,37 @@ def most_probable(probability: Tensor, mass: float) -> tuple[Tensor, Tensor]:
     return best_first, order
 
 
-class Row:
-    """One answer in the making: its settings, its own random numbers, which tokens its text holds, and how
-    many it may still get.
+class Draw:
+    """One answer while it is made: settings, random numbers, the tokens in its text, the tokens left.
 
-    Raises UserError for impossible settings, an empty prompt, one longer than the model's context, and ids
-    that the model does not have.
+    Raises UserError for impossible settings, an empty prompt, a prompt longer than the model's context, and
+    ids that the model does not have.
     """
 
     def __init__(
-        self, model: Llama, ids: list[int], settings: Settings, seed: int, stop_id: int | None = None
+        self, model: Llama, ids: list[int], settings: SampleSettings, seed: int,
+        stop_ids: Collection[int] = (),
     ):
         config = model.config
         if not 0 < len(ids) <= config.max_position_embeddings:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens; this model reads at least 1 and at most {config.max_position_embeddings}"
-            )
+            raise UserError(f"the prompt has {len(ids)} tokens; this model reads at least 1 and at most "
+                            f"{config.max_position_embeddings}")
         for token in ids:
             if not 0 <= token < config.vocab_size:
-                raise UserError(
-                    f"the prompt holds token {token} but the model has {config.vocab_size}; vocabulary and model do not belong together"
-                )
+                raise UserError(f"the prompt holds token {token} but the model has {config.vocab_size}; "
+                                "vocabulary and model do not belong together")
         self.settings = settings.check()
         self.random = random.Random(seed)
-        self.stop_id = stop_id
+        self.stop_ids = frozenset(stop_ids)
         self.left = settings.max_new_tokens
-        self.seen = torch.zeros(
-            config.vocab_size, dtype=torch.bool, device=model.model.embed_tokens.weight.device
-        )
+        device = model.model.embed_tokens.weight.device
+        self.seen = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)           # (V,)
         self.seen[ids] = True
 
     def choose(self, logits: Tensor) -> int:
-        """Draw a token from `filtered(logits)` (V,): the first whose cumulated probability exceeds a uniform
-        number in [0, 1).
+        """Draw a token from `filtered(logits)`, logits (V,).
+
+        It is the first token whose cumulated probability exceeds a uniform random number in [0, 1).
         """
         logits = filtered(logits.float(), self.seen, self.settings)                           # (V,)
         if not math.isfinite(logits.max()):
@@ -186,47 +171,43 @@ class Row:
             point = self.random.random() * cumulated[-1:]                                     # (1,)
             token = int(torch.searchsorted(cumulated, point, right=True))
         self.seen[token] = True
-        self.left = 0 if token == self.stop_id else self.left - 1
+        self.left = 0 if token in self.stop_ids else self.left - 1
         return token
 
 
 # --------------------------------------------------------------------------------------------------- decoding
 
-Step = Callable[[Tensor, KVCache], Tensor]              # newest tokens (B, 1) and the cache -> logits (B, V)
+# The newest tokens (B, 1) and the cache -> the logits (B, V) of the tokens after them.
+NextLogits = Callable[[Tensor, KVCache], Tensor]
 
 
 @torch.inference_mode()
 def decode(
-    model: Llama, ids: list[int], rows: list[Row], step: Step | None = None
+    model: Llama, ids: list[int], draws: list[Draw], next_logits: NextLogits | None = None
 ) -> Iterator[tuple[list[int | None], Tensor]]:
-    """Continue one prompt in B rows. Yields, for each position, the rows' tokens (None for a row that is
-    done) and the logits (B, V) they came from.
+    """Continue one prompt in B rows. Yields at each position the rows' tokens and their logits (B, V).
 
-    The prompt is read in one pass; then `step` (None: the model itself) does one position at a time. The
-    cache is allocated once, for the longest row. Ends when all rows have their tokens or their `stop_id`, or
-    at `max_position_embeddings`.
+    The token of a row that has ended is None. One forward pass reads the prompt; then `next_logits` (default:
+    the model itself) computes one position at a time. The cache is allocated once, for the longest row. Ends
+    when every row has its tokens or a stop token, or at `max_position_embeddings`.
     """
-    config, device, dtype = (
-        model.config,
-        model.model.embed_tokens.weight.device,
-        model.model.embed_tokens.weight.dtype,
-    )
-    length = min(config.max_position_embeddings, len(ids) + max(row.left for row in rows))
-    prompt, cache = (KVCache(config, B, T, device, dtype) for B, T in ((1, len(ids)), (len(rows), length)))
+    config, embedding = model.config, model.model.embed_tokens.weight
+    device, dtype = embedding.device, embedding.dtype
+    T, B = len(ids), len(draws)
+    length = min(config.max_position_embeddings, T + max(draw.left for draw in draws))
+    prompt, cache = KVCache(config, 1, T, device, dtype), KVCache(config, B, length, device, dtype)
     hidden = model.model(torch.tensor([ids], device=device), prompt)                          # (1, T, D)
-    logits = model.project(hidden[:, -1]).expand(len(rows), -1)  # (B, V)
-    cache.keys[..., : len(ids), :], cache.values[..., : len(ids), :], cache.length = (
-        prompt.keys,
-        prompt.values,
-        len(ids),
-    )
-    for _ in range(length - len(ids)):
-        tokens = [row.choose(logits[i]) if row.left else None for i, row in enumerate(rows)]
+    logits = model.project(hidden[:, -1]).expand(B, -1)                                       # (B, V)
+    cache.keys[..., :T, :] = prompt.keys                             # the same prompt for every row
+    cache.values[..., :T, :] = prompt.values
+    cache.length = T
+    for _ in range(length - T):
+        tokens = [draw.choose(logits[i]) if draw.left else None for i, draw in enumerate(draws)]
         yield tokens, logits
-        if not any(row.left for row in rows):
+        if not any(draw.left for draw in draws):
             return
         newest = torch.tensor([[token or 0] for token in tokens], device=device)              # (B, 1)
-        logits = step(newest, cache) if step else model(newest, cache)[:, -1]                 # (B, V)
+        logits = next_logits(newest, cache) if next_logits else model(newest, cache)[:, -1]   # (B, V)
 
 
 def generate(
@@ -240,190 +221,44 @@ def generate(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
-    stop_id: int | None = None,
-    step: Step | None = None,
+    stop_id: int | Collection[int] | None = None,
+    next_logits: NextLogits | None = None,
 ) -> list[int]:
-    """The new ids that continue `ids`, at most `max_new_tokens`, without `stop_id`, which ends them.
+    """The new ids that continue `ids`, at most `max_new_tokens`.
 
-    Temperature 0 is greedy. The same seed gives the same ids; None draws one. Ends at
-    `max_position_embeddings`. Raises UserError as `Row`.
+    Temperature 0 is greedy. The same seed gives the same ids; None draws a seed. `stop_id`, one id or a set,
+    ends the text and is not returned. Ends at `max_position_embeddings`. Raises UserError as `Draw` does.
     """
-    settings = Settings(temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens)
-    row = Row(model, ids, settings, random.randrange(2**32) if seed is None else seed, stop_id)
-    new = [tokens[0] for tokens, _ in decode(model, ids, [row], step)]
-    return new[:-1] if new and new[-1] == stop_id else new
-
-
-# ---------------------------------------------------------------------------------------- prompts and answers
-
-@dataclass(frozen=True)
-class Source:
-    """A model that can be asked: its weights and the step that decodes with them, its tokenizer, and the
-    settings recommended for it.
-    """
-
-    name: str
-    folder: Path
-    model: Llama
-    step: Step
-    tokenizer: Tokenizer
-    settings: Settings
-
-
-def open_source(
-    run_or_folder: str | Path | None = None, weights: str = "fp32", device: str = "cpu"
-) -> Source:
-    """Load a run's best model or any folder of the Llama layout; without a name the newest run. Raises
-    UserError for what cannot be used.
-    """
-    from sampling.weights import quantized
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; leave the flag out to use the CPU")
-    folder = find_run(run_or_folder)
-    vocabulary = tokenizer.load(folder)
-    model, step = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
-    if vocabulary.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"{folder}: the vocabulary has {vocabulary.vocab_size} tokens, the model {model.config.vocab_size}: not of one training"
-        )
-    name = (
-        folder.resolve().parent.name
-        if folder.name.split(".")[0] in ("best", "last")
-        else folder.resolve().name
-    )
-    return Source(name, folder, model, step, vocabulary, recommended(model.config))
-
-
-@dataclass
-class Answer:
-    """What a model has said so far to one prompt; `ended` by the separator, not by the length."""
-
-    settings: Settings
-    seed: int
-    text: str = ""
-    ids: list[int] = dataclasses.field(default_factory=list)
-    ended: bool = False
-
-
-def respond(source: Source, prompt: str, rows: list[tuple[Settings, int]]) -> Iterator[list[Answer]]:
-    """Continue `prompt` once for each (settings, seed). Yields the growing answers before the first and after
-    each token.
-
-    The prompt is encoded as the cards do, without a separator before it; an empty one stands for the start of
-    a document, the separator alone. A text ends where its characters are whole: the bytes of one character
-    may come from several tokens.
-    """
-    model, vocabulary = source.model, source.tokenizer
-    ids = vocabulary.encode(prompt, document=True) or [vocabulary.eos_id]
-    answers = [Answer(settings, seed) for settings, seed in rows]
-    streams = [vocabulary.stream() for _ in rows]
-    for stream in streams:
-        stream.feed(ids)
-    # refuses a prompt that the model cannot read
-    unfinished = [Row(model, ids, *row, vocabulary.eos_id) for row in rows]
-    yield answers
-    for tokens, _ in decode(model, ids, unfinished, source.step):
-        for answer, stream, token in zip(answers, streams, tokens):
-            answer.ended |= token == vocabulary.eos_id
-            if token is not None and not answer.ended:
-                answer.ids.append(token)
-                answer.text += stream.feed([token])
-        yield answers
-
-
-def say(
-    source: Source,
-    prompt: str,
-    rows: list[tuple[Settings, int]],
-    show: str | None = None,
-    stop: str | None = None,
-) -> dict:
-    """Let a model answer. With `show` the first answer appears on the terminal as it is made, after `show`.
-    Returns what history and --json keep.
-    """
-    from sampling import history
-    began, shown = time.perf_counter(), 0
-    for answers in respond(source, prompt, rows):
-        text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
-        if show is not None:
-            print(show + text[shown:], end="", flush=True)
-            show, shown = "", len(text)
-        if found:
-            answers[0].text = text
-            break
-    return history.remember(source, prompt, answers, time.perf_counter() - began)
-
-
-def sweep(source: Source, prompt: str, settings: Settings, seed: int, temperatures: list[float]) -> None:
-    """Answer one prompt at several temperatures, with the same random numbers, and show where the answers
-    part.
-    """
-    rows = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in temperatures]
-    texts = [answer["text"] for answer in say(source, prompt, rows)["answers"]]
-    from sampling.columns import side_by_side, where_they_part
-
-    print(
-        side_by_side(
-            [f"temperature {value:g}\n{text}" for value, text in zip(temperatures, texts)],
-            shutil.get_terminal_size().columns,
-        )
-    )
-    print(f"\nthe same seed {seed}; {where_they_part(texts)}")
-
-
-def chat_prompt(turns: list[tuple[str, str]]) -> str:
-    """The cards' template: each message's role between <| and |>, then its content; at the end the
-    assistant's tag.
-    """
-    return "".join(f"<|{role}|>{content}" for role, content in turns) + "<|assistant|>"
-
-
-def recent(source: Source, turns: list[tuple[str, str]], settings: Settings) -> list[tuple[str, str]]:
-    """`turns` without the oldest questions and answers, so that an answer of `max_new_tokens` fits in the
-    context after them.
-    """
-    room = source.model.config.max_position_embeddings - settings.max_new_tokens
-    while len(turns) > 1 and len(source.tokenizer.encode(chat_prompt(turns), document=True)) > room:
-        turns = turns[2:]
-    return turns
-
-
-def chat(source: Source, settings: Settings, seed: int) -> None:
-    """Talk in turns until an empty line; the oldest turns are forgotten when the context is full."""
-    print(BASE_MODEL, "An empty line ends the chat.")
-    turns = []
-    print("you> ", end="", flush=True)
-    while sys.stdin and (said := sys.stdin.readline().strip()):
-        turns = recent(source, [*turns, ("user", said)], settings)
-        record = say(source, chat_prompt(turns), [(settings, seed + len(turns))], show="", stop="<|")
-        turns.append(("assistant", record["answers"][0]["text"]))
-        print("\nyou> ", end="", flush=True)
-    print()
+    settings = SampleSettings(temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens)
+    stop_ids = () if stop_id is None else [stop_id] if isinstance(stop_id, int) else stop_id
+    draw = Draw(model, ids, settings, random.randrange(2**32) if seed is None else seed, stop_ids)
+    new = [tokens[0] for tokens, _ in decode(model, ids, [draw], next_logits)]
+    return new[:-1] if new and new[-1] in draw.stop_ids else new
 
 
 # ----------------------------------------------------------------------------------------------- command line
 
-def numbers(text: str) -> list[float]:
+def temperatures(text: str) -> list[float]:
     """"0.3,0.7" -> [0.3, 0.7]."""
     return [float(part) for part in text.split(",")]
 
 
 @dataclass(frozen=True)
-class Options:
-    """The flags that are not Settings."""
+class SampleFlags:
+    """The flags that are not SampleSettings."""
 
     preset: str = flag("balanced", "a bundle of temperature, top-p and length", choices=list(PRESETS))
     seed: int | None = flag(
-        None, "the same seed gives the same text (default: a new one each time, shown at the end)"
+        None, "the same seed gives the same text (default: a new one each time, printed at the end)"
     )
     n: int = flag(1, "how many answers; row i has seed + i, and is the same alone")
-    prompt_file: str | None = flag(None, "read the prompt from this file; - reads it from standard input")
+    prompt_file: str | None = flag(None, "read the prompt from this file; - reads standard input")
     json: bool = flag(False, "print one JSON object with texts, settings and times")
-    history: bool = flag(False, "print the prompts and answers so far, and end")
+    history: bool = flag(False, "print the prompts and answers so far, and stop")
     sweep: str | None = flag(
-        None, "answer at several temperatures, for instance 0.3,0.7,1.1", type=numbers, metavar="T,T,T"
+        None, "answer at several temperatures, for instance 0.3,0.7,1.1", type=temperatures, metavar="T,T,T"
     )
-    chat: bool = flag(False, "talk in turns (a base model is no assistant)")
+    chat: bool = flag(False, "talk in turns (a base model is not an assistant)")
     explore: str | None = flag(
         None, "write a page that shows each token's probability and alternatives", metavar="FILE.html"
     )
@@ -439,22 +274,22 @@ class Options:
         "fp32", "how the weights are stored while decoding", choices=["fp32", "bf16", "int8", "int8-dynamic"]
     )
     device: str = flag("cpu", "where to compute", choices=["cpu", "cuda"])
-    run: str | None = None                                        # RUN as it was given: no flag
 
 
-EXAMPLES = """  python sample.py                                       continue a standard prompt with the newest run
+EXAMPLES = """\
+  python sample.py                                       continue a standard prompt with the newest run
   python sample.py "Once upon a time" --temperature 0    the same text each time
   python sample.py runs/20m "Water is" --preset focused --n 3
   python sample.py runs/20m --sweep 0.3,0.7,1.1
   echo "Water is" | python sample.py"""
-BASE_MODEL = "A base model continues text; it is no assistant and was never taught to answer."
 PROMPT = "Once upon a time"                 # one of the cards' own
-VIEWS = {"explore": "sampling.explore", "arena": "sampling.arena", "draft": "sampling.speculate"}
 
 
 def main() -> int | None:
-    """The command line."""
-    from sampling.prompt import check_together, run_and_prompt
+    """Parse the flags, open the model, answer in the way that was asked for."""
+    from sampling.answers import load_model_of                                # rooms above: only main may
+    from sampling.terminal import check_together, place_and_prompt, say, sweep
+
     parser = Parser("Continue a text with a trained model.", EXAMPLES)
     parser.add_argument(
         "run", nargs="?", help="run folder or Llama-layout model folder (default: the newest under runs/)"
@@ -462,49 +297,47 @@ def main() -> int | None:
     parser.add_argument(
         "prompt", nargs="?", help=f"the text to continue; - reads standard input (default: {PROMPT!r})"
     )
-    add_flags(parser, Settings)
-    add_flags(parser, Options)
+    add_flags(parser, SampleSettings)
+    add_flags(parser, SampleFlags)
     given = vars(parser.parse_args())
     first, second = given.pop("run"), given.pop("prompt")
-    chosen = {
-        field.name: given.pop(field.name) for field in dataclasses.fields(Settings) if field.name in given
-    }
+    names = {field.name for field in dataclasses.fields(SampleSettings)}
+    chosen = {name: given.pop(name) for name in names & set(given)}
     check_together(given)
-    options = Options(**given)
-    place, prompt = run_and_prompt(first, second, options.prompt_file, None if options.chat else PROMPT)
-    if options.web:
+    flags = SampleFlags(**given)
+    place, prompt = place_and_prompt(first, second, flags.prompt_file, None if flags.chat else PROMPT)
+    if flags.web:
         from sampling import web
         return web.serve(place, prompt)
-    if options.history:
+    if flags.history:
         from sampling import history
-        return history.show(find_run(place), options.json)
-    source = open_source(place, options.weights, options.device)
-    settings = dataclasses.replace(source.settings, **{**PRESETS[options.preset], **chosen}).check()
-    seed = random.randrange(2**32) if options.seed is None else options.seed
-    for flag_name, module in VIEWS.items():
-        if getattr(options, flag_name):
-            return importlib.import_module(module).show(
-                source, prompt, settings, seed, dataclasses.replace(options, run=place)
-            )
-    if options.chat:
-        return chat(source, settings, seed)
-    if options.sweep:
-        return sweep(source, prompt, settings, seed, options.sweep)
-    alone = options.n == 1 and not options.json
-    record = say(
-        source,
-        prompt,
-        [(settings, seed + i) for i in range(options.n)],
-        show=colour(prompt, "2") if alone else None,
-    )
-    if options.json:
+        return history.show(find_run(place), flags.json)
+    loaded = load_model_of(place, flags.weights, flags.device)
+    settings = dataclasses.replace(loaded.settings, **{**PRESETS[flags.preset], **chosen}).check()
+    seed = random.randrange(2**32) if flags.seed is None else flags.seed
+    if flags.explore:
+        from sampling import explore
+        return explore.show(loaded, prompt, settings, seed, flags.explore)
+    if flags.arena:
+        from sampling import arena
+        return arena.show(loaded, prompt, settings, seed, flags.arena, flags.blind, place)
+    if flags.draft:
+        from sampling import speculate
+        return speculate.show(loaded, prompt, settings, seed, load_model_of(flags.draft, device=flags.device))
+    if flags.chat:
+        from sampling import chat
+        return chat.chat(loaded, settings, seed)
+    if flags.sweep:
+        return sweep(loaded, prompt, settings, seed, flags.sweep)
+    alone = flags.n == 1 and not flags.json
+    draws = [(settings, seed + i) for i in range(flags.n)]
+    record = say(loaded, prompt, draws, show=colour(prompt, "2") if alone else None)
+    if flags.json:
         print(json.dumps(record, ensure_ascii=False))
-    for answer in record["answers"] if not alone and not options.json else []:
+    for answer in record["answers"] if not alone and not flags.json else []:
         print(colour(f"--- seed {answer['seed']}", "2"), prompt + answer["text"], sep="\n")
-    speed = (
-        f"{record['tokens']} tokens in {record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s"
-    )
-    print(f"\n{source.name}: {speed}, seed {seed}", file=sys.stderr)
+    speed = f"{record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s"
+    print(f"\n{loaded.name}: {record['tokens']} tokens in {speed}, seed {seed}", file=sys.stderr)
     return 0
 
 

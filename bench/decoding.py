@@ -30,10 +30,11 @@ from torch import Tensor
 import evaluate
 import tokenizer
 from common import Parser, UserError, run
-from sampling.fast_step import FastStep
+from sampling.fast_decoder import FastDecoder
 from sampling.weights import FORMS, bytes_read, quantized
 from model import SIZES, Llama, ModelConfig
-from sample import Row, Settings, Step, decode, open_source
+from sample import Draw, NextLogits, SampleSettings, decode
+from sampling.answers import load_model_of
 
 
 def memory_bandwidth(device: str, megabytes: int = 512) -> float:
@@ -55,14 +56,12 @@ def cache_bytes(config: ModelConfig, context: int) -> int:
     return context * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
 
 
-def our_seconds(model: Llama, step: Step | None, ids: list[int], tokens: int) -> float:
+def our_seconds(model: Llama, step: NextLogits | None, ids: list[int], tokens: int) -> float:
     """Seconds per token of `sample.decode`, greedy, from the end of the first new token to the end of the
     last.
     """
-    row = Row(
-        model, ids, Settings(temperature=0, top_p=1, repetition_penalty=1, max_new_tokens=tokens), seed=0
-    )
-    ends = [time.perf_counter() for _ in decode(model, ids, [row], step)]
+    greedy = SampleSettings(temperature=0, top_p=1, repetition_penalty=1, max_new_tokens=tokens)
+    ends = [time.perf_counter() for _ in decode(model, ids, [Draw(model, ids, greedy, seed=0)], step)]
     assert len(ends) == tokens
     return (ends[-1] - ends[0]) / (tokens - 1)
 
@@ -113,7 +112,7 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
         "plain step fp32": (lambda: our_seconds(model, None, ids, tokens), read["fp32"]),
     }
     if device == "cuda":
-        eager = FastStep(model)
+        eager = FastDecoder(model)
         ways["fast step fp32"] = (lambda: our_seconds(model, eager, ids, tokens), read["fp32"])
     for form in forms:
         stored, step = quantized(Llama.from_pretrained(folder).to(device).eval(), form)
@@ -142,7 +141,7 @@ def losses(run_folder: str, text: str) -> None:
     base = None
     print(f"\n{'weights':14}{'loss':>9}{'cost':>9}")
     for form in FORMS:
-        source = open_source(run_folder, form)
+        source = load_model_of(run_folder, form)
         loss = evaluate.perplexity(source.model, source.tokenizer, text)["loss"]
         base = loss if base is None else base
         print(f"{form:14}{loss:9.4f}{loss - base:+9.4f}", flush=True)
@@ -183,7 +182,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if args.run:
-            folder = open_source(args.run).folder
+            folder = load_model_of(args.run).folder
         else:
             Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=tokenizer.load().eos_id)
         for context in args.contexts:

@@ -29,7 +29,8 @@ import matplotlib.pyplot as plt
 
 import params
 from model import KVCache
-from sample import Row, Settings, filtered, generate, open_source
+from sample import Draw, SampleSettings, filtered, generate
+from sampling.answers import load_model_of
 
 # %% [markdown]
 # ## A model to look at
@@ -42,7 +43,7 @@ from sample import Row, Settings, filtered, generate, open_source
 # %%
 torch.manual_seed(11)                                       # the seed of everything random in this lesson
 run = trained_run()
-source = open_source(run)
+source = load_model_of(run)
 model, words = source.model, source.tokenizer
 own = run.parent.name != "lessons"                          # a run of the reader
 print(f"{params.count(model.config)['total']:,} parameters, a vocabulary of {words.vocab_size:,}")
@@ -160,7 +161,7 @@ none_seen = torch.zeros(len(logits), dtype=torch.bool)
 def reshaped(**settings):
     """The distribution that is drawn from under these settings; everything else is switched off."""
     plain = dict(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
-    return torch.softmax(filtered(logits, none_seen, Settings(**{**plain, **settings})), dim=0)
+    return torch.softmax(filtered(logits, none_seen, SampleSettings(**{**plain, **settings})), dim=0)
 
 
 cases = {
@@ -217,10 +218,10 @@ assert torch.allclose(by_hand, reshaped(top_p=0.9), atol=1e-5)
 
 draws = 300 if FAST else 2000
 counts = torch.zeros(len(logits))
-drawing = Settings(
+drawing = SampleSettings(
     temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, repetition_penalty=1.0, max_new_tokens=draws
 )
-row = Row(model, ids, drawing, seed=11)
+row = Draw(model, ids, drawing, seed=11)
 for _ in range(draws):
     counts[row.choose(logits)] += 1
 gap = float((counts / draws - by_hand).abs().max())

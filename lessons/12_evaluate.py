@@ -35,7 +35,7 @@ import evaluate
 import tokenizer
 from data import Corpus
 from model import Llama
-from sample import open_source
+from sampling.answers import load_model_of
 
 # %% [markdown]
 # ## Perplexity, and bits per byte
@@ -59,7 +59,7 @@ from sample import open_source
 # %%
 torch.manual_seed(12)                                       # the seed of everything random in this lesson
 run = trained_run()
-source = open_source(run)
+source = load_model_of(run)
 model, words = source.model, source.tokenizer
 
 folder = corpus("math")

@@ -22,7 +22,7 @@ from typing import Any
 from common import Parser, atomic_write, newest_run, run, sha256_file
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
 from publishing.run_numbers import Run, numbers, read_run
-from sample import Settings, recommended
+from sample import SampleSettings, recommended
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
@@ -226,7 +226,7 @@ To publish and to serve (commands given for convenience, **not run here**):
 {fenced(serve, "sh")}"""
 
 
-def gallery_section(samples: list[Sample], settings: Settings, found: dict[str, Any]) -> str:
+def gallery_section(samples: list[Sample], settings: SampleSettings, found: dict[str, Any]) -> str:
     shown = []
     for sample in samples:
         end = "ended by itself" if sample.ended else f"cut after {len(sample.tokens)} tokens"

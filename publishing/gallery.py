@@ -10,7 +10,7 @@ import torch
 
 import tokenizer
 from model import KVCache, Llama
-from sample import Row, Settings
+from sample import Draw, SampleSettings
 
 # The kinds of prompt that the cards show; the wording is ours.
 PROMPTS = {
@@ -27,9 +27,9 @@ PROMPTS = {
 }
 # The cards' settings for their own galleries. Portimbria's are 40 tokens for three of its prompts and 350 for
 # two.
-STENTOR3 = Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=200)
-STENTOR2 = Settings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=45)
-GALLERY = {"150m": Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.15, max_new_tokens=40),
+STENTOR3 = SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=200)
+STENTOR2 = SampleSettings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=45)
+GALLERY = {"150m": SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.15, max_new_tokens=40),
            **dict.fromkeys(("12m", "30m", "12m-v1", "30m-v1"), STENTOR2)}
 SEED = 0
 
@@ -57,7 +57,7 @@ def loops(tokens: list[int]) -> bool:
 
 @torch.inference_mode()
 def continuations(
-    model: Llama, prompts: list[list[int]], settings: Settings, stop_id: int
+    model: Llama, prompts: list[list[int]], settings: SampleSettings, stop_id: int
 ) -> list[list[int]]:
     """The new ids of one answer to each prompt, `stop_id` included where it ended one. All are decoded
     together: a step reads every weight once.
@@ -66,7 +66,7 @@ def continuations(
     only, so it does not matter where a row begins (Su et al. 2021, section 3.2.2).
     """
     width, B = max(map(len, prompts)), len(prompts)
-    rows = [Row(model, ids, settings, SEED, stop_id) for ids in prompts]
+    rows = [Draw(model, ids, settings, SEED, [stop_id]) for ids in prompts]
     new: list[list[int]] = [[] for _ in prompts]
     room = min(settings.max_new_tokens, model.config.max_position_embeddings - width)
     cache = KVCache(model.config, B, width + room)
@@ -88,7 +88,7 @@ def continuations(
     return new
 
 
-def gallery(folder: Path, settings: Settings) -> list[Sample]:
+def gallery(folder: Path, settings: SampleSettings) -> list[Sample]:
     """One answer of the model in `folder` to each prompt. The seed is fixed, so the same weights give the
     same gallery.
     """

@@ -2,9 +2,9 @@
 """Two models answer one prompt: `sample.py RUN PROMPT --arena OTHER [--blind]`.
 
 OTHER is a run, a folder of the Llama layout, any causal model folder that transformers loads (the cards
-compare with GPT-2, Pythia, OPT ...), or `random`: the models found here are paired by parameter count, at
-most twice as many for one as for the other, and a pair is drawn. With `--blind` the answers are A and B, in
-an order drawn anew, until you have voted. Votes are lines of `runs/arena.jsonl`; the score counts them.
+compare with GPT-2, Pythia, OPT and others), or `random`. Then a pair is drawn from the models found here, the
+larger with at most twice the parameters of the smaller. With `--blind` the answers are called A and B, in
+random order, until you have voted. Votes are lines of `runs/arena.jsonl`; the score counts them.
 """
 from __future__ import annotations
 
@@ -15,102 +15,97 @@ import random
 import shutil
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from common import UserError, colour, find_run, read_json
-from sampling.columns import side_by_side
-from sample import Options, Settings, Source, open_source, respond
+from sample import SampleSettings
+from sampling.answers import LoadedModel, load_model_of, respond
+from sampling.terminal import side_by_side
 
 SCORES = Path("runs") / "arena.jsonl"
 VOTES = {"a": "A is better", "b": "B is better", "t": "tie", "n": "both bad"}
-MATCH = 2.0  # a fair pair: the larger model has at most so many times the parameters of the smaller
-FOREIGN = threading.Lock()  # transformers draws from torch's one generator; two people at once take turns
+MATCH = 2.0  # a fair pair: the larger model has at most this many times the parameters of the smaller
+FOREIGN = threading.Lock()  # transformers draws from torch's global generator: one answer at a time
+# Buffers that some published weight files hold; they are not parameters.
+BUFFERS = ("attn.bias", "masked_bias", "inv_freq")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that answers: `answer(prompt, settings, seed)` yields the growing text, and at last all of it.
-    """
+    """A model that answers: `answer(prompt, settings, seed)` yields the growing text."""
 
     name: str
     parameters: int
-    answer: Callable[[str, Settings, int], Iterator[str]]
+    answer: Callable[[str, SampleSettings, int], Iterator[str]]
 
 
-def contender(source: Source) -> Contender:
+def contender(loaded: LoadedModel) -> Contender:
     """One of our own models."""
-    def answer(prompt: str, settings: Settings, seed: int) -> Iterator[str]:
-        for answers in respond(source, prompt, [(settings, seed)]):
+    def answer(prompt: str, settings: SampleSettings, seed: int) -> Iterator[str]:
+        for answers in respond(loaded, prompt, [(settings, seed)]):
             yield answers[0].text
 
-    return Contender(source.name, parameters_of(source.folder), answer)
+    return Contender(loaded.name, parameters_of(loaded.folder), answer)
 
 
 def open_contender(place: str | Path) -> Contender:
-    """A run or model folder; what is no plain Llama with a tokenizer goes to transformers. Raises UserError
-    for what neither loads.
+    """A run or model folder; what is not a plain Llama with a tokenizer is opened by transformers.
+
+    Raises UserError for a folder that neither can load.
     """
     folder = find_run(place)
     kind = read_json(folder / "config.json").get("model_type")
-    ours = any(
-        (folder / name).is_file() for name in ("tokenmonster.vocab", "tokenizer.json", "tokenizer.model")
-    )
-    if kind == "llama" and ours:
-        return contender(open_source(folder))
+    tokenizers = ("tokenmonster.vocab", "tokenizer.json", "tokenizer.model")
+    if kind == "llama" and any((folder / name).is_file() for name in tokenizers):
+        return contender(load_model_of(folder))
     return foreign(folder)
 
 
 def foreign(folder: Path) -> Contender:
-    """A causal model of any architecture, by transformers: from the folder alone, safetensors only, none of
-    its code is run.
+    """A causal model of any architecture, loaded by transformers.
+
+    From the folder alone, safetensors only; no code in the folder is run.
     """
     try:
         import transformers
     except ImportError:
-        raise UserError(
-            f"{folder}: no Llama with a tokenizer of this project; for others install transformers: pip install transformers"
-        ) from None
+        raise UserError(f"{folder}: not a Llama with a tokenizer of this project; "
+                        "for other models install transformers: pip install transformers") from None
     transformers.utils.logging.disable_progress_bar()
     options = {"local_files_only": True, "trust_remote_code": False}
+    load_model = transformers.AutoModelForCausalLM.from_pretrained
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, **options
-        ).eval()
-        speaker = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        model = load_model(folder, use_safetensors=True, dtype=torch.float32, **options).eval()
+        its_tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: transformers does not load this as a causal model: {str(error).strip().splitlines()[0]}"
-        ) from None
-    limit = getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", 1024
-    )
-    start = [token for token in (speaker.bos_token_id, speaker.eos_token_id, 0) if token is not None][0]
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder}: transformers does not load this as a causal model: {reason}") from None
+    config = model.config
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024)
+    starts = (its_tokenizer.bos_token_id, its_tokenizer.eos_token_id, 0)
+    start = next(token for token in starts if token is not None)      # what an empty prompt becomes
 
-    def answer(prompt: str, settings: Settings, seed: int) -> Iterator[str]:
+    def answer(prompt: str, settings: SampleSettings, seed: int) -> Iterator[str]:
         settings.check()
-        ids = speaker(prompt, add_special_tokens=False)["input_ids"] or [start]
+        ids = its_tokenizer(prompt)["input_ids"] or [start]           # with BOS where the model wants one
         if len(ids) > limit:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens for {folder.name}, which reads at most {limit}"
-            )
+            raise UserError(f"the prompt has {len(ids)} tokens for {folder.name}, "
+                            f"which reads at most {limit}")
         room = min(settings.max_new_tokens, limit - len(ids))
         if room <= 0:
             return
-        drawn = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "min_p": settings.min_p,
-        }
-        choice = {"do_sample": True, **drawn} if settings.temperature else {"do_sample": False}
+        choice = {"do_sample": False}
+        if settings.temperature:
+            names = ("temperature", "top_p", "top_k", "min_p")
+            choice = {"do_sample": True, **{name: getattr(settings, name) for name in names}}
         with FOREIGN, torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed % 2**63)
-            whole = model.generate(
+            new = model.generate(
                 torch.tensor([ids]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
                 max_new_tokens=room,
@@ -118,19 +113,19 @@ def foreign(folder: Path) -> Contender:
                 pad_token_id=start,
                 **choice,
             )[0]
-        before = speaker.decode(ids, skip_special_tokens=True)
-        yield speaker.decode(whole, skip_special_tokens=True)[len(before):]
+        before = its_tokenizer.decode(ids, skip_special_tokens=True)
+        yield its_tokenizer.decode(new, skip_special_tokens=True)[len(before):]
 
-    return Contender(
-        folder.resolve().name, sum(parameter.numel() for parameter in model.parameters()), answer
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Contender(folder.resolve().name, parameters, answer)
 
 
 # ------------------------------------------------------------------------------------------ models found here
 
 def models_here(root: str | Path = ".") -> list[Path]:
-    """The runs under `root`/runs, then every other model folder down to two levels below `root`, each in
-    alphabetical order.
+    """The runs under `root`/runs, then other model folders down to two levels below `root`.
+
+    Each in alphabetical order.
     """
     root = Path(root)
     runs = []
@@ -143,20 +138,17 @@ def models_here(root: str | Path = ".") -> list[Path]:
 
 
 def parameters_of(place: str | Path) -> int:
-    """The parameters of a run or model folder, from the headers of its weight files; 0 where they cannot be
-    read.
+    """The parameters of a run or model folder, from the headers of its weight files.
+
+    0 where they cannot be read.
     """
     total = 0
     try:
-        for file in find_run(place).glob("*.safetensors"):
-            if file.name.startswith("model"):
-                with safe_open(file, framework="pt") as tensors:
-                    names = [
-                        name
-                        for name in tensors.keys()
-                        if not name.endswith(("attn.bias", "masked_bias", "inv_freq"))
-                    ]
-                    total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+        for file in find_run(place).glob("model*.safetensors"):
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():
+                    if not name.endswith(BUFFERS):
+                        total += math.prod(tensors.get_slice(name).get_shape())
     except (UserError, SafetensorError, OSError, ValueError):
         return 0
     return total
@@ -168,7 +160,7 @@ def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = N
     pairs = [
         (a, b)
         for i, a in enumerate(places)
-        for b in places[i + 1 :]
+        for b in places[i + 1:]
         if 0 < max(sizes[a], sizes[b]) <= MATCH * min(sizes[a], sizes[b])
     ]
     if one is not None:
@@ -176,9 +168,8 @@ def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = N
         pairs = [pair for pair in pairs if wanted in [find_run(place).resolve() for place in pair]]
     if not pairs:
         found = ", ".join(f"{place} {size / 1e6:.1f}M" for place, size in sizes.items()) or "none"
-        raise UserError(
-            f"--arena random: no two models here are within a factor of {MATCH:g} in parameters (found: {found}); name one instead"
-        )
+        raise UserError(f"--arena random: no two models here are within a factor of {MATCH:g} in parameters "
+                        f"(found: {found}); name one instead")
     return rng.choice(pairs)
 
 
@@ -187,35 +178,33 @@ def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = N
 def remember_vote(prompt: str, a: str, b: str, vote: str) -> None:
     """Append one vote (a key of VOTES) to the score file."""
     SCORES.parent.mkdir(exist_ok=True)
+    record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "a": a, "b": b, "vote": vote, "prompt": prompt}
     with open(SCORES, "a", encoding="utf-8") as lines:
-        record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "a": a, "b": b, "vote": vote, "prompt": prompt}
         lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def score() -> list[tuple[str, int, int, int, int]]:
-    """(model, won, lost, ties, both bad) from all votes so far, the one that won most first. A broken line of
-    the file is left out.
+    """(model, won, lost, ties, both bad) from all votes so far, the model with most wins first.
+
+    Lines of the file that are not a vote are left out.
     """
+    columns = {"a": (0, 1), "b": (1, 0), "t": (2, 2), "n": (3, 3)}      # of A and of B
     table: dict[str, list[int]] = {}
-    for line in SCORES.read_text(encoding="utf-8", errors="replace").splitlines() if SCORES.is_file() else []:
+    text = SCORES.read_text(encoding="utf-8", errors="replace") if SCORES.is_file() else ""
+    for line in text.splitlines():
         try:
-            vote: dict[str, Any] = json.loads(line)
-            a, b, place = (
-                str(vote["a"]),
-                str(vote["b"]),
-                {"a": (0, 1), "b": (1, 0), "t": (2, 2), "n": (3, 3)}[vote["vote"]],
-            )
+            vote = json.loads(line)
+            names, places = (str(vote["a"]), str(vote["b"])), columns[vote["vote"]]
         except (ValueError, KeyError, TypeError):
             continue
-        for name, column in zip((a, b), place):
+        for name, column in zip(names, places):
             table.setdefault(name, [0, 0, 0, 0])[column] += 1
-    return sorted(
-        ((name, *counts) for name, counts in table.items()), key=lambda row: (-row[1], row[2], row[0])
-    )
+    rows = [(name, *counts) for name, counts in table.items()]
+    return sorted(rows, key=lambda row: (-row[1], row[2], row[0]))
 
 
 def ask() -> str | None:
-    """A vote from the terminal; None where no more input comes."""
+    """A vote from the terminal; None at the end of input."""
     choices = ", ".join(f"{key}: {words}" for key, words in VOTES.items())
     while True:
         try:
@@ -227,41 +216,41 @@ def ask() -> str | None:
 
 
 def last_of(texts: Iterator[str]) -> str:
-    """The whole answer."""
+    """The complete answer."""
     text = ""
     for text in texts:
         pass
     return text
 
 
-def show(source: Source, prompt: str, settings: Settings, seed: int, options: Options) -> None:
-    """Both answers side by side, with the same settings and seed; with --blind a vote, then the names and the
-    score.
+def show(
+    loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, other: str, blind: bool,
+    place: str | None,
+) -> None:
+    """Print both answers side by side, with the same settings and seed.
+
+    `other` is the second model or "random", which pairs the model at `place`, if one is given. With `blind`
+    ask for a vote, then print the names and the score.
     """
-    if options.arena == "random":
+    if other == "random":
         places = models_here()
-        if options.run is not None and Path(options.run) not in places:
-            places.append(Path(options.run))
-        pair = [open_contender(place) for place in draw_pair(places, random.Random(seed), options.run)]
+        if place is not None and Path(place) not in places:
+            places.append(Path(place))
+        pair = [open_contender(one) for one in draw_pair(places, random.Random(seed), place)]
     else:
-        pair = [contender(source), open_contender(options.arena)]
-    if options.blind:
+        pair = [contender(loaded), open_contender(other)]
+    if blind:
         random.shuffle(pair)
     headed = []
     for letter, player in zip("AB", pair):
-        began = time.perf_counter()
+        started = time.perf_counter()
         text = last_of(player.answer(prompt, settings, seed))
-        seconds = time.perf_counter() - began
-        title = (
-            letter
-            if options.blind
-            else f"{letter}: {player.name}, {player.parameters / 1e6:.1f}M parameters, {seconds:.1f} s"
-        )
-        headed.append(f"{title}\n\n{text}")
-    print(
-        colour(prompt, "2"), side_by_side(headed, shutil.get_terminal_size().columns), sep="\n\n", end="\n\n"
-    )
-    if not options.blind:
+        seconds = time.perf_counter() - started
+        title = f"{letter}: {player.name}, {player.parameters / 1e6:.1f}M parameters, {seconds:.1f} s"
+        headed.append(f"{letter if blind else title}\n\n{text}")
+    answers = side_by_side(headed, shutil.get_terminal_size().columns)
+    print(colour(prompt, "2"), answers, sep="\n\n", end="\n\n")
+    if not blind:
         return
     vote = ask()
     a, b = pair
@@ -270,8 +259,7 @@ def show(source: Source, prompt: str, settings: Settings, seed: int, options: Op
         print("no vote")
         return
     remember_vote(prompt, a.name, b.name, vote)
-    print(
-        f"{VOTES[vote]}. The score ({SCORES}):\n\n{'model':24}{'won':>6}{'lost':>6}{'ties':>6}{'both bad':>10}"
-    )
+    print(f"{VOTES[vote]}. The score ({SCORES}):\n")
+    print(f"{'model':24}{'won':>6}{'lost':>6}{'ties':>6}{'both bad':>10}")
     for name, won, lost, ties, bad in score():
         print(f"{name[:23]:24}{won:6}{lost:6}{ties:6}{bad:10}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One CUDA graph per token: the decoding step recorded once and replayed, on a CUDA GPU, in the place of
-`sampling.fast_step.FastStep`.
+`sampling.fast_decoder.FastDecoder`.
 
 A GPU does one position of a small model in less time than Python needs to start its some 250 operations. A
 graph keeps those starts: one call replays them all. It can do only the same work on the same memory again, so
@@ -17,15 +17,16 @@ import math
 import torch
 from torch import Tensor
 
-from sampling.fast_step import FastStep
+from sampling.fast_decoder import FastDecoder
 from model import KVCache
 
 FEWEST = 256                        # positions that the smallest graph reads
 
 
-class GraphStep(FastStep):
-    """`step(newest, cache)` as FastStep. Graphs belong to one cache: with another one they are recorded anew,
-    some milliseconds each.
+class GraphDecoder(FastDecoder):
+    """`decoder(newest, cache)` as FastDecoder.
+
+    Graphs belong to one cache. A new cache needs new graphs, which takes some milliseconds each.
     """
 
     cache: KVCache | None = None

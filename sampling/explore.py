@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the model thought at each token: `sample.py --explore FILE.html`.
+"""The token explorer, `sample.py --explore FILE.html`: what the model gave to each token it generated.
 
-Every generated token is coloured by the probability that the model itself gave it (softmax of the logits,
-before temperature, penalties and filters), with the eight tokens that it found most probable and the entropy
-of the whole distribution, in bits (Shannon 1948, section 6):
+For a token of probability p, in a vocabulary of V tokens (Shannon 1948, section 6):
 
-    H = -sum_v p_v log2 p_v          0: certain; log2 V: no idea
+    surprise = -log2 p bits                0: certain; log2 V: as surprising as a uniform guess
+    entropy  = -sum_v p_v log2 p_v bits    the mean surprise before the token is drawn
 
-The page is one file: no script, font or picture from anywhere else, and a Content-Security-Policy in its head
-that says so to the browser.
+p is the model's own: softmax of the logits, before temperature, penalties and filters. A token is coloured by
+its surprise as a share of log2 V, so that a small model shows its good guesses too; the bands of the cards'
+demo, which are probabilities, are the other choice.
+
+The page is one file. It needs no script, font or picture from elsewhere, and its Content-Security-Policy
+makes the browser refuse them.
 """
 from __future__ import annotations
 
@@ -21,85 +24,106 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common import UserError, atomic_write, colour
+from sample import Draw, SampleSettings, decode
 from sampling import history
+from sampling.answers import Answer, LoadedModel, prompt_ids, stop_ids_of
+from tokenizer import Tokenizer
 from tokenizing.view import names_of
-from sample import Answer, Options, Row, Settings, Source, decode
 
 ALTERNATIVES = 8
-# At least this probability -> name of the class on the page, colour on the terminal. The cards' demo: green
-# from 80%, red below 35%.
-BANDS = [
-    (0.80, "green", "30;48;5;114"),
-    (0.55, "yellow", "30;48;5;186"),
-    (0.35, "orange", "30;48;5;215"),
-    (0.0, "red", "30;48;5;210"),
-]
+# Name on the page -> colour on the terminal.
+COLOURS = {"green": "30;48;5;114", "yellow": "30;48;5;186", "orange": "30;48;5;215", "red": "30;48;5;210"}
+# Below this share of log2 V -> colour: a quarter of a uniform guess each.
+SURPRISE_BANDS = [(0.25, "green"), (0.50, "yellow"), (0.75, "orange"), (math.inf, "red")]
+# From this probability on -> colour: the cards' demo is green from 80% and red below 35%.
+PROBABILITY_BANDS = [(0.80, "green"), (0.55, "yellow"), (0.35, "orange"), (0.0, "red")]
 
 
 @dataclass(frozen=True)
-class Thought:
-    """One generated token: the text that it adds, its name, its probability and rank, the entropy in bits,
-    and the most probable tokens.
+class Choice:
+    """One token of the answer: its text and name, its probability, and the most probable tokens instead.
+
+    `share` is surprise / log2 V, `surprise` and `entropy` are in bits, `rank` 1 is the most probable token.
     """
 
     text: str
     name: str
     probability: float
+    surprise: float
+    share: float
     rank: int
     entropy: float
     best: list[tuple[str, float]]
 
 
-def band(probability: float) -> tuple[str, str]:
-    """(class on the page, ANSI colour) of a probability.
+def choice_of(logits: Tensor, token: int, text: str, tokenizer: Tokenizer) -> Choice:
+    """What logits (V,) say about `token`, which adds `text`."""
+    log_p = torch.log_softmax(logits.double(), dim=0)                                   # (V,)
+    p = log_p.exp()                                                                     # (V,)
+    best = torch.topk(p, min(ALTERNATIVES, len(p)))                                     # (8,)
+    name, *names = names_of(tokenizer, [token, *best.indices.tolist()])
+    surprise = float(-log_p[token]) / math.log(2)
+    entropy = max(0.0, float(-(p * log_p).nansum()) / math.log(2))                      # nansum: 0 log 0 is 0
+    rank = 1 + int((p > p[token]).sum())
+    share = surprise / math.log2(len(p))
+    alternatives = list(zip(names, best.values.tolist()))
+    return Choice(text, name, float(p[token]), surprise, share, rank, entropy, alternatives)
 
-    >>> band(0.8)[0], band(0.349)[0]
-    ('green', 'red')
+
+def explore(
+    loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int
+) -> tuple[list[Choice], Answer]:
+    """Answer `prompt` as `answers.respond` does; return a Choice for each token, and the answer.
+
+    The stop token has a Choice too.
     """
-    return next((name, code) for least, name, code in BANDS if probability >= least)
-
-
-def legend() -> list[tuple[str, str, str]]:
-    """(class, ANSI colour, words) of each band."""
-    return [
-        (name, code, f"from {least:.0%}" if least else f"below {BANDS[-2][0]:.0%}")
-        for least, name, code in BANDS
-    ]
-
-
-def think(source: Source, prompt: str, settings: Settings, seed: int) -> tuple[list[Thought], Answer]:
-    """Answer `prompt` as `sample.respond` does, and keep what the model thought at each token, the document's
-    end included.
-    """
-    vocabulary = source.tokenizer
-    ids = vocabulary.encode(prompt, document=True) or [vocabulary.eos_id]
-    row, stream = Row(source.model, ids, settings, seed, vocabulary.eos_id), vocabulary.stream()
+    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), stop_ids_of(loaded.tokenizer)
+    draw, stream = Draw(loaded.model, ids, settings, seed, stop_ids), loaded.tokenizer.stream()
     stream.feed(ids)
-    answer, thoughts = Answer(settings, seed), []
-    for (token,), logits in decode(source.model, ids, [row], source.step):
-        log_p = torch.log_softmax(logits[0].double(), dim=0)                            # (V,)
-        p = log_p.exp()                                                                 # (V,)
-        best = torch.topk(p, min(ALTERNATIVES, len(p)))                                 # (8,)
-        answer.ended = token == vocabulary.eos_id
+    answer, choices = Answer(settings, seed), []
+    for (token,), logits in decode(loaded.model, ids, [draw], loaded.next_logits):
+        answer.ended = token in stop_ids
         text = "" if answer.ended else stream.feed([token])
-        names = names_of(vocabulary, [token, *best.indices.tolist()])
-        entropy = max(0.0, float(-(p * log_p).nansum()) / math.log(2))                  # nansum: 0 log 0 is 0
-        rank = 1 + int((p > p[token]).sum())
-        thoughts.append(
-            Thought(
-                text, names[0], float(p[token]), rank, entropy, list(zip(names[1:], best.values.tolist()))
-            )
-        )
+        choices.append(choice_of(logits[0], token, text, loaded.tokenizer))
         if not answer.ended:
             answer.ids.append(token)
             answer.text += text
-    return thoughts, answer
+    return choices, answer
+
+
+def colour_by_surprise(share: float) -> str:
+    """The colour of a share of log2 V.
+
+    >>> colour_by_surprise(0.1), colour_by_surprise(1.2)
+    ('green', 'red')
+    """
+    return next(name for below, name in SURPRISE_BANDS if share < below)
+
+
+def colour_by_probability(probability: float) -> str:
+    """The colour of a probability, by the cards' bands.
+
+    >>> colour_by_probability(0.8), colour_by_probability(0.349)
+    ('green', 'red')
+    """
+    return next(name for least, name in PROBABILITY_BANDS if probability >= least)
+
+
+def surprise_legend() -> list[tuple[str, str]]:
+    """(colour, words) of each band of surprise."""
+    return [(name, f"below {below:.0%}" if below < 1 else "more") for below, name in SURPRISE_BANDS]
+
+
+def probability_legend() -> list[tuple[str, str]]:
+    """(colour, words) of each band of probability."""
+    return [(name, f"from {least:.0%}" if least else "less") for least, name in PROBABILITY_BANDS]
 
 
 def percent(probability: float) -> str:
-    """A probability for people: 43%, 0.3%, <0.1%."""
+    """A probability as text: 43%, 0.3%, <0.1%."""
     if probability < 0.001:
         return "<0.1%"
     return f"{probability:.1%}" if probability < 0.1 else f"{probability:.0%}"
@@ -107,174 +131,226 @@ def percent(probability: float) -> str:
 
 # --------------------------------------------------------------------------------------------------- terminal
 
-def in_terminal(prompt: str, thoughts: list[Thought], width: int) -> str:
-    """The coloured text, then a line for each token: probability, rank, entropy, and as many alternatives as
-    fit.
-    """
-    text = "".join(colour(thought.text or thought.name, band(thought.probability)[1]) for thought in thoughts)
-    bands = " ".join(colour(f" {name} {words} ", code) for name, code, words in legend())
+def in_terminal(prompt: str, choices: list[Choice], width: int) -> str:
+    """The coloured text, then a line for each token, with as many alternatives as fit into `width`."""
+    codes = [COLOURS[colour_by_surprise(choice.share)] for choice in choices]
+    text = "".join(colour(choice.text or choice.name, code) for choice, code in zip(choices, codes))
+    legend = " ".join(colour(f" {words} ", COLOURS[name]) for name, words in surprise_legend())
     lines = [
         colour(prompt, "2") + text,
         "",
-        bands,
+        f"surprise, as a share of a uniform guess: {legend}",
         "",
-        f"{'token':16}{'prob.':>6}{'rank':>6}{'bits':>6}  most probable",
+        f"{'token':16}{'prob.':>6}{'bits':>6}{'rank':>6}  most probable",
     ]
-    for thought in thoughts:
-        line = (
-            f"{thought.name[:15]:16}{percent(thought.probability):>6}{thought.rank:6}{thought.entropy:6.1f} "
-        )
+    for choice, code in zip(choices, codes):
+        start = f"{choice.name[:15]:16}{percent(choice.probability):>6}"
+        line = f"{start}{choice.surprise:6.1f}{choice.rank:6} "
         others = ""
-        for name, probability in thought.best:
+        for name, probability in choice.best:
             more = f" {name} {percent(probability)}"
             if len(line) + len(others) + len(more) > width:
                 break
             others += more
-        lines.append(colour(line[:22], band(thought.probability)[1]) + line[22:] + others)
+        lines.append(colour(start, code) + line[len(start):] + others)
     return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------------- page
 
 STYLE = """
-:root{color-scheme:light dark;--paper:#fdfdfc;--ink:#1b1b1b;--soft:#5c5c5c;--line:#cfcfcf;--panel:#f3f3f1;
---green:#a6e3ae;--yellow:#ece59b;--orange:#fbc98d;--red:#f7aaa2;--bar:#4a6fa5}
-@media (prefers-color-scheme:dark){:root{--paper:#16181a;--ink:#ececec;--soft:#a9a9a9;--line:#43474b;--panel:#212427;
---green:#1f5f33;--yellow:#5d5712;--orange:#7a4811;--red:#7d2a26;--bar:#8db4ea}}
+:root{
+  color-scheme:light dark;
+  --paper:light-dark(#fdfdfc,#16181a); --ink:light-dark(#1b1b1b,#ececec); --soft:light-dark(#5c5c5c,#a9a9a9);
+  --line:light-dark(#cfcfcf,#43474b); --panel:light-dark(#f3f3f1,#212427); --bar:light-dark(#4a6fa5,#8db4ea);
+  --green:light-dark(#a6e3ae,#1f5f33); --yellow:light-dark(#ece59b,#5d5712);
+  --orange:light-dark(#fbc98d,#7a4811); --red:light-dark(#f7aaa2,#7d2a26)
+}
+:root[data-theme=light]{color-scheme:light}
+:root[data-theme=dark]{color-scheme:dark}
 *{box-sizing:border-box}
 html{scroll-padding-bottom:17rem}
-body{margin:0 auto;max-width:60rem;padding:1rem 1rem 1.5rem;background:var(--paper);color:var(--ink);font:1rem/1.6 system-ui,sans-serif}
-h1{font-size:1.25rem;margin:.2rem 0}
+body{
+  margin:0 auto; max-width:60rem; padding:1rem 1rem 1.5rem;
+  background:var(--paper); color:var(--ink); font:1rem/1.6 system-ui,sans-serif
+}
+h1{font-size:1.25rem; margin:.2rem 0}
 p{margin:.4rem 0}
-.soft{color:var(--soft);font-size:.9rem}
-.legend{display:flex;flex-wrap:wrap;gap:.3rem .4rem}
-.legend span{padding:.1rem .5rem;border-radius:.25rem}
-#text{margin:1rem 0;font:1.1rem/2 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
+.soft{color:var(--soft); font-size:.9rem}
+fieldset{border:0; margin:.6rem 0; padding:0; display:grid; gap:.4rem}
+fieldset div{display:flex; flex-wrap:wrap; gap:.3rem .4rem; align-items:baseline}
+fieldset label{margin-right:.3rem}
+fieldset span{padding:.1rem .5rem; border-radius:.25rem; font-size:.9rem}
+#text{margin:1rem 0; font:1.1rem/2 ui-monospace,monospace; white-space:pre-wrap; overflow-wrap:anywhere}
 #text .prompt{color:var(--soft)}
-#text button{font:inherit;color:inherit;border:0;border-radius:.2rem;margin:0 1px;padding:.1rem 0;cursor:pointer;white-space:pre-wrap;text-align:left}
-#text button.name{font-size:.75rem;opacity:.85;padding:.1rem .2rem}
-#text button:focus-visible,#text button.chosen{outline:2px solid var(--ink);outline-offset:1px}
-.green{background:var(--green)}.yellow{background:var(--yellow)}.orange{background:var(--orange)}.red{background:var(--red)}
-#bits{display:flex;align-items:flex-end;height:5rem;border-bottom:1px solid var(--line)}
-#bits i{flex:1 1 0;min-width:0;background:var(--bar);opacity:.55;border-right:1px solid var(--paper)}
+#text button{
+  font:inherit; color:inherit; border:0; border-radius:.2rem; margin:0 1px; padding:.1rem 0;
+  cursor:pointer; white-space:pre-wrap; text-align:left
+}
+#text button.name{font-size:.75rem; opacity:.85; padding:.1rem .2rem}
+#text button:focus-visible,#text button.chosen{outline:2px solid var(--ink); outline-offset:1px}
+.green,[data-by=surprise] [data-surprise=green],[data-by=probability] [data-probability=green]{
+  background:var(--green)
+}
+.yellow,[data-by=surprise] [data-surprise=yellow],[data-by=probability] [data-probability=yellow]{
+  background:var(--yellow)
+}
+.orange,[data-by=surprise] [data-surprise=orange],[data-by=probability] [data-probability=orange]{
+  background:var(--orange)
+}
+.red,[data-by=surprise] [data-surprise=red],[data-by=probability] [data-probability=red]{
+  background:var(--red)
+}
+#bits{display:flex; align-items:flex-end; height:5rem; border-bottom:1px solid var(--line)}
+#bits i{flex:1 1 0; min-width:0; background:var(--bar); opacity:.55; border-right:1px solid var(--paper)}
 #bits i.chosen{opacity:1}
-#panel{position:sticky;bottom:0;margin-top:1rem;padding:.6rem 1rem;min-height:15.5rem;background:var(--panel);border:1px solid var(--line);
-border-radius:.5rem}
-#panel h2{font:600 1rem/1.4 ui-monospace,monospace;margin:0 0 .3rem;overflow-wrap:anywhere}
-table{border-collapse:collapse;width:100%;font-size:.9rem}
-td{padding:0 .5rem 0 0;line-height:1.45}
-td:first-child{font-family:ui-monospace,monospace;width:12rem;max-width:12rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-td:nth-child(2){width:4rem;text-align:right;font-variant-numeric:tabular-nums}
-td b{display:block;height:.7rem;min-width:1px;background:var(--bar);border-radius:.15rem}
+#panel{
+  position:sticky; bottom:0; margin-top:1rem; padding:.6rem 1rem; min-height:15.5rem;
+  background:var(--panel); border:1px solid var(--line); border-radius:.5rem
+}
+#panel h2{font:600 1rem/1.4 ui-monospace,monospace; margin:0 0 .3rem; overflow-wrap:anywhere}
+table{border-collapse:collapse; width:100%; font-size:.9rem}
+td{padding:0 .5rem 0 0; line-height:1.45}
+td:first-child{
+  font-family:ui-monospace,monospace; width:12rem; max-width:12rem;
+  overflow:hidden; text-overflow:ellipsis; white-space:nowrap
+}
+td:nth-child(2){width:4rem; text-align:right; font-variant-numeric:tabular-nums}
+td b{display:block; height:.7rem; min-width:1px; background:var(--bar); border-radius:.15rem}
 tr.taken td:first-child{font-weight:700}
-@media (max-width:30rem){td:first-child{width:8rem;max-width:8rem}}
+@media (max-width:40rem){
+  html{scroll-padding-bottom:0}
+  #panel{position:static; min-height:0; margin:.3rem 0}
+  #text #panel{white-space:normal; font:1rem/1.6 system-ui,sans-serif}
+  td:first-child{width:8rem; max-width:8rem}
+}
 """
 
+# On a narrow screen the panel is not sticky: it moves to below the chosen token.
 SCRIPT = """
 const data = JSON.parse(document.getElementById("data").textContent);
-const tokens = [...document.querySelectorAll("#text button")], bars = [...document.querySelectorAll("#bits i")];
-const panel = document.getElementById("panel");
+const text = document.getElementById("text"), panel = document.getElementById("panel");
+const tokens = [...text.querySelectorAll("button")], bars = [...document.querySelectorAll("#bits i")];
+const narrow = matchMedia("(max-width:40rem)"), bits = document.getElementById("bits");
 let kept = 0;
-function element(name, text) {
+function element(name, content) {
   const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
+  if (content !== undefined) made.textContent = content;
   return made;
 }
 function show(i) {
-  const [name, probability, rank, entropy, best] = data[i];
-  for (const group of [tokens, bars]) group.forEach((other, j) => other.classList.toggle("chosen", i === j));
+  const [name, probability, numbers, best] = data[i];
+  for (const group of [tokens, bars]) group.forEach((one, j) => one.classList.toggle("chosen", i === j));
   const table = element("table");
-  for (const [other, text, share] of best) {
+  for (const [other, words, share] of best) {
     const row = table.insertRow(), bar = element("b");
     if (other === name) row.className = "taken";
     row.insertCell().textContent = other;
-    row.insertCell().textContent = text;
+    row.insertCell().textContent = words;
     bar.style.width = 100 * share + "%";
     row.insertCell().append(bar);
   }
-  panel.replaceChildren(element("h2", name + "  " + probability),
-    element("p", "token " + (i + 1) + " of " + data.length + ", rank " + rank + ", entropy " + entropy + " bits"), table);
+  const place = element("p", "token " + (i + 1) + " of " + data.length + ", " + numbers);
+  panel.replaceChildren(element("h2", name + "  " + probability), place, table);
 }
 function keep(i) {
   tokens[kept].tabIndex = -1;
   kept = i;
   tokens[i].tabIndex = 0;
+  (narrow.matches ? tokens[i] : bits).after(panel);
   show(i);
 }
-[tokens, bars].forEach(group => group.forEach((token, i) => {
-  token.addEventListener("mouseenter", () => show(i));
-  token.addEventListener("mouseleave", () => show(kept));
-  token.addEventListener("click", () => keep(i));
+[tokens, bars].forEach(group => group.forEach((one, i) => {
+  one.addEventListener("mouseenter", () => show(i));
+  one.addEventListener("mouseleave", () => show(kept));
+  one.addEventListener("click", () => keep(i));
 }));
 tokens.forEach((token, i) => token.addEventListener("focus", () => keep(i)));
-document.getElementById("text").addEventListener("keydown", event => {
-  const last = tokens.length - 1;
-  const to = {ArrowRight: kept + 1, ArrowDown: kept + 1, ArrowLeft: kept - 1, ArrowUp: kept - 1, Home: 0, End: last}[event.key];
-  if (to === undefined) return;
+narrow.addEventListener("change", () => keep(kept));
+text.addEventListener("keydown", event => {
+  const last = tokens.length - 1, {key} = event;
+  const steps = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -last, End: last};
+  if (!(key in steps)) return;
   event.preventDefault();
-  tokens[Math.max(0, Math.min(last, to))].focus();
+  tokens[Math.max(0, Math.min(last, kept + steps[key]))].focus();
 });
+document.querySelectorAll("[name=by]").forEach(radio => radio.addEventListener("change", () => {
+  text.dataset.by = radio.value;
+}));
 if (tokens.length) keep(0);
 """
 
 
-def button(thought: Thought) -> str:
-    """One token on the page. One that adds no text of its own (half a character, the document's end) shows
-    its name.
+def button(choice: Choice) -> str:
+    """One token on the page; one without text of its own (part of a character, the end) shows its name."""
+    label = f"{choice.name}, {percent(choice.probability)}, {choice.surprise:.1f} bits of surprise"
+    return (
+        f'<button type="button" tabindex="-1" class="{"" if choice.text else "name"}" '
+        f'data-surprise="{colour_by_surprise(choice.share)}" '
+        f'data-probability="{colour_by_probability(choice.probability)}" '
+        f'aria-label="{html.escape(label)}">{html.escape(choice.text or choice.name)}</button>'
+    )
+
+
+def scale(value: str, words: str, legend: list[tuple[str, str]], checked: bool = False) -> str:
+    """One choice of colours: a radio button and its legend."""
+    bands = "".join(f'<span class="{name}">{band}</span>' for name, band in legend)
+    state = " checked" if checked else ""
+    return f'<div><label><input type="radio" name="by" value="{value}"{state}> {words}</label>{bands}</div>'
+
+
+def page(
+    loaded: LoadedModel, prompt: str, choices: list[Choice], answer: Answer, theme: str | None = None
+) -> str:
+    """The complete page as one HTML document.
+
+    `theme` is "light" or "dark"; None follows the reader's system.
     """
-    kind, shown = band(thought.probability)[0], thought.text or thought.name
-    style = kind if thought.text else f"{kind} name"
-    label = f"{thought.name}, {percent(thought.probability)}, entropy {thought.entropy:.1f} bits"
-    return f'<button type="button" tabindex="-1" class="{style}" aria-label="{html.escape(label)}">{html.escape(shown)}</button>'
-
-
-def page(source: Source, prompt: str, thoughts: list[Thought], answer: Answer) -> str:
-    """The whole page as one HTML document."""
+    most = math.log2(loaded.model.config.vocab_size)
     settings = ", ".join(f"{name} {value:g}" for name, value in vars(answer.settings).items())
-    bands = "".join(f'<span class="{name}">{name}: {words}</span>' for name, _, words in legend())
-    rows = [
-        [
-            t.name,
-            percent(t.probability),
-            t.rank,
-            f"{t.entropy:.2f}",
-            [[name, percent(p), round(p, 4)] for name, p in t.best],
-        ]
-        for t in thoughts
-    ]
+    rows = []
+    for choice in choices:
+        numbers = (f"{choice.surprise:.1f} bits of surprise ({choice.share:.0%} of a uniform guess), "
+                   f"rank {choice.rank}, entropy {choice.entropy:.1f} bits")
+        best = [[name, percent(p), round(p, 4)] for name, p in choice.best]
+        rows.append([choice.name, percent(choice.probability), numbers, best])
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
-    highest = max([thought.entropy for thought in thoughts], default=0.0) or 1.0
-    bars = "".join(f'<i style="height:{100 * thought.entropy / highest:.1f}%"></i>' for thought in thoughts)
-    mean = sum(thought.entropy for thought in thoughts) / max(1, len(thoughts))
-    most = math.log2(source.model.config.vocab_size)
+    highest = max([choice.surprise for choice in choices], default=0.0) or 1.0
+    bars = "".join(f'<i style="height:{100 * choice.surprise / highest:.1f}%"></i>' for choice in choices)
+    mean = sum(choice.surprise for choice in choices) / max(1, len(choices))
+    title = f"Token explorer: {html.escape(loaded.name)}"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    by_surprise = scale("surprise", "Surprise, as a share of a uniform guess:", surprise_legend(), True)
+    by_probability = scale("probability", "Probability, the cards' bands:", probability_legend())
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{html.escape(source.name)}: what the model thought</title><style>{STYLE}</style></head><body>
-<h1>{html.escape(source.name)}: what the model thought</h1>
-<p class="soft">Each token is coloured by the probability that the model gave it, before temperature and filters. Point at a token, tap it, or
-move with Tab and the arrow keys. Seed {answer.seed}; {html.escape(settings)}.</p>
-<p class="legend">{bands}</p>
-<div id="text" role="group" aria-label="generated tokens"><span class="prompt">{html.escape(prompt)}</span>{"".join(map(button, thoughts))}</div>
-<p class="soft">Entropy per token, mean {mean:.2f} bits, highest {highest:.2f}; a guess among all tokens would have {most:.1f}.</p>
+<html lang="en"{f' data-theme="{theme}"' if theme else ""}><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title><style>{STYLE}</style></head><body>
+<h1>{title}</h1>
+<p class="soft">Green tokens surprised the model little, red ones much. Point at a token, tap it, or move with
+Tab and the arrow keys, to see what else the model considered. All numbers are the model's own, before
+temperature and filters. Seed {answer.seed}; {html.escape(settings)}.</p>
+<fieldset aria-label="colours">{by_surprise}{by_probability}</fieldset>
+<div id="text" role="group" aria-label="generated tokens" data-by="surprise"><span
+class="prompt">{html.escape(prompt)}</span>{"".join(map(button, choices))}</div>
+<p class="soft">Surprise of each token: mean {mean:.1f} bits, highest {highest:.1f}; a uniform guess among all
+tokens has {most:.1f}.</p>
 <div id="bits" aria-hidden="true">{bars}</div>
 <div id="panel" aria-live="polite">No token was generated.</div>
 <script type="application/json" id="data">{data}</script><script>{SCRIPT}</script></body></html>
 """
 
 
-def show(source: Source, prompt: str, settings: Settings, seed: int, options: Options) -> None:
-    """Write the page and print the same to the terminal."""
-    file = Path(options.explore)
+def show(loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, path: str) -> None:
+    """Write the page to the file at `path` and print the same to the terminal."""
+    file = Path(path)
     if not file.parent.is_dir() or file.is_dir():
-        raise UserError(
-            f"--explore {file}: "
-            + ("that is a folder" if file.is_dir() else "there is no such folder")
-            + "; name a file, as page.html"
-        )
-    began = time.perf_counter()
-    thoughts, answer = think(source, prompt, settings, seed)
-    history.remember(source, prompt, [answer], time.perf_counter() - began)
-    atomic_write(file, page(source, prompt, thoughts, answer))
-    print(in_terminal(prompt, thoughts, shutil.get_terminal_size().columns))
-    print(f"\n{file}: the same as a page, to be opened in a browser; seed {seed}")
+        problem = "that is a folder" if file.is_dir() else "there is no such folder"
+        raise UserError(f"--explore {file}: {problem}; name a file, such as page.html")
+    started = time.perf_counter()
+    choices, answer = explore(loaded, prompt, settings, seed)
+    history.remember(loaded, prompt, [answer], time.perf_counter() - started)
+    atomic_write(file, page(loaded, prompt, choices, answer))
+    print(in_terminal(prompt, choices, shutil.get_terminal_size().columns))
+    print(f"\n{file}: the same as a page for the browser; seed {seed}")

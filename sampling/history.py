@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model was asked and said: one line of JSON per call of sample.py, in a file beside the run.
-`sample.py --history` prints it.
+"""What a model was asked and what it answered: `sample.py --history` prints it.
+
+One line of JSON for each call of sample.py, in a file beside the run.
 """
 from __future__ import annotations
 
@@ -9,47 +10,42 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from common import UserError, colour
-from sample import Answer, Source
+from sampling.answers import Answer, LoadedModel
 
-LIMIT = 4 << 20  # bytes; a longer file is renamed to .old, over the one before, and a new one is begun
+# Bytes; a longer file is renamed to .old, which replaces the one before, and a new file starts.
+LIMIT = 4 << 20
 
 
 def history_file(folder: Path) -> Path:
-    """`runs/20m.history.jsonl` for `runs/20m/best`; beside the folder itself for a model folder that belongs
-    to no run.
-    """
-    folder = folder.resolve()
+    """`runs/20m.history.jsonl` for `runs/20m/best`; beside a model folder that is not part of a run."""
+    folder = Path(os.path.abspath(folder))
     run_folder = folder.parent if (folder.parent / "run.json").is_file() else folder
     return run_folder.with_name(run_folder.name + ".history.jsonl")
 
 
-def remember(source: Source, prompt: str, answers: list[Answer], seconds: float) -> dict:
-    """Append a record of what was asked and said, and return it. A place that cannot be written is no reason
-    to lose the answer: it is noted.
+def remember(loaded: LoadedModel, prompt: str, answers: list[Answer], seconds: float) -> dict[str, Any]:
+    """Append a record of prompt and answers to the file, and return it.
+
+    A file that cannot be written gives a note on stderr; the answer is not lost.
     """
     tokens = sum(len(answer.ids) for answer in answers)
-    kept = [
-        {
-            "text": answer.text,
-            "ids": answer.ids,
-            "ended": answer.ended,
-            "seed": answer.seed,
-            **vars(answer.settings),
-        }
-        for answer in answers
-    ]
+    kept = []
+    for answer in answers:
+        made = {"text": answer.text, "ids": answer.ids, "ended": answer.ended, "seed": answer.seed}
+        kept.append({**made, **vars(answer.settings)})
     record = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "model": source.name,
+        "model": loaded.name,
         "prompt": prompt,
         "answers": kept,
         "tokens": tokens,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1),
     }
-    file = history_file(source.folder)
+    file = history_file(loaded.folder)
     try:
         if file.is_file() and file.stat().st_size > LIMIT:
             os.replace(file, file.with_suffix(".old"))
@@ -60,11 +56,11 @@ def remember(source: Source, prompt: str, answers: list[Answer], seconds: float)
     return record
 
 
-def records(folder: Path) -> list[dict]:
-    """All records, oldest first; a line that was cut off (a full disk) is left out."""
+def records(folder: Path) -> list[dict[str, Any]]:
+    """All records, oldest first; lines that are not complete (a full disk) are left out."""
     file = history_file(folder)
     if not file.is_file():
-        raise UserError(f"{file}: no history yet; it begins with the first text that sample.py writes")
+        raise UserError(f"{file}: no history yet; the first text that sample.py writes starts it")
     found = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -75,18 +71,14 @@ def records(folder: Path) -> list[dict]:
 
 
 def show(folder: Path, as_json: bool = False) -> None:
-    """Print the history for people, or one JSON object a line."""
+    """Print the history as text, or as one JSON object a line."""
+    names = ("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
     for record in records(folder):
         if as_json:
             print(json.dumps(record, ensure_ascii=False))
             continue
-        print(
-            colour(
-                f"{record['time']}  {record['model']}  {record['tokens']} tokens, {record['tokens_per_second']} tokens/s",
-                "2",
-            )
-        )
+        speed = f"{record['tokens']} tokens, {record['tokens_per_second']} tokens/s"
+        print(colour(f"{record['time']}  {record['model']}  {speed}", "2"))
         for answer in record["answers"]:
-            names = ("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
             print(colour("  " + "  ".join(f"{name} {answer[name]}" for name in names), "2"))
             print(f"{record['prompt']}{answer['text']}\n")

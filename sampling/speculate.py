@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from common import UserError
 from model import KVCache, Llama
-from sample import Options, Row, Settings, Source, Step, decode, filtered, open_source
+from sample import Draw, NextLogits, SampleSettings, decode, filtered
+from sampling.answers import LoadedModel, prompt_ids, stop_ids_of
 
 AHEAD = 4                           # tokens proposed at a time
 
@@ -43,8 +45,8 @@ class Reader:
     set back to forget.
     """
 
-    def __init__(self, model: Llama, length: int, step: Step | None):
-        self.model, self.step = model, step
+    def __init__(self, model: Llama, length: int, next_logits: NextLogits | None):
+        self.model, self.next_logits = model, next_logits
         self.limit = min(length, model.config.max_position_embeddings)
         self.cache = KVCache(model.config, 1, self.limit, model.model.embed_tokens.weight.device)
 
@@ -53,13 +55,13 @@ class Reader:
         ids.
         """
         unread = torch.tensor([ids[self.cache.length:]], device=self.cache.keys.device)       # (1, T)
-        if self.step and unread.shape[1] == 1:
-            return self.step(unread, self.cache)                                              # (1, V)
+        if self.next_logits and unread.shape[1] == 1:
+            return self.next_logits(unread, self.cache)                                              # (1, V)
         hidden = self.model.model(unread, self.cache)                                         # (1, T, D)
         return self.model.project(hidden[0, -last:])                                          # (last, V)
 
 
-def distribution(logits: Tensor, seen: Tensor, settings: Settings) -> Tensor:
+def distribution(logits: Tensor, seen: Tensor, settings: SampleSettings) -> Tensor:
     """The probabilities (V,) that `settings` make of logits (V,); at temperature 0 all of it is on the best
     token.
     """
@@ -85,32 +87,32 @@ def speculate(
     target: Llama,
     draft: Llama,
     ids: list[int],
-    settings: Settings,
+    settings: SampleSettings,
     seed: int,
-    stop_id: int | None = None,
+    stop_ids: Collection[int] = (),
     ahead: int = AHEAD,
-    target_step: Step | None = None,
-    draft_step: Step | None = None,
+    target_logits: NextLogits | None = None,
+    draft_logits: NextLogits | None = None,
 ) -> Speculation:
     """Continue `ids` with the target's distribution. Ends as `sample.generate` does. Both models have the
     same vocabulary.
     """
     length = min(target.config.max_position_embeddings, len(ids) + settings.max_new_tokens)
     result, numbers, start = Speculation(), random.Random(seed), len(ids)
-    row = Row(target, ids, settings, seed, stop_id)
-    reader, helper = Reader(target, length, target_step), Reader(draft, length, draft_step)
+    answer = Draw(target, ids, settings, seed)
+    reader, helper = Reader(target, length, target_logits), Reader(draft, length, draft_logits)
     ids = list(ids)
     while len(ids) < length:
         room = min(length, helper.limit) - len(ids) - 1
         proposals, q = [], []
         for _ in range(min(ahead, room)):
             logits = helper.catch_up(ids + proposals, last=1)[0]                              # (V,)
-            q.append(distribution(logits, marked(row.seen, proposals), settings))             # (V,)
+            q.append(distribution(logits, marked(answer.seen, proposals), settings))             # (V,)
             proposals.append(draw(q[-1], numbers.random()))
         logits = reader.catch_up(ids + proposals, last=len(proposals) + 1)                    # (n+1, V)
         kept, token = 0, None
         while token is None:
-            p = distribution(logits[kept], marked(row.seen, proposals[:kept]), settings)      # (V,)
+            p = distribution(logits[kept], marked(answer.seen, proposals[:kept]), settings)      # (V,)
             if kept == len(proposals):
                 token = draw(p, numbers.random())
             elif numbers.random() * q[kept][proposals[kept]] < p[proposals[kept]]:
@@ -124,62 +126,55 @@ def speculate(
             result.kept + kept,
         )
         ids += new
-        row.seen = marked(row.seen, new)
+        answer.seen = marked(answer.seen, new)
         reader.cache.length = len(ids) - 1
         helper.cache.length = min(helper.cache.length, len(ids) - 1)
-        if stop_id in new:
-            ids = ids[:len(ids) - len(new) + new.index(stop_id)]
+        stops = [i for i, token in enumerate(new) if token in stop_ids]
+        if stops:
+            ids = ids[:len(ids) - len(new) + stops[0]]
             break
     result.ids = ids[start:]
     return result
 
 
-def show(source: Source, prompt: str, settings: Settings, seed: int, options: Options) -> None:
-    """Print the text, then the acceptance rate and the speed beside plain decoding of the same prompt by the
-    target alone.
-    """
-    draft = open_source(options.draft, device=options.device)
-    check_pair(source, draft)
-    ids = source.tokenizer.encode(prompt, document=True) or [source.tokenizer.eos_id]
-    # both are timed warm
-    list(decode(source.model, ids, [Row(source.model, ids, Settings(max_new_tokens=2), seed)], source.step))
-    began = time.perf_counter()
+def show(
+    loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, draft: LoadedModel
+) -> None:
+    """Print the text, the share of proposals kept, and the speed beside plain decoding by the target."""
+    check_pair(loaded, draft)
+    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), stop_ids_of(loaded.tokenizer)
+
+    def plain(settings: SampleSettings) -> int:
+        draw = Draw(loaded.model, ids, settings, seed, stop_ids)
+        return len(list(decode(loaded.model, ids, [draw], loaded.next_logits)))
+
+    plain(SampleSettings(max_new_tokens=2))                                   # both are timed warm
+    started = time.perf_counter()
     result = speculate(
-        source.model,
-        draft.model,
-        ids,
-        settings,
-        seed,
-        source.tokenizer.eos_id,
-        AHEAD,
-        source.step,
-        draft.step,
+        loaded.model, draft.model, ids, settings, seed, stop_ids, AHEAD, loaded.next_logits, draft.next_logits
     )
-    seconds = (time.perf_counter() - began) / max(1, len(result.ids))
-    began = time.perf_counter()
-    plain = list(
-        decode(
-            source.model, ids, [Row(source.model, ids, settings, seed, source.tokenizer.eos_id)], source.step
-        )
-    )
-    plain_seconds = (time.perf_counter() - began) / max(1, len(plain))
-    print(prompt + source.tokenizer.decode(ids + result.ids)[len(source.tokenizer.decode(ids)):])
+    seconds = (time.perf_counter() - started) / max(1, len(result.ids))
+    started = time.perf_counter()
+    tokens = plain(settings)
+    plain_seconds = (time.perf_counter() - started) / max(1, tokens)
+    before = loaded.tokenizer.decode(ids)
+    print(prompt + loaded.tokenizer.decode(ids + result.ids)[len(before):])
     share = result.kept / max(1, result.proposed)
     print(
-        f"\n{source.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept ({share:.0%}), "
-        f"{len(result.ids) / max(1, result.passes):.2f} tokens for each pass of the target\n"
-        f"{1 / seconds:.1f} tokens/s; {1 / plain_seconds:.1f} without the draft; speed-up {plain_seconds / seconds:.2f}"
+        f"\n{loaded.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept "
+        f"({share:.0%}), {len(result.ids) / max(1, result.passes):.2f} tokens for each pass of the target\n"
+        f"{1 / seconds:.1f} tokens/s; {1 / plain_seconds:.1f} without the draft; "
+        f"speed-up {plain_seconds / seconds:.2f}"
     )
 
 
-def check_pair(source: Source, draft: Source) -> None:
-    """Raise UserError unless the draft speaks in the target's tokens."""
-    if (
-        draft.tokenizer.fingerprint != source.tokenizer.fingerprint
-        or draft.model.config.vocab_size != source.model.config.vocab_size
-    ):
+def check_pair(loaded: LoadedModel, draft: LoadedModel) -> None:
+    """Raise UserError unless both models have the same vocabulary."""
+    pair = [(one.tokenizer.fingerprint, one.model.config.vocab_size) for one in (draft, loaded)]
+    if pair[0] != pair[1]:
+        (theirs, their_rows), (ours, our_rows) = pair
         raise UserError(
-            f"--draft {draft.name} has another vocabulary than {source.name} ({draft.tokenizer.fingerprint[:12]}, "
-            f"{draft.model.config.vocab_size} rows; {source.tokenizer.fingerprint[:12]}, {source.model.config.vocab_size} rows); "
+            f"--draft {draft.name} has another vocabulary than {loaded.name} "
+            f"({theirs[:12]}, {their_rows} rows; {ours[:12]}, {our_rows} rows); "
             "speculative decoding needs the same"
         )

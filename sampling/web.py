@@ -16,8 +16,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"                   # before grad
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from common import UserError, find_run
+from sample import PRESETS
 from sampling import arena
-from sample import BASE_MODEL, PRESETS
+from sampling.answers import BASE_MODEL
 
 try:
     import gradio as gr
@@ -28,7 +29,8 @@ except ImportError:
 from sampling import web_views as views
 
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; media-src 'self' data: blob:"
 )
 CSS = """
@@ -134,7 +136,8 @@ def page(place: str | None, prompt: str) -> gr.Blocks:
                 gr.Button("Explore", variant="primary", elem_id="explore"),
                 gr.HTML(elem_id="explore-output"),
             )
-            go.click(views.on_explore, [model, text, *fields], output)
+            theme = gr.State(None)
+            go.click(views.on_explore, [model, text, theme, *fields], output)
         with gr.Tab("Temperature Sweep"):
             text = prompt_box(prompt, "sweep")
             temperatures = gr.Textbox("0.3, 0.7, 1.1", label="Temperatures")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights in fewer bytes for decoding: BF16 and INT8 beside FP32, and the loss that they cost.
 
-    python -m sampling.weights RUN TEXT_FILE        bytes, loss on a validation text and tokens/s of each form
-
 A decoding step reads every weight once, so half or a quarter of the bytes is up to two or four times the
 speed, where the processor can multiply what it reads. The forms:
 
@@ -18,22 +16,17 @@ small copy for the head.
 """
 from __future__ import annotations
 
-import sys
-import time
 import warnings
-from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import evaluate
-import sample
-from common import Parser, UserError, run
-from sampling.cuda_graph import GraphStep
-from sampling.fast_step import FastStep, Product, shared_out
-from model import KVCache, Llama
+from common import UserError
+from sampling.cuda_graph import GraphDecoder
+from sampling.fast_decoder import FastDecoder, Product, shared_out
+from model import Llama
 
 
 def bf16_product(weight: Tensor) -> Product:
@@ -88,7 +81,7 @@ class Quantized(nn.Module):
         return self.product(x.flatten(0, -2)).float().unflatten(0, x.shape[:-1])
 
 
-def quantized(model: Llama, form: str) -> tuple[Llama, FastStep]:
+def quantized(model: Llama, form: str) -> tuple[Llama, FastDecoder]:
     """`model`, its Linear layers replaced by `form` (a key of FORMS; fp32 changes nothing), and the decoding
     step that belongs to it.
     """
@@ -98,7 +91,7 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastStep]:
     if form.startswith("int8") and not on_cpu:
         raise UserError(f"--weights {form} is for the CPU; on this device use fp32 or bf16")
     prepare = FORMS[form]
-    step = FastStep(model, prepare) if on_cpu else GraphStep(model, prepare)
+    step = FastDecoder(model, prepare) if on_cpu else GraphDecoder(model, prepare)
     if form != "fp32":
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
@@ -120,44 +113,3 @@ def bytes_read(model: Llama, form: str) -> int:
     if not model.config.tie_word_embeddings:
         matrices -= model.model.embed_tokens.weight.numel()
     return matrices * BYTES[form] + norms * 4
-
-
-def seconds_per_token(source: sample.Source, tokens: int) -> float:
-    """The mean time of `tokens` greedy decoding steps after a short prompt."""
-    cache = KVCache(source.model.config, 1, tokens + 2)
-    newest = torch.tensor([[source.tokenizer.eos_id]])                        # (1, 1)
-    began = time.perf_counter()
-    for i in range(tokens + 1):
-        logits = source.step(newest, cache)                                   # (1, V)
-        newest = logits.argmax(dim=1, keepdim=True)                           # (1, 1)
-        if i == 0:
-            began = time.perf_counter()  # the first step warms the caches of processor and library
-    return (time.perf_counter() - began) / tokens
-
-
-def main() -> int:
-    parser = Parser(
-        "Measure what BF16 and INT8 weights cost and gain.",
-        "  python -m sampling.weights runs/20m validation.txt",
-    )
-    parser.add_argument("run", help="run folder or model folder")
-    parser.add_argument("text", help="a text that the model has not seen")
-    parser.add_argument("--tokens", type=int, default=64, help="how many tokens to time (default: 64)")
-    args = parser.parse_args()
-    text = Path(args.text).read_text(encoding="utf-8", errors="replace")
-    longest = sample.open_source(args.run).model.config.max_position_embeddings - 2
-    if not 0 < args.tokens <= longest:
-        raise UserError(f"--tokens {args.tokens} must be 1 to {longest}, what fits into this model's context")
-    model, base = sample.open_source(args.run).model, None
-    print(f"{'weights':14}{'MB read':>9}{'loss':>9}{'cost':>9}{'tokens/s':>10}")
-    for form in FORMS:
-        source = sample.open_source(args.run, form)
-        loss = evaluate.perplexity(source.model, source.tokenizer, text)["loss"]
-        base = loss if base is None else base
-        speed = 1 / seconds_per_token(source, args.tokens)
-        print(f"{form:14}{bytes_read(model, form) / 1e6:9.1f}{loss:9.4f}{loss - base:+9.4f}{speed:10.1f}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

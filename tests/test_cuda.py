@@ -12,7 +12,7 @@ import sample
 from training import compiled
 from sampling import cuda_graph
 from training import resolve as settings_module
-from sampling.cuda_graph import GraphStep, positions_to_read
+from sampling.cuda_graph import GraphDecoder, positions_to_read
 from devices.attention_gpu import attend, attend_with_copies, choose_attention
 from devices.device import Device
 from training.resolve import fit_on_chip, for_device
@@ -29,7 +29,7 @@ def test_what_a_graph_records_equals_the_model(size, B):
     """At several positions, also after the cache was set back, as speculative decoding does."""
     torch.manual_seed(0)
     model = Llama(SIZES[size]).eval()
-    step, plain, ours = GraphStep(model), KVCache(model.config, B, 300), KVCache(model.config, B, 300)
+    step, plain, ours = GraphDecoder(model), KVCache(model.config, B, 300), KVCache(model.config, B, 300)
     ids = torch.randint(model.config.vocab_size, (B, 9))
     step.cache = ours
     with torch.inference_mode():
@@ -223,14 +223,14 @@ def test_graphs_give_the_tokens_of_the_plain_model(monkeypatch):
     torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
     model = Llama(SIZES["20m"]).to("cuda").eval()
-    step, ids = GraphStep(model), list(range(5, 25))
-    assert sample.generate(model, ids, 60, temperature=0, step=step) == sample.generate(
+    step, ids = GraphDecoder(model), list(range(5, 25))
+    assert sample.generate(model, ids, 60, temperature=0, next_logits=step) == sample.generate(
         model, ids, 60, temperature=0
     )
-    wanted = sample.Settings(max_new_tokens=60)
-    rows = [sample.Row(model, ids, wanted, seed) for seed in range(3)]
+    wanted = sample.SampleSettings(max_new_tokens=60)
+    rows = [sample.Draw(model, ids, wanted, seed) for seed in range(3)]
     together = [
         list(column) for column in zip(*(tokens for tokens, _ in sample.decode(model, ids, rows, step)))
     ]
     for seed in range(3):
-        assert [tokens[0] for tokens, _ in sample.decode(model, ids, [sample.Row(model, ids, wanted, seed)], step)] == together[seed]
+        assert [tokens[0] for tokens, _ in sample.decode(model, ids, [sample.Draw(model, ids, wanted, seed)], step)] == together[seed]

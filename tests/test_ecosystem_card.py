@@ -16,11 +16,11 @@ from common import ROOT, UserError, folder_problem
 from publishing import card
 from publishing import gallery
 from model import Llama, ModelConfig
-from sample import Settings, generate
+from sample import SampleSettings, generate
 from train import TrainConfig, train
 
 SHAPE = ModelConfig(4096, 64, 96, 2, 4, 2, 16, 256, tie_word_embeddings=True)
-SHORT = Settings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=24)
+SHORT = SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=24)
 
 
 @pytest.fixture(scope="module")

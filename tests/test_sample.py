@@ -19,14 +19,12 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from sampling import columns
-from sampling import history
-from sampling import prompt as extras_prompt
-from sampling.fast_step import FastStep
 from model import SIZES, KVCache, Llama
-from sample import Row, Settings, decode, filtered, generate
+from sample import Draw, SampleSettings, decode, filtered, generate
+from sampling import answers, chat, history, terminal
+from sampling.fast_decoder import FastDecoder
 
-PLAIN = Settings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=16)
+PLAIN = SampleSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=16)
 
 
 def model_of(size: str, layers: int = 2, seed: int = 0, **changes) -> Llama:
@@ -46,7 +44,7 @@ def ids_of(model: Llama, length: int, seed: int = 1) -> list[int]:
 
 # -------------------------------------------------------------------------------------- the choice of a token
 
-def oracle(logits: torch.Tensor, seen_ids: list[int], settings: Settings) -> torch.Tensor:
+def oracle(logits: torch.Tensor, seen_ids: list[int], settings: SampleSettings) -> torch.Tensor:
     """What transformers' own processors make of the same logits."""
     process = pytest.importorskip(
         "transformers.generation.logits_process", reason="transformers is the oracle of this test"
@@ -69,7 +67,7 @@ def test_distribution_is_that_of_transformers(vocab):
     draw = torch.Generator().manual_seed(vocab)
     grid = itertools.product([0.3, 1.0, 1.7], [0, 1, 40], [1.0, 0.9, 0.3], [0.0, 0.05], [1.0, 1.3])
     for i, (temperature, top_k, top_p, min_p, penalty) in enumerate(grid):
-        settings = Settings(temperature, top_p, top_k, min_p, penalty)
+        settings = SampleSettings(temperature, top_p, top_k, min_p, penalty)
         logits = torch.randn(vocab, generator=draw) * (1 + i % 4)
         seen_ids = torch.randint(vocab, (30,), generator=draw).tolist()
         seen = torch.zeros(vocab, dtype=torch.bool)
@@ -89,7 +87,7 @@ def test_top_p_of_a_flat_distribution_reads_past_the_first_candidates():
 def test_choose_draws_from_the_distribution():
     model = model_of("tiny", vocab_size=6, layers=1)
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, -30.0])
-    row = Row(model, [0], dataclasses.replace(PLAIN, max_new_tokens=10**6), seed=7)
+    row = Draw(model, [0], dataclasses.replace(PLAIN, max_new_tokens=10**6), seed=7)
     draws = 20_000
     counts = torch.bincount(torch.tensor([row.choose(logits) for _ in range(draws)]), minlength=6)
     expected = torch.softmax(logits, 0) * draws
@@ -100,11 +98,11 @@ def test_choose_draws_from_the_distribution():
 
 def test_settings_name_every_impossible_value():
     with pytest.raises(UserError) as error:
-        Settings(temperature=-1, top_p=0, top_k=-2, min_p=2, repetition_penalty=0, max_new_tokens=-1).check()
+        SampleSettings(-1, top_p=0, top_k=-2, min_p=2, repetition_penalty=0, max_new_tokens=-1).check()
     for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens"):
         assert name in str(error.value)
     with pytest.raises(UserError, match="temperature"):
-        Settings(temperature=math.nan).check()
+        SampleSettings(temperature=math.nan).check()
 
 
 # --------------------------------------------------------------------------------------------------- decoding
@@ -115,7 +113,7 @@ def test_cached_logits_equal_uncached_and_fast_equals_plain(size):
     forward.
     """
     model = model_of(size, max_position_embeddings=80)
-    fast = FastStep(model)
+    fast = FastDecoder(model)
     for batch, length in [(1, 1), (3, 5), (1, 63), (3, 64), (1, 65), (1, 76)]:
         ids = torch.randint(
             model.config.vocab_size, (batch, length + 4), generator=torch.Generator().manual_seed(length)
@@ -142,7 +140,7 @@ def test_cached_logits_up_to_the_context_limit(size):
     model = model_of(size, layers=1)
     limit = model.config.max_position_embeddings
     ids = torch.randint(model.config.vocab_size, (1, limit), generator=torch.Generator().manual_seed(3))
-    fast, cache = FastStep(model), KVCache(model.config, 1, limit)
+    fast, cache = FastDecoder(model), KVCache(model.config, 1, limit)
     with torch.inference_mode():
         whole = model.project(model.model(ids)[:, -3:])
         model.model(ids[:, :limit - 3], cache)
@@ -171,20 +169,19 @@ def test_greedy_tokens_equal_transformers(size, penalty, tmp_path):
             pad_token_id=0,
         )[0, 20:].tolist()
     assert len(expected) == 256
-    assert generate(model, ids, 256, temperature=0, repetition_penalty=penalty) == expected
-    assert (
-        generate(model, ids, 256, temperature=0, repetition_penalty=penalty, step=FastStep(model)) == expected
-    )
+    greedy = {"temperature": 0, "repetition_penalty": penalty}
+    assert generate(model, ids, 256, **greedy) == expected
+    assert generate(model, ids, 256, **greedy, next_logits=FastDecoder(model)) == expected
 
 
 def test_same_seed_same_tokens_and_row_i_is_the_same_alone():
     model = model_of("tiny")
     ids = ids_of(model, 7)
-    settings = Settings(max_new_tokens=40)
-    together = [Row(model, ids, settings, seed=100 + i) for i in range(5)]
-    steps = [tokens for tokens, _ in decode(model, ids, together, FastStep(model))]
+    settings = SampleSettings(max_new_tokens=40)
+    together = [Draw(model, ids, settings, seed=100 + i) for i in range(5)]
+    steps = [tokens for tokens, _ in decode(model, ids, together, FastDecoder(model))]
     rows = [[tokens[i] for tokens in steps] for i in range(5)]
-    arguments = dict(dataclasses.asdict(settings), step=FastStep(model))
+    arguments = dict(dataclasses.asdict(settings), next_logits=FastDecoder(model))
     assert rows == [generate(model, ids, seed=100 + i, **arguments) for i in range(5)]
     assert rows == [generate(model, ids, seed=100 + i, **dataclasses.asdict(settings)) for i in range(5)]
     assert len({tuple(row) for row in rows}) == 5
@@ -195,7 +192,7 @@ def test_rows_of_different_length_and_settings():
     model = model_of("tiny")
     ids = ids_of(model, 3)
     rows = [
-        Row(model, ids, dataclasses.replace(PLAIN, max_new_tokens=n, temperature=t), 5)
+        Draw(model, ids, dataclasses.replace(PLAIN, max_new_tokens=n, temperature=t), 5)
         for n, t in ((2, 0.0), (0, 1.0), (6, 1.0))
     ]
     steps = [tokens for tokens, _ in decode(model, ids, rows)]
@@ -234,7 +231,7 @@ def test_cache_is_allocated_once():
         places.add((cache.keys.data_ptr(), cache.values.data_ptr(), cache.capacity))
         return model(newest, cache)[:, -1]
 
-    generate(model, ids_of(model, 5), 20, step=step)
+    generate(model, ids_of(model, 5), 20, next_logits=step)
     assert len(places) == 1 and places.pop()[2] == 25
 
 
@@ -297,7 +294,7 @@ def command(run_folder, monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()))
         )
-        monkeypatch.setattr(extras_prompt, "text_waits", lambda: bool(stdin))
+        monkeypatch.setattr(terminal, "text_waits", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -373,22 +370,22 @@ def test_sweep_shows_columns_and_where_they_part(command):
     assert code == 0 and all(f"temperature {value}" in out for value in ("0", "0.5", "1.5"))
     assert "first differ after" in out
     assert command("x", "--sweep", "0.1,hot")[0] == 2
-    assert columns.where_they_part(["same", "same"]) == "they are all the same"
+    assert terminal.first_difference(["same", "same"]) == "they are all the same"
     code, out, _ = command("x", "--sweep", "0,0", "--max-new-tokens", "4")
     assert code == 0 and "they are all the same" in out
 
 
 def test_chat_keeps_turns_and_forgets_the_oldest(command, monkeypatch):
     code, out, _ = command("--chat", "--max-new-tokens", "5", stdin="Hi\nAnd then?\n\n")
-    assert code == 0 and "no assistant" in out and out.count("you> ") == 3
+    assert code == 0 and "not an assistant" in out and out.count("you> ") == 3
     prompts = []
-    real = sample.say
+    real = chat.say
 
-    def spy(source, prompt, *others, **named):
+    def spy(loaded, prompt, *others, **named):
         prompts.append(prompt)
-        return real(source, prompt, *others, **named)
+        return real(loaded, prompt, *others, **named)
 
-    monkeypatch.setattr(sample, "say", spy)
+    monkeypatch.setattr(chat, "say", spy)
     command(
         "--chat",
         "--max-new-tokens",
@@ -408,27 +405,27 @@ def test_chat_prompt_is_the_template_that_the_folder_carries():
     rendered = jinja2.Template(CHAT_TEMPLATE).render(
         messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True
     )
-    assert sample.chat_prompt(turns) == rendered
+    assert chat.chat_prompt(turns) == rendered
 
 
 def test_streamed_text_has_no_broken_characters(run_folder):
-    source = sample.open_source(run_folder)
-    vocabulary = source.tokenizer
+    loaded = answers.load_model_of(run_folder)
+    vocabulary = loaded.tokenizer
     text = "na\u00efve caf\u00e9 \u2014 \u201cquoted\u201d end"
     assert "\ufffd" not in vocabulary.decode(vocabulary.encode(text))
     ids = iter(vocabulary.encode(text) + [vocabulary.eos_id])
-    scripted = dataclasses.replace(source, step=lambda newest, cache: one_hot(next(ids)))
+    scripted = dataclasses.replace(loaded, next_logits=lambda newest, cache: one_hot(next(ids)))
     first = next(ids)
 
     def one_hot(token):
         return (
-            torch.nn.functional.one_hot(torch.tensor([token]), source.model.config.vocab_size).float() * 100
+            torch.nn.functional.one_hot(torch.tensor([token]), loaded.model.config.vocab_size).float() * 100
         )
 
     scripted.model.project = lambda hidden: one_hot(first)
     seen = [
         answers[0].text
-        for answers in sample.respond(
+        for answers in answers.respond(
             scripted, "Say:", [(dataclasses.replace(PLAIN, temperature=0, max_new_tokens=99), 0)]
         )
     ]

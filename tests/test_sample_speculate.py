@@ -14,13 +14,13 @@ import torch
 import sample
 import tokenizer
 from common import UserError
-from sampling import weights as quantize
-from sampling import speculate
-from sampling.fast_step import FastStep
+from bench import weight_forms
+from sampling import speculate, weights
+from sampling.fast_decoder import FastDecoder
 from model import SIZES, KVCache, Llama
-from sample import Row, Settings, generate
+from sample import Draw, SampleSettings, generate
 
-PLAIN = Settings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=3)
+PLAIN = SampleSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=3)
 
 
 def small(seed: int, vocab: int = 5, **changes) -> Llama:
@@ -42,13 +42,13 @@ def small(seed: int, vocab: int = 5, **changes) -> Llama:
     return model
 
 
-def exact(model: Llama, ids: list[int], settings: Settings) -> dict[tuple[int, ...], float]:
+def exact(model: Llama, ids: list[int], settings: SampleSettings) -> dict[tuple[int, ...], float]:
     """The probability of each continuation of `max_new_tokens` tokens, by multiplying the model's own."""
     found = {(): 1.0}
     for _ in range(settings.max_new_tokens):
         longer = {}
         for new, mass in found.items():
-            seen = Row(model, ids + list(new), settings, 0).seen
+            seen = Draw(model, ids + list(new), settings, 0).seen
             with torch.inference_mode():
                 p = speculate.distribution(model(torch.tensor([ids + list(new)]))[0, -1], seen, settings)
             for token, chance in enumerate(p.tolist()):
@@ -60,8 +60,11 @@ def exact(model: Llama, ids: list[int], settings: Settings) -> dict[tuple[int, .
 FILTERED = dataclasses.replace(PLAIN, temperature=0.7, top_p=0.9, repetition_penalty=1.2)
 
 
-@pytest.mark.parametrize("settings, draws", [(FILTERED, 400), pytest.param(PLAIN, 5000, marks=pytest.mark.slow),
-                                             pytest.param(FILTERED, 5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("settings, draws", [
+    (FILTERED, 400),
+    pytest.param(PLAIN, 5000, marks=pytest.mark.slow),
+    pytest.param(FILTERED, 5000, marks=pytest.mark.slow),
+])
 def test_distribution_is_the_targets(settings, draws):
     """Chi-square of the first three tokens over all 27 continuations; the draft is another model altogether.
     """
@@ -89,23 +92,23 @@ def test_distribution_is_the_targets(settings, draws):
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_tokens_are_the_targets_own(penalty):
     target, draft = small(1, 50, max_position_embeddings=64), small(2, 50, max_position_embeddings=64)
-    settings = Settings(temperature=0, repetition_penalty=penalty, max_new_tokens=100)
+    settings = SampleSettings(temperature=0, repetition_penalty=penalty, max_new_tokens=100)
     for ahead, helper in itertools.product([1, 4, 9], [draft, target]):
         result = speculate.speculate(
-            target, helper, [3, 1, 4], settings, 0, ahead=ahead, draft_step=FastStep(helper)
+            target, helper, [3, 1, 4], settings, 0, ahead=ahead, draft_logits=FastDecoder(helper)
         )
         assert result.ids == generate(target, [3, 1, 4], 100, temperature=0, repetition_penalty=penalty)
         assert len(result.ids) == 61
         if helper is target:
             assert result.kept == result.proposed
     stop = result.ids[7]
-    stopped = speculate.speculate(target, draft, [3, 1, 4], settings, 0, stop)
+    stopped = speculate.speculate(target, draft, [3, 1, 4], settings, 0, [stop])
     assert stopped.ids == result.ids[:result.ids.index(stop)]
 
 
 def test_draft_with_a_shorter_context_is_left_behind():
     target, draft = small(1, 50, max_position_embeddings=64), small(2, 50, max_position_embeddings=16)
-    settings = Settings(temperature=0, repetition_penalty=1, max_new_tokens=40)
+    settings = SampleSettings(temperature=0, repetition_penalty=1, max_new_tokens=40)
     assert speculate.speculate(target, draft, [1], settings, 0).ids == generate(
         target, [1], 40, temperature=0
     )
@@ -158,7 +161,7 @@ def test_command_prints_acceptance_and_speed(runs, monkeypatch, capsys):
 def test_int8_rounds_each_weight_by_at_most_half_a_step():
     torch.manual_seed(0)
     weight = torch.randn(64, 32) * torch.logspace(-3, 1, 64)[:, None]
-    product = quantize.int8_product(weight)
+    product = weights.int8_product(weight)
     unit = torch.eye(32)
     error = (product(unit).T - weight).abs()
     step = weight.abs().amax(dim=1, keepdim=True) / 127
@@ -166,7 +169,9 @@ def test_int8_rounds_each_weight_by_at_most_half_a_step():
     assert bool((error <= 0.5 * step + 0.01 * weight.abs() + 1e-9).all())
 
 
-@pytest.mark.parametrize("form, limit", [("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.05), ("int8-dynamic", 0.2)])
+@pytest.mark.parametrize(
+    "form, limit", [("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.05), ("int8-dynamic", 0.2)]
+)
 @pytest.mark.parametrize("size", ["20m", "30m"])
 def test_forms_stay_near_fp32_and_the_step_equals_the_model(form, limit, size):
     torch.manual_seed(0)
@@ -174,7 +179,7 @@ def test_forms_stay_near_fp32_and_the_step_equals_the_model(form, limit, size):
     ids = torch.randint(model.config.vocab_size, (2, 12))
     with torch.inference_mode():
         whole = model(ids)
-        changed, step = quantize.quantized(model, form)
+        changed, step = weights.quantized(model, form)
         logits = changed(ids)
         assert float((logits - whole).norm() / whole.norm()) < limit
         cache = KVCache(model.config, 2, 12)
@@ -186,20 +191,20 @@ def test_forms_stay_near_fp32_and_the_step_equals_the_model(form, limit, size):
 def test_bytes_read_and_unknown_form():
     model = Llama(dataclasses.replace(SIZES["tiny"]))
     tied = sum(p.numel() for p in model.parameters())
-    assert quantize.bytes_read(model, "fp32") == 4 * tied
-    assert quantize.bytes_read(model, "int8") < 1.05 * tied
+    assert weights.bytes_read(model, "fp32") == 4 * tied
+    assert weights.bytes_read(model, "int8") < 1.05 * tied
     with pytest.raises(UserError, match="int4"):
-        quantize.quantized(model, "int4")
+        weights.quantized(model, "int4")
 
 
 def test_table_of_forms(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 10)
     monkeypatch.setattr(
-        sys, "argv", ["quantize.py", str(runs / "large"), str(tmp_path / "text.txt"), "--tokens", "4"]
+        sys, "argv", ["weight_forms.py", str(runs / "large"), str(tmp_path / "text.txt"), "--tokens", "4"]
     )
-    assert quantize.main() == 0
+    assert weight_forms.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(quantize.FORMS)
+    assert [line.split()[0] for line in lines[1:]] == list(weights.FORMS)
     assert lines[1].split()[3] == "+0.0000" and all(abs(float(line.split()[3])) < 0.1 for line in lines[1:])
 
 
@@ -229,11 +234,11 @@ def test_benchmark_prints_every_way_beside_the_memory(runs, tmp_path, monkeypatc
     )
     assert bench_sample.main() == 0
     out = capsys.readouterr().out
-    ways = ["transformers fp32", "plain step fp32", *(f"ours {form}" for form in quantize.FORMS)]
+    ways = ["transformers fp32", "plain step fp32", *(f"ours {form}" for form in weights.FORMS)]
     rows = [line[20:].split() for line in out.splitlines() if line[:20].strip() in ways]
     assert len(rows) == len(ways) and rows[0][1] == "1.00" and all(float(row[0]) > 0 for row in rows)
     assert len(
-        [line for line in out.splitlines() if line.split() and line.split()[0] in quantize.FORMS]
-    ) == len(quantize.FORMS)
+        [line for line in out.splitlines() if line.split() and line.split()[0] in weights.FORMS]
+    ) == len(weights.FORMS)
     monkeypatch.setattr(sys, "argv", ["bench_sample.py", "--text", "x"])
     assert sample.run(bench_sample.main) == 2

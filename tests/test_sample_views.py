@@ -23,10 +23,11 @@ import torch
 import sample
 import tokenizer
 from common import ROOT, UserError
-from sampling import arena
-from sampling import explore
 from model import SIZES, Llama
-from sample import Settings, generate
+from sample import SampleSettings, generate
+from sampling import arena, explore
+from sampling.answers import load_model_of
+from sampling.terminal import say
 
 FEW = ("--max-new-tokens", "8", "--seed", "3")
 
@@ -61,7 +62,7 @@ def command(place, monkeypatch, capsys):
     def call(*arguments: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
         monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
-        monkeypatch.setattr("sampling.prompt.text_waits", lambda: bool(stdin))
+        monkeypatch.setattr("sampling.terminal.text_waits", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -71,41 +72,49 @@ def command(place, monkeypatch, capsys):
 
 # --------------------------------------------------------------------------------------------------- explorer
 
-def test_thoughts_are_the_models_own_numbers(place):
-    source = sample.open_source("runs/one")
-    settings = Settings(temperature=0.7, top_p=0.9, repetition_penalty=1.2, max_new_tokens=12)
-    thoughts, answer = explore.think(source, "Hello there", settings, 5)
-    record = sample.say(source, "Hello there", [(settings, 5)])["answers"][0]
+def test_choices_are_the_models_own_numbers(place):
+    loaded = load_model_of("runs/one")
+    settings = SampleSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.2, max_new_tokens=12)
+    choices, answer = explore.explore(loaded, "Hello there", settings, 5)
+    record = say(loaded, "Hello there", [(settings, 5)])["answers"][0]
     assert (answer.text, answer.ids) == (record["text"], record["ids"]) and "".join(
-        t.text for t in thoughts
+        t.text for t in choices
     ) == answer.text
-    ids = source.tokenizer.encode("Hello there", document=True)
+    ids = loaded.tokenizer.encode("Hello there", document=True)
     with torch.inference_mode():
-        p = torch.softmax(source.model(torch.tensor([ids + answer.ids]))[0].double(), dim=1)      # (T, V)
-    for i, thought in enumerate(thoughts[:len(answer.ids)]):
+        p = torch.softmax(loaded.model(torch.tensor([ids + answer.ids]))[0].double(), dim=1)      # (T, V)
+    for i, choice in enumerate(choices[:len(answer.ids)]):
         row = p[len(ids) + i - 1]
-        assert thought.probability == pytest.approx(float(row[answer.ids[i]]), rel=1e-3)
-        assert thought.entropy == pytest.approx(float(-(row * row.log2()).sum()), abs=1e-3)
-        assert thought.rank == 1 + int((row > row[answer.ids[i]]).sum())
-        assert [share for _, share in thought.best] == pytest.approx(row.topk(8).values.tolist(), rel=1e-3)
+        assert choice.probability == pytest.approx(float(row[answer.ids[i]]), rel=1e-3)
+        assert choice.entropy == pytest.approx(float(-(row * row.log2()).sum()), abs=1e-3)
+        assert choice.rank == 1 + int((row > row[answer.ids[i]]).sum())
+        assert [share for _, share in choice.best] == pytest.approx(row.topk(8).values.tolist(), rel=1e-3)
 
 
 def test_bands_are_the_cards(shared):
     demo = json.loads((shared / "cards" / "cards.json").read_text())["models"]["Stentor3-20M"]["demo_space"]
-    assert explore.BANDS[0][:2] == (demo["explorer_green_min_percent"][0]["value"] / 100, "green")
-    assert (
-        explore.BANDS[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100
-        and explore.BANDS[-1][1] == "red"
-    )
+    bands = explore.PROBABILITY_BANDS
+    assert bands[0] == (demo["explorer_green_min_percent"][0]["value"] / 100, "green")
+    assert bands[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100 and bands[-1][1] == "red"
     assert explore.ALTERNATIVES == demo["explorer_alternatives"][0]["value"]
-    assert [explore.band(p)[0] for p in (1.0, 0.8, 0.799, 0.35, 0.349, 0.0)] == [
-        "green",
-        "green",
-        "yellow",
-        "orange",
-        "red",
-        "red",
-    ]
+    colours = [explore.colour_by_probability(p) for p in (1.0, 0.8, 0.799, 0.35, 0.349, 0.0)]
+    assert colours == ["green", "green", "yellow", "orange", "red", "red"]
+
+
+def test_colours_of_surprise_are_quarters_of_a_uniform_guess():
+    """Of 12 bits (4,096 tokens), 3, 6 and 9 are the limits; worse than a uniform guess is red too."""
+    logits = torch.full((4096,), 0.0)
+    tokenizer_ = tokenizer.load("builtin-4096")
+    uniform = explore.choice_of(logits, 7, "x", tokenizer_)
+    assert uniform.share == pytest.approx(1) and uniform.surprise == pytest.approx(12) == uniform.entropy
+    colours = []
+    for bits in (0.1, 2.99, 3.01, 5.99, 6.01, 8.99, 9.01, 15):
+        p = torch.full((4096,), (1 - 2.0**-bits) / 4095, dtype=torch.float64)
+        p[7] = 2.0**-bits
+        choice = explore.choice_of(p.log(), 7, "x", tokenizer_)
+        assert choice.surprise == pytest.approx(bits)
+        colours.append(explore.colour_by_surprise(choice.share))
+    assert colours == ["green"] * 2 + ["yellow"] * 2 + ["orange"] * 2 + ["red"] * 2
 
 
 def test_page_is_whole_and_asks_for_nothing(command, place):
@@ -114,7 +123,7 @@ def test_page_is_whole_and_asks_for_nothing(command, place):
     assert code == 0 and "page.html" in out and "most probable" in out
     assert page.count('<button type="button"') == 8 and "&lt;/script&gt;&lt;b&gt;Hello &amp; there" in page
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-    assert len(data) == 8 and all(len(row[4]) == 8 for row in data)
+    assert len(data) == 8 and all(len(row[3]) == 8 for row in data)
     assert re.findall(r"https?:|//\w|@import|url\(|\bsrc=|<link", page) == [] and "default-src 'none'" in page
     assert command("runs/one", "x", "--explore", "none/page.html")[0] == 2
     assert command("runs/one", "x", "--explore", ".")[0] == 2
@@ -123,14 +132,14 @@ def test_page_is_whole_and_asks_for_nothing(command, place):
 
 
 def test_terminal_is_coloured_only_where_it_should_be(monkeypatch):
-    thought = explore.Thought(" cat", "·cat", 0.9, 1, 0.5, [("·cat", 0.9), ("·dog", 0.1)])
+    choice = explore.Choice(" cat", "·cat", 0.9, 0.15, 0.01, 1, 0.5, [("·cat", 0.9), ("·dog", 0.1)])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert f"\x1b[{explore.BANDS[0][2]}m cat\x1b[0m" in explore.in_terminal("The", [thought], 100)
+    assert f"\x1b[{explore.COLOURS['green']}m cat\x1b[0m" in explore.in_terminal("The", [choice], 100)
     monkeypatch.setenv("NO_COLOR", "1")
-    plain = explore.in_terminal("The", [thought], 100)
+    plain = explore.in_terminal("The", [choice], 100)
     assert "\x1b" not in plain and "·cat 90% ·dog 10%" in plain
-    assert max(map(len, explore.in_terminal("The", [thought] * 3, 40).splitlines()[6:])) <= 40
+    assert max(map(len, explore.in_terminal("The", [choice] * 3, 40).splitlines()[6:])) <= 40
 
 
 # ------------------------------------------------------------------------------------------------------ arena
@@ -198,10 +207,11 @@ def test_arena_against_another_architecture(command, place):
     code, out, _ = command("runs/one", "Hello", "--arena", "models/gpt", *FEW)
     assert code == 0 and "B: gpt, 0.0M" in out
     player = arena.open_contender("models/gpt")
-    answers = [arena.last_of(player.answer("Hello", Settings(max_new_tokens=20), seed)) for seed in (1, 1, 2)]
+    twenty = SampleSettings(max_new_tokens=20)
+    answers = [arena.last_of(player.answer("Hello", twenty, seed)) for seed in (1, 1, 2)]
     assert answers[0] == answers[1] != answers[2] and len(answers[0]) > 5
     with pytest.raises(UserError, match="reads at most 64"):
-        arena.last_of(player.answer("a" * 65, Settings(), 0))
+        arena.last_of(player.answer("a" * 65, SampleSettings(), 0))
     (place / "models" / "gpt" / "model.safetensors").write_bytes(b"\xff" * 100)
     code, _, log = command("runs/one", "Hello", "--arena", "models/gpt")
     assert code == 2 and "models/gpt" in log and log.count("\n") == 1
@@ -256,7 +266,7 @@ def test_ctrl_c_ends_with_130(place):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "no assistant" in process.stdout.readline()
+    assert "not an assistant" in process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, log = process.communicate(timeout=60)
@@ -348,7 +358,7 @@ def test_mistakes_become_lines_on_the_page(views, place):
         "runs/two", "Hello"
     )
     for handler, arguments in (
-        (views.on_explore, ("x" * 30000,)),
+        (views.on_explore, ("x" * 30000, "dark")),
         (views.on_sweep, ("Hello", "0.3, hot")),
         (views.on_sweep, ("", "0.3")),
     ):
@@ -378,4 +388,4 @@ def test_presets_fill_the_fields(views):
         views.fields_for("runs/one", "focused")[:2] == [0.5, 0.8]
         and views.fields_for("runs/one", "creative")[5] == 250
     )
-    assert views.fields_for("runs/none", "balanced") == list(vars(Settings()).values())
+    assert views.fields_for("runs/none", "balanced") == list(vars(SampleSettings()).values())

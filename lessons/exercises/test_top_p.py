@@ -6,7 +6,7 @@ import pytest
 import torch
 from grading import call, judge
 
-from sample import Settings, filtered
+from sample import SampleSettings, filtered
 
 
 def finite(logits):
@@ -18,7 +18,7 @@ def finite(logits):
 def test_top_p(answer, p):
     torch.manual_seed(0)
     logits = 2 * torch.randn(12)
-    settings = Settings(temperature=1.0, top_p=p, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    settings = SampleSettings(temperature=1.0, top_p=p, top_k=0, min_p=0.0, repetition_penalty=1.0)
     kept = filtered(logits, torch.zeros(12, dtype=torch.bool), settings) > -math.inf
     right = logits.masked_fill(~kept, -math.inf)
     best_first, order = torch.softmax(logits, dim=0).sort(descending=True)

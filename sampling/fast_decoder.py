@@ -46,8 +46,8 @@ def shared_out(weight: Tensor) -> Product:
     return product
 
 
-class FastStep:
-    """The newest position of B rows: `step(newest, cache)` equals `model(newest, cache)[:, -1]`, up to
+class FastDecoder:
+    """The newest position of B rows: `decoder(newest, cache)` equals `model(newest, cache)[:, -1]`, up to
     rounding.
 
     `prepare` turns a weight (out, in) into its product. Holds copies of the weights: make a new one when they

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded model and its answers: open a folder, read a prompt, continue it in text."""
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import tokenizer
+from common import UserError, find_run
+from model import Llama
+from sample import Draw, NextLogits, SampleSettings, decode, recommended
+from sampling.weights import quantized
+from tokenizer import Tokenizer
+
+BASE_MODEL = "A base model continues text. It is not an assistant and was never taught to answer."
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be asked.
+
+    `next_logits` computes one position in the chosen form of the weights. `settings` are the recommended
+    ones.
+    """
+
+    name: str
+    folder: Path
+    model: Llama
+    next_logits: NextLogits
+    tokenizer: Tokenizer
+    settings: SampleSettings
+
+
+def load_model_of(
+    run_or_folder: str | Path | None = None, weights: str = "fp32", device: str = "cpu"
+) -> LoadedModel:
+    """Load a run's best model or any folder of the Llama layout; without a name the newest run.
+
+    `weights` is a key of `sampling.weights.FORMS`, `device` is "cpu" or "cuda". Raises UserError for what
+    cannot be used.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; leave the flag out to use the CPU")
+    folder = find_run(run_or_folder)
+    its_tokenizer = tokenizer.load(folder)
+    model, next_logits = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
+    if its_tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{folder}: the vocabulary has {its_tokenizer.vocab_size} tokens but the model "
+                        f"{model.config.vocab_size}; they do not belong together")
+    return LoadedModel(name_of(folder), folder, model, next_logits, its_tokenizer, recommended(model.config))
+
+
+def name_of(folder: Path) -> str:
+    """`20m` for `runs/20m/best`; a model folder's own name where it is not part of a run."""
+    path = Path(os.path.abspath(folder))                                  # a link keeps its name
+    return path.parent.name if path.name.split(".")[0] in ("best", "last") else path.name
+
+
+def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids that the model reads for a prompt, never none.
+
+    They begin with what a foreign tokenizer puts before a text (`prefix_ids`, empty for ours). As on the
+    cards, no separator is put before the prompt. An empty prompt is the start of a document: the separator
+    alone.
+    """
+    ids = [*getattr(its_tokenizer, "prefix_ids", []), *its_tokenizer.encode(prompt, document=True)]
+    return ids or [its_tokenizer.eos_id]
+
+
+def stop_ids_of(its_tokenizer: Tokenizer) -> set[int]:
+    """All ids that end a text."""
+    return set(getattr(its_tokenizer, "stop_ids", [its_tokenizer.eos_id]))
+
+
+@dataclass
+class Answer:
+    """What a model has said so far to one prompt; `ended` is true after a stop token."""
+
+    settings: SampleSettings
+    seed: int
+    text: str = ""
+    ids: list[int] = dataclasses.field(default_factory=list)
+    ended: bool = False
+
+
+def respond(
+    loaded: LoadedModel, prompt: str, draws: list[tuple[SampleSettings, int]]
+) -> Iterator[list[Answer]]:
+    """Continue `prompt` once for each (settings, seed); yields the growing answers.
+
+    The first answers come before the first token and are empty. The bytes of one character may come from
+    several tokens: the text grows when the character is complete. Raises UserError for a prompt that the
+    model cannot read.
+    """
+    model, its_tokenizer = loaded.model, loaded.tokenizer
+    stop_ids = stop_ids_of(its_tokenizer)
+    ids = prompt_ids(its_tokenizer, prompt)
+    answers = [Answer(settings, seed) for settings, seed in draws]
+    streams = [its_tokenizer.stream() for _ in draws]
+    for stream in streams:
+        stream.feed(ids)
+    rows = [Draw(model, ids, settings, seed, stop_ids) for settings, seed in draws]
+    yield answers
+    for tokens, _ in decode(model, ids, rows, loaded.next_logits):
+        for answer, stream, token in zip(answers, streams, tokens):
+            answer.ended |= token in stop_ids
+            if token is not None and not answer.ended:
+                answer.ids.append(token)
+                answer.text += stream.feed([token])
+        yield answers
