@@ -53,13 +53,16 @@ def documents_of(name: str) -> tuple[str, Iterator[str]]:
 
 
 def builtin_documents() -> Iterator[str]:
-    """The built-in corpus as models are trained on it: cleaned, and about two thirds prose, a third code, a tenth mathematics."""
-    from corpus.builtin import builtin_documents
+    """Text for the built-in vocabulary: Python's documentation, a part of its library source, and the words of the built-in corpus."""
+    from corpus.builtin import vocabulary_documents
+    from corpus.python_docs import python_documents
     from data import clean_text
-    for kind, every in (("web", 1), ("code", 2), ("math", 12)):
-        for number, (_, text) in enumerate(builtin_documents(kind)):
+    for kind, every in (("web", 1), ("code", 4)):
+        for number, (_, text) in enumerate(python_documents(kind)):
             if number % every == 0:
                 yield clean_text(text, preserve_linebreaks=kind == "code")
+    for kind, count in (("web", 2000), ("code", 1000), ("math", 1000)):
+        yield from vocabulary_documents(kind, count)
 
 
 def read_text(names: list[str]) -> bytes:
