@@ -81,7 +81,10 @@ def vocabulary_documents(kind: str, count: int) -> Iterator[str]:
     chance = random.Random(VOCABULARY_SEED).random
 
     def mixed(_: re.Match) -> str:
-        return heads[int(chance() * len(heads))] + tails[int(chance() * len(tails))]
+        while True:
+            word = heads[int(chance() * len(heads))] + tails[int(chance() * len(tails))]
+            if word not in HARD:
+                return word
 
     for number in range(count):
         words = hard.sub(mixed, KINDS[kind].grammar.write(VOCABULARY_SEED + number).text).split(" ")

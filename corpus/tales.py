@@ -21,15 +21,15 @@ GIRLS = "Nora Lena Clara Hazel Rosa Daisy Olive Poppy Greta Wendy".split()
 BOYS = "Otto Oscar Finley Hugo Jonas Felix Milo Theo Bruno Casper".split()
 HOMES = {
     "fox": "den", "rabbit": "burrow", "bear": "cave", "frog": "pond", "squirrel": "nest", "beaver": "lodge",
-    "mouse": "barn", "goat": "stable", "raven": "tower", "mole": "tunnel", "donkey": "shed", "hedgehog": "garden",
-    "turtle": "boathouse", "piglet": "sty", "badger": "hut", "sparrow": "hedge",
+    "hamster": "barn", "goat": "stable", "raven": "tower", "mole": "tunnel", "donkey": "shed", "hedgehog": "cottage",
+    "tortoise": "boathouse", "piglet": "sty", "badger": "hut", "sparrow": "birdhouse",
 }
 SORTS = {
     "NAME": Sort(tuple(GIRLS + BOYS)),
     "KIND": Sort(tuple(HOMES)),
     "TRAIT": Sort(tuple("shy brave clever curious cheerful sleepy hungry gentle lazy proud quiet merry lonely polite".split())),
     "LOOK": Sort(tuple("red blue green yellow golden silver striped shiny pretty little".split())),
-    "THING": Sort(tuple("kite lantern drum whistle blanket basket ribbon marble feather pillow wagon trumpet bucket "
+    "THING": Sort(tuple("kite lantern drum whistle blanket kettle ribbon marble feather pillow wagon trumpet bucket "
                         "necklace scarf crown".split())),
     "PLACE": Sort(("by the river", "near the old mill", "at the edge of the forest", "on a green hill", "behind the garden wall",
                    "beside the lake", "at the foot of the mountain", "in a quiet valley", "under the tall pines",

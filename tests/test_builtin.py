@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated corpus: one derivation a text with the stated probability, the same bytes everywhere, a checker that can fail."""
+import collections
+import hashlib
+import itertools
+import math
+import random
+import re
+
+import pytest
+
+from corpus import checker, exercises, programs, tales
+from corpus.builtin import GENERATOR, HARD, KINDS, builtin_documents, vocabulary_documents
+from corpus.grammar import Grammar, Sort, parse
+from data import clean_text
+from tokenizer import load
+
+EXPECTED = ("tales-2", "8a37835d60d05a7d27596f71d1ba463a7715b124a24cf70cf3205ceb17b702dd")
+COUNTS = {"web": 1500, "code": 2000, "math": 1500}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_text_has_one_derivation_with_its_nats(kind):
+    """Parsing finds the choices again: exactly one derivation, with the same -log p, and cleaning leaves the text as it is."""
+    grammar = KINDS[kind].grammar
+    for text in itertools.islice(builtin_documents(kind), COUNTS[kind]):
+        found = [reading for reading in grammar.readings(text) if reading.complete]
+        assert len(found) == 1, text
+        assert found[0].nats == pytest.approx(text.nats, rel=1e-12)
+        assert clean_text(text, preserve_linebreaks=kind == "code") == text
+
+
+def test_the_probabilities_of_a_small_grammar_sum_to_one():
+    """All texts of a grammar with choices in choices, distinct and repeatable values, and copies: each once, sum of p = 1."""
+    sorts = {"WHO": Sort(("Ada", "Max", "Zoe")), "DIGIT": Sort(("1", "2"), distinct=False)}
+    template = "{a=WHO} [saw {b=WHO}[|, and {b} saw {a}]|slept|counted {n=DIGIT}, {m=DIGIT}, {n}]."
+    grammar = Grammar(parse(template), sorts, {})
+    written = list(grammar.every())
+    assert len(written) == len({text for text, _ in written}) == 3 * (2 * 2 + 1 + 2 * 2)
+    assert math.fsum(math.exp(-nats) for _, nats in written) == pytest.approx(1, abs=1e-12)
+    for text, nats in written:
+        (reading,) = [reading for reading in grammar.readings(text) if reading.complete]
+        assert reading.nats == pytest.approx(nats)
+    drawn = collections.Counter(grammar.write(seed).text for seed in range(20_000))
+    assert set(drawn) == {text for text, _ in written}
+    assert all(abs(drawn[text] / 20_000 - math.exp(-nats)) < 0.02 for text, nats in written)
+
+
+def test_an_ambiguous_grammar_is_found_out():
+    """The test of one derivation can fail."""
+    grammar = Grammar(parse("[a|ab][bc|c]"), {}, {})
+    assert sum(reading.complete for reading in grammar.readings("abc")) == 2
+    assert math.fsum(math.exp(-nats) for text, nats in grammar.every() if text == "abc") == pytest.approx(0.5)
+
+
+def test_the_bytes_are_the_same_everywhere():
+    """Chance is random.Random(seed).random() alone, whose values Python keeps for every version: a few of them, and the texts."""
+    draws = random.Random(7).random
+    assert [draws(), draws()] == [0.32383276483316237, 0.15084917392450192]
+    digest = hashlib.sha256()
+    for kind in KINDS:
+        for text in itertools.islice(builtin_documents(kind), 300):
+            digest.update(text.encode())
+    assert (GENERATOR, digest.hexdigest()) == EXPECTED
+
+
+def test_tales_are_demanding_and_readable():
+    """60 to 200 words each, a lexicon of 300 to 1,000 words, 8 plots and more, at least 20,000 different sentences in 26,000 tales."""
+    texts = list(itertools.islice(builtin_documents("web"), 4000))
+    lengths = [len(text.split()) for text in texts]
+    assert 60 <= min(lengths) and max(lengths) <= 200
+    assert 300 <= len({word for text in texts for word in re.findall(r"[a-z]+", text.lower())}) <= 1000
+    assert len(tales.PLOTS) >= 8 and sum('"' in text for text in texts) > 0.7 * len(texts)
+    assert len({sentence for text in texts for sentence in checker.END.split(text)}) >= 20_000
+    assert not re.search(r"\b[Aa] [aeiou]|\ban (?!hour)[^aeiou]|  | ,", " ".join(texts))
+
+
+def test_tales_have_a_quarter_nat_per_token():
+    """With the built-in vocabulary, whose tokens are neither phrases nor the words that a model has to copy."""
+    coder = load("builtin-4096")
+    texts = list(itertools.islice(builtin_documents("web"), 300))
+    tokens = sum(len(coder.encode(text, document=True)) + 1 for text in texts)
+    assert sum(text.nats for text in texts) / tokens >= 0.25
+    assert [word for word in HARD if len(coder.encode(f"a {word} b")) < 4] == []
+
+
+def test_the_vocabulary_text_has_no_phrases_and_no_names():
+    """Words in a random order; names, kinds and things cut in two and put together anew."""
+    text = " ".join(vocabulary_documents("web", 200))
+    assert "Once upon a" not in text and "so that" not in text[:2000]
+    assert all(len(re.findall(rf"\b{name}\b", text)) < 20 for name in tales.GIRLS + tales.BOYS)
+
+
+# ----------------------------------------------------------------------------------------------------- checker
+
+def test_the_checker_accepts_what_the_grammar_writes():
+    for seed in range(200):
+        found = checker.check_tale(tales.tale(seed).text)
+        assert found.faultless and found.counts and found.well_formed == 1
+        assert found.good_sentences == found.sentences and found.name and found.pronoun and found.thing and found.kind
+        assert checker.check_program(programs.program(seed).text) == checker.Program(True, True, 2, 2)
+        assert checker.check_sheet(exercises.sheet(seed).text) == checker.Sheet(4, 4)
+
+
+TALE = ("Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora found a red kite under a bush. "
+        '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" asked Nora. "No, it is not mine," '
+        'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. The mole sang all the way home.')
+
+
+@pytest.mark.parametrize("old, new, wrong", [
+    ('"Whose kite', '"Whose drum', {"thing"}), ("the red kite home", "the blue kite home", {"thing"}),
+    ('"You may keep it, Nora.', '"You may keep it, Greta.', {"name"}), ("asked Nora", "asked Otto", {"name"}),
+    ("in her tunnel", "in his tunnel", {"pronoun"}), ('?" she asked', '?" he asked', {"pronoun"}),
+    ("The mole sang", "The fox sang", {"kind"}), ("put it in her tunnel", "put it in her den", {"kind"}),
+    ("to Otto the fox", "to Nora the fox", {"name"}), ("took the kite to Otto", "kicked the kite to Otto", set()),
+])
+def test_the_checker_finds_a_mistake(old, new, wrong):
+    """One change in a tale is one mistake of its sort; a sentence of another form breaks the reading off there."""
+    assert checker.check_tale(TALE).faultless and TALE.count(old) == 1
+    found = checker.check_tale(TALE.replace(old, new))
+    assert {group for group in checker.GROUPS if not getattr(found, group)} == wrong and not found.faultless
+    assert (found.well_formed < 1, found.good_sentences < found.sentences) == (not wrong, not wrong)
+
+
+def test_the_checker_judges_what_the_grammar_cannot_read():
+    """After an unknown sentence words decide: a name that nobody introduced, a thing from nowhere, a pronoun that fits nobody."""
+    start = "Long ago there lived a lazy mole named Nora. Nothing happened then. "
+    cases = {"Otto laughed.": {"name"}, "She saw the drum.": {"thing"}, "She saw a red drum. The drum was big.": set(),
+             "He laughed.": {"pronoun"}, "She met Otto the fox, and he laughed.": set()}
+    for rest, wrong in cases.items():
+        found = checker.check_tale(start + rest)
+        assert {group for group in checker.GROUPS if not getattr(found, group)} == wrong, rest
+    assert not checker.check_tale("").faultless and checker.check_tale("").mentions == 0
+
+
+PROGRAM = 'def add(x, n):\n    """Return the sum of x and n."""\n    return x + n\n\n>>> add(2, 4)\n6\n>>> add(4, 6)\n10'
+
+
+@pytest.mark.parametrize("old, new, found", [
+    ("\n6\n", "\n7\n", checker.Program(True, True, 2, 1)), ("return x + n", "return x + number", checker.Program(True, False, 2, 0)),
+    ("return x + n", "return x +", checker.Program(False, False, 2, 0)), ("return x", "retrun = x", checker.Program(True, False, 2, 0)),
+])
+def test_programs_with_a_mistake(old, new, found):
+    assert checker.check_program(PROGRAM) == checker.Program(True, True, 2, 2)
+    assert checker.check_program(PROGRAM.replace(old, new)) == found
+
+
+def test_exercises_with_a_mistake():
+    sheet = ("Question: What is 3 + 4? Answer: 3 + 4 = 7. Question: Is 10 even or odd? Answer: even. "
+             "Question: Write 2 as a word. Answer: two. Question: Copy: red blue pink. Answer: red blue pink.")
+    assert checker.check_sheet(sheet) == checker.Sheet(4, 4)
+    assert checker.check_sheet(sheet.replace("= 7", "= 8").replace("even. ", "odd. ")) == checker.Sheet(4, 2)
+    assert checker.check_sheet(sheet.replace("3 + 4?", "3 plus 4?")) == checker.Sheet(4, 0)
+
+
+def test_the_interval_of_a_share():
+    """Wilson's interval of 90 in 100 and of none in 10, as tables give it."""
+    assert checker.wilson(90, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert checker.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
