@@ -297,7 +297,8 @@ class Corpus:
         parts = [
             self.manifest["tokenizer"]["fingerprint"],
             self.manifest["mixture"],
-            self.manifest["sources"],
+            {name: {**source, **{split: without_nats(source[split]) for split in SPLITS}}
+             for name, source in self.manifest["sources"].items()},
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -388,6 +389,26 @@ class Corpus:
         """The mixture's shares at a step."""
         return dict(zip(self.names, self.mixture.weights(step * self.batch_size)))
 
+    def entropy(self, source: str | None = None) -> float | None:
+        """Nats per token of this split that no model can do without on average; None where the corpus does not know it.
+
+        The -log p of all documents of `source` (default: of all sources) over their tokens, one separator each. It bounds
+        the mean loss over complete documents, each read from its beginning; a row that begins in the middle of a document
+        lacks what came before, and its loss is higher.
+        """
+        names = [source] if source else self.names
+        splits = [self.manifest["sources"][name][self.split] for name in names]
+        nats = [split.get("nats") for split in splits]
+        return None if None in nats else sum(nats) / sum(tokens_of(split) for split in splits)
+
+    def documents(self, source: str, count: int) -> list[np.ndarray]:
+        """The first `count` complete documents of a source in this split, int64 (n,) each, the separator at the end included."""
+        index = self.names.index(source)
+        tokens = np.empty(self.starts[index][-1], dtype=np.int64)
+        self.read(index, 0, tokens)
+        ends = np.flatnonzero(tokens == self.eos_id)[:count] + 1
+        return np.split(tokens[:ends[-1]], ends[:-1]) if len(ends) else []
+
     def unigram_entropy(self, steps: int | None = None) -> float:
         """Entropy in nats per token of the token frequencies in batches 0..steps-1 (default all), H = -sum p
         ln p.
@@ -443,6 +464,11 @@ def tokens_of(split: dict) -> int:
     return sum(shard["tokens"] for shard in split["shards"])
 
 
+def without_nats(split: dict) -> dict:
+    """What a manifest says of a split, but its nats, which decide no batch."""
+    return {key: value for key, value in split.items() if key != "nats"}
+
+
 def check_manifest(manifest: dict) -> None:
     """Raise ValueError (or KeyError, TypeError, AttributeError) if a field is absent, of the wrong type or
     out of range.
@@ -480,6 +506,8 @@ def check_manifest(manifest: dict) -> None:
         )
         for split in SPLITS:
             require(all(whole(source[split][key], 2**63) for key in ("documents", "characters")), "counts")
+            nats = source[split].get("nats")
+            require(nats is None or type(nats) in (int, float) and 0 <= nats < 2**63, "nats")
             for number, shard in enumerate(source[split]["shards"]):
                 require(shard["file"] == f"{name}.{split}.{number:05d}.bin", "shard file name")
                 require(whole(shard["tokens"], 2**48) and shard["tokens"] > 0, "shard tokens")

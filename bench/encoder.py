@@ -29,12 +29,12 @@ from tokenizer import DEFAULT, Tokenizer, load, normalize_pieces
 
 
 def read_text(path: str | None, size: int) -> str:
-    """About `size` characters of a .txt, .jsonl or .jsonl.gz file (key text or content), or of the built-in
-    corpus.
+    """About `size` characters of a .txt, .jsonl or .jsonl.gz file (key text or content), or of
+    Python's documentation.
     """
     if path is None:
-        from corpus.builtin import builtin_documents
-        parts = (text for _, text in builtin_documents("web"))
+        from corpus.python_docs import python_documents
+        parts = (text for _, text in python_documents("web"))
     elif not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     elif ".jsonl" in path:

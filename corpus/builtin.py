@@ -9,6 +9,7 @@ Document number n is a function of n alone, so there are as many as one asks for
 version and platform. Each knows its -log p, the nats that no model can do without on average. Real text of the same kinds:
 `corpus/python_docs.py`, one's own files, or the hub.
 """
+
 from __future__ import annotations
 
 import random

@@ -7,6 +7,7 @@
 
 No text of a model is executed: a program counts as running if it is one of the grammar's functions, whose results are known.
 """
+
 from __future__ import annotations
 
 import ast
@@ -18,13 +19,21 @@ from corpus import exercises, programs, tales
 from corpus.grammar import Reading, pattern_of
 
 GROUPS = {
-    "name": ("name", "NAME"), "pronoun": tuple(form for pair in tales.PRONOUNS.items() for form in pair),
-    "thing": ("thing", "look", "THING", "LOOK"), "kind": ("kind", "home", "KIND"),
+    "name": ("name", "NAME"),
+    "pronoun": tuple(form for pair in tales.PRONOUNS.items() for form in pair),
+    "thing": ("thing", "look", "THING", "LOOK"),
+    "kind": ("kind", "home", "KIND"),
 }
-SENTENCE = re.compile("|".join(f"(?:{pattern})" for pattern in dict.fromkeys(
-    pattern_of(sentence, tales.GRAMMAR) for sentence in tales.SENTENCES)))
+SENTENCE = re.compile(
+    "|".join(
+        f"(?:{pattern})"
+        for pattern in dict.fromkeys(pattern_of(sentence, tales.GRAMMAR) for sentence in tales.SENTENCES)
+    )
+)
 END = re.compile(r"(?<=[.!?]) (?=[A-Z\"])|(?<=[.!?]\") (?=[A-Z\"])")
-INTRODUCED = re.compile(rf"named ({tales.ANY_NAME})|({tales.ANY_NAME})(?= the {tales.ANY_KIND}|, a [a-z]+ {tales.ANY_KIND},)")
+INTRODUCED = re.compile(
+    rf"named ({tales.ANY_NAME})|({tales.ANY_NAME})(?= the {tales.ANY_KIND}|, a [a-z]+ {tales.ANY_KIND},)"
+)
 NEW_THING = re.compile(rf"\b(?:a|his|her|my) {tales.ANY_LOOK} ({tales.ANY_THING})")
 PRONOUN = re.compile(r"\b(he|she|his|her|him)\b", re.IGNORECASE)
 
@@ -70,15 +79,19 @@ def check_tale(text: str) -> Tale:
 
 def loose_mistakes(text: str, reading: Reading) -> set[str]:
     """Mistakes after the point that the grammar could read: names and things that nobody introduced, pronouns that fit nobody."""
-    rest, wrong = text[reading.at:], set()
+    rest, wrong = text[reading.at :], set()
     names = {value for sort, value in reading.slots.values() if sort == "NAME"}
     names |= {name for found in INTRODUCED.findall(rest) for name in found if name}
-    things = {value for sort, value in reading.slots.values() if sort == "THING"} | set(NEW_THING.findall(rest))
+    things = {value for sort, value in reading.slots.values() if sort == "THING"} | set(
+        NEW_THING.findall(rest)
+    )
     if set(re.findall(tales.ANY_NAME, rest)) - names:
         wrong.add("name")
     if set(re.findall(tales.ANY_THING, rest)) - things:
         wrong.add("thing")
-    fitting = {form for name in names for form in (("he", "his", "him") if name in tales.BOYS else ("she", "her"))}
+    fitting = {
+        form for name in names for form in (("he", "his", "him") if name in tales.BOYS else ("she", "her"))
+    }
     if {form.lower() for form in PRONOUN.findall(rest)} - fitting:
         wrong.add("pronoun")
     return wrong

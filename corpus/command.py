@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from argparse import Namespace
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import tokenizer
 from common import Parser, UserError, count_of
-from corpus.documents import HubDataset, Source, builtin_source, hub_source, kind_of, path_source
-from corpus.prepare import prepare
+from corpus.documents import HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source
+from corpus.prepare import OtherRecipe, prepare
+from corpus.python_docs import KINDS as PYTHON_KINDS
 from corpus.report import info_command, show_command
 from data import BUILTIN_KINDS, END, START, read_manifest, tokens_of
 
@@ -56,18 +58,35 @@ MIXES = {
 
 def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | None = None,
                     kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
-    """Prepare the built-in corpus and return its folder.
+    """Prepare the built-in corpus, or find it prepared already, and return its folder.
 
-    A folder that already holds it is used as it is, whichever Python version prepared it.
+    A folder of an older generator or another vocabulary is left for the runs that need it; the new one is made beside it.
     """
-    out = Path(out)
-    if (out / "manifest.json").is_file():
-        manifest = read_manifest(out)
-        wanted = tokenizer.load(vocab) if vocab else tokenizer.load()
-        same_vocab = manifest["tokenizer"]["fingerprint"] == wanted.fingerprint
-        if same_vocab and set(manifest["sources"]) == set(kinds):
-            return out
-    return prepare([builtin_source(kind) for kind in kinds], out, vocab, command="python data.py prepare")
+    return prepare_beside([builtin_source(kind) for kind in kinds], Path(out), vocab, "python data.py prepare")
+
+
+def prepare_python_docs(out: str | Path = "corpora/python-docs", vocab: str | Path | None = None) -> Path:
+    """Prepare Python's documentation and library source, or find them prepared already, and return the folder."""
+    command = "python data.py prepare --source python-docs"
+    return prepare_beside([python_docs_source(kind) for kind in PYTHON_KINDS], Path(out), vocab, command)
+
+
+def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, command: str) -> Path:
+    """The first of out, out-2, out-3 ... that holds these sources with this vocabulary, or is free and prepared now."""
+    fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
+    wanted = {source.name: source.identity for source in sources}
+    for number in itertools.count(1):
+        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+        if (folder / "manifest.json").is_file():
+            recipe = read_manifest(folder).get("recipe", {})
+            if (recipe.get("tokenizer"), recipe.get("sources")) == (fingerprint, wanted):
+                return folder
+            continue
+        try:
+            return prepare(sources, folder, vocab, command=command)
+        except OtherRecipe:  # an unfinished preparation of something else
+            continue
+    raise AssertionError("itertools.count has no end")
 
 
 def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | None = None) -> Path:
@@ -93,7 +112,7 @@ def prepare_command(options: Namespace) -> None:
     if options.validation_share is not None and not 0 < options.validation_share < 1:
         raise UserError(f"--validation-share {options.validation_share}: must be between 0 and 1")
     wanted, mix = options.source or ["builtin"], MIXES[options.mix]
-    name = options.mix if "hub" in wanted else "builtin" if wanted == ["builtin"] else "mine"
+    name = options.mix if "hub" in wanted else wanted[0] if wanted in (["builtin"], ["python-docs"]) else "mine"
     if mix.note and "hub" in wanted:
         print(f"{options.mix}: {mix.note}")
     folder = prepare(
@@ -117,7 +136,7 @@ def prepare_command(options: Namespace) -> None:
 
 
 def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
-    """The sources that `--source` names: builtin, builtin-KIND, hub, KIND=PATH. Raises UserError."""
+    """The sources that `--source` names: builtin, builtin-KIND, python-docs, hub, KIND=PATH. Raises UserError."""
     sources = []
     for name in wanted:
         kind, equals, path = name.partition("=")
@@ -129,10 +148,12 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
         elif name.startswith("builtin-") and name.removeprefix("builtin-") in BUILTIN_KINDS:
             sources.append(builtin_source(name.removeprefix("builtin-")))
+        elif name == "python-docs":
+            sources += [python_docs_source(kind) for kind in PYTHON_KINDS]
         elif name == "hub":
             sources += [hub_source(kind, datasets) for kind, datasets in mix.datasets.items()]
         else:
-            raise UserError(f"--source {name}: expected builtin, builtin-math, hub, or KIND=PATH such as "
+            raise UserError(f"--source {name}: expected builtin, builtin-math, python-docs, hub, or KIND=PATH such as "
                             "web=texts/ or code=src/")
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -156,7 +177,7 @@ def parser() -> Parser:
         "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
     ).add_argument
     add("--source", action="append", metavar="SOURCE",
-        help="builtin (default), builtin-math, hub, or KIND=PATH with KIND web, code, math; may be repeated")
+        help="builtin (default), python-docs, hub, or KIND=PATH with KIND web, code, math; may be repeated")
     add("--mix", default="stentor3", choices=tuple(MIXES),
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")

@@ -10,6 +10,7 @@ sources of `prepare_corpus`.
 """
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import itertools
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from common import UserError
-from corpus.builtin import builtin_documents
+from corpus.builtin import GENERATOR, KINDS, builtin_documents
+from corpus.python_docs import python_documents
 
 COLUMNS = ("text", "content")
 CODE_ENDINGS = {".py", ".js", ".ts", ".c", ".h", ".cpp", ".java", ".go", ".rs", ".rb", ".sh"}
@@ -49,15 +51,25 @@ class Source:
     documents: Callable[[int], Iterator[str]]
     identity: str  # what is read; a preparation that continues must find the same
     lines: bool  # code keeps its line breaks
+    documents_by_default: int | None = None  # how many are read where no budget is given, of a source without end
 
 
 def builtin_source(kind: str) -> Source:
-    """The built-in documents of one kind: "web", "code" or "math"."""
+    """The built-in documents of one kind, with their nats: "web" (tales), "code" (programs), "math" (exercises)."""
+    name = KINDS[kind].name
+    return Source(
+        kind, functools.partial(builtin_documents, kind), f"built-in {name}, generator {GENERATOR}", kind == "code",
+        documents_by_default=KINDS[kind].documents,
+    )
+
+
+def python_docs_source(kind: str) -> Source:
+    """Python's documentation ("web") or the source of its library ("code")."""
     def documents(skip: int) -> Iterator[str]:
-        for _, text in itertools.islice(builtin_documents(kind), skip, None):
+        for _, text in itertools.islice(python_documents(kind), skip, None):
             yield text
-    version = "" if kind == "math" else f" of Python {sys.version.split()[0]}"
-    return Source(kind, documents, f"built-in {kind}{version}", kind == "code")
+    what = "documentation" if kind == "web" else "library source"
+    return Source(kind, documents, f"{what} of Python {sys.version.split()[0]}", kind == "code")
 
 
 # ------------------------------------------------------------------------------------------------------ files

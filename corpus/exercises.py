@@ -4,6 +4,7 @@
 Small sums, comparing, counting on, number words, and copying a row of words. A document is a sheet of four exercises, each with its answer.
 Every answer follows from the question, so it adds nothing to the entropy of a sheet. How a template is read: `corpus/grammar.py`.
 """
+
 from __future__ import annotations
 
 from typing import Callable
@@ -19,14 +20,22 @@ def numbers(first: int, last: int) -> Sort:
 
 
 SORTS = {
-    "1-5": numbers(1, 5), "1-10": numbers(1, 10), "1-12": numbers(1, 12), "5-10": numbers(5, 10), "1-20": Sort(numbers(1, 20).values),
+    "1-5": numbers(1, 5),
+    "1-10": numbers(1, 10),
+    "1-12": numbers(1, 12),
+    "5-10": numbers(5, 10),
+    "1-20": Sort(numbers(1, 20).values),
     "PERSON": Sort(("Mia", "Tom", "Anna", "Ben", "Ella", "Max", "Ruby", "Sam")),
     "GOODS": Sort(("apples", "books", "cards", "coins", "eggs", "shells", "pears", "nuts")),
     "COLOUR": Sort(("red", "blue", "green", "yellow", "white", "black", "brown", "pink")),
 }
 NUMBER = r"\d+"
 MISTAKABLE = {
-    "answer": r"[\w ]+", "number": NUMBER, "PERSON": "[A-Z][a-z]+", "GOODS": "[a-z]+", "COLOUR": "[a-z]+",
+    "answer": r"[\w ]+",
+    "number": NUMBER,
+    "PERSON": "[A-Z][a-z]+",
+    "GOODS": "[a-z]+",
+    "COLOUR": "[a-z]+",
 }
 
 
@@ -52,16 +61,23 @@ EXERCISES: tuple[tuple[str, str, Callable[[Slots], object]], ...] = (
     ("Is {a=1-12} even or odd?", "{answer}", lambda s: "odd" if number(s, "a") % 2 else "even"),
     ("Copy: {a=COLOUR} {b=COLOUR} {c=COLOUR}.", "{answer}", lambda s: " ".join(letters(s, "abc"))),
     ("Turn around: {a=COLOUR} {b=COLOUR} {c=COLOUR}.", "{answer}", lambda s: " ".join(letters(s, "cba"))),
-    ("{p=PERSON} has {a=1-5} {g=GOODS} and gets {b=1-5} more. How many {g} does {p} have now?", "{a} + {b} = {answer} {g}",
-     lambda s: number(s, "a") + number(s, "b")),
-    ("{p=PERSON} has {a=5-10} {g=GOODS} and gives {b=1-5} to {q=PERSON}. How many {g} are left?", "{a} - {b} = {answer} {g}",
-     lambda s: number(s, "a") - number(s, "b")),
+    (
+        "{p=PERSON} has {a=1-5} {g=GOODS} and gets {b=1-5} more. How many {g} does {p} have now?",
+        "{a} + {b} = {answer} {g}",
+        lambda s: number(s, "a") + number(s, "b"),
+    ),
+    (
+        "{p=PERSON} has {a=5-10} {g=GOODS} and gives {b=1-5} to {q=PERSON}. How many {g} are left?",
+        "{a} - {b} = {answer} {g}",
+        lambda s: number(s, "a") - number(s, "b"),
+    ),
 )
 SHEET = 4  # exercises in a document
 
 
 def exercise(number: int, question: str, answer: str, result: Callable[[Slots], object]) -> tuple[Node, ...]:
     """One exercise as nodes; its slots carry the exercise's number on the sheet."""
+
     def copied(slot: str) -> Copy:
         if slot == "answer":
             return Copy("answer", lambda slots: str(result(mine(slots))))
@@ -89,7 +105,11 @@ def sheet_nodes() -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-GRAMMAR = Grammar(sheet_nodes(), {f"{place}{name}": sort for place in range(SHEET) for name, sort in SORTS.items()}, MISTAKABLE)
+GRAMMAR = Grammar(
+    sheet_nodes(),
+    {f"{place}{name}": sort for place in range(SHEET) for name, sort in SORTS.items()},
+    MISTAKABLE,
+)
 
 
 def sheet(seed: int) -> Written:

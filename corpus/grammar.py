@@ -17,6 +17,7 @@ provided that no other choices produce the same text. `read` finds the choices f
 Chance is `random.Random(seed).random()` alone, whose sequence Python promises to keep: the same seed gives the
 same bytes on every Python version and platform.
 """
+
 from __future__ import annotations
 
 import math
@@ -168,7 +169,9 @@ class Grammar:
         elif isinstance(node, Copy):
             value, mistakes = node.value(so_far.slots), so_far.mistakes
             if not text.startswith(value, at):
-                wrong = lenient and node.sort in self.mistakable and self.mistakable[node.sort].match(text, at)
+                wrong = (
+                    lenient and node.sort in self.mistakable and self.mistakable[node.sort].match(text, at)
+                )
                 if not wrong:
                     return
                 value, mistakes = wrong[0], (*mistakes, node.sort)
@@ -188,8 +191,10 @@ class Grammar:
 
     def read(self, text: str) -> Reading:
         """The reading that gets furthest with the fewest mistakes."""
+
         def quality(reading: Reading) -> tuple:
             return reading.complete, reading.at, -len(reading.mistakes)
+
         return max(self.readings(text, lenient=True), key=quality)
 
     def every(self) -> Iterator[Written]:
@@ -211,8 +216,10 @@ class Grammar:
             else:
                 values = self.values(node.sort, slots)
                 nats = so_far.nats + math.log(len(values))
-                waiting += [(rest, Written(so_far.text + value, nats), {**slots, node.slot: (node.sort, value)})
-                            for value in values]
+                waiting += [
+                    (rest, Written(so_far.text + value, nats), {**slots, node.slot: (node.sort, value)})
+                    for value in values
+                ]
 
 
 PIECE = re.compile(r"[\[\]|]|\{[^}]*\}|[^\[\]|{]+")

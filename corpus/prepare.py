@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -71,11 +72,14 @@ class Tokenized(NamedTuple):
     characters: np.ndarray  # int64 (n,)
     lengths: np.ndarray  # int64 (n,): tokens of each, separator included
     tokens: np.ndarray  # uint16 (sum of lengths,)
+    nats: np.ndarray  # float64 (n,): -log p of each, NaN where its source does not know it
 
     def first(self, count: int) -> Tokenized:
         """The first `count` documents."""
         tokens = self.tokens[:self.lengths[:count].sum()]
-        return Tokenized(self.validation[:count], self.characters[:count], self.lengths[:count], tokens)
+        return Tokenized(
+            self.validation[:count], self.characters[:count], self.lengths[:count], tokens, self.nats[:count]
+        )
 
 
 def tokenize_piece(texts: list[str], folder: str, validation_below: int, clean: dict) -> Tokenized:
@@ -88,9 +92,10 @@ def tokenize_piece(texts: list[str], folder: str, validation_below: int, clean: 
         np.array([len(text) for text in cleaned]),
         np.array([len(tokens) for tokens in documents]),
     )
-    return Tokenized(
-        validation, characters, lengths, np.array(list(itertools.chain.from_iterable(documents)), dtype="<u2")
-    )
+    tokens = np.array(list(itertools.chain.from_iterable(documents)), dtype="<u2")
+    nats = np.array([getattr(text, "nats", math.nan) if text == clean else math.nan
+                     for text, clean in zip(texts, cleaned)])
+    return Tokenized(validation, characters, lengths, tokens, nats)
 
 
 def end_with_parent(parent: int) -> None:
@@ -327,7 +332,7 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
     recipe = state["recipe"]
     record = state["sources"].setdefault(source.name, {"read": 0, "empty": 0, "done": False})
     for split in SPLITS:
-        record.setdefault(split, {"documents": 0, "characters": 0, "tokens": 0, "shards": []})
+        record.setdefault(split, {"documents": 0, "characters": 0, "tokens": 0, "nats": 0.0, "shards": []})
     if record["done"]:
         return
     clean = {
@@ -335,6 +340,8 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         "unify_newlines": not recipe["one_mode"],
     }
     documents = source.documents(record["read"])
+    if source.documents_by_default and budget == sys.maxsize:
+        documents = itertools.islice(documents, max(0, source.documents_by_default - record["read"]))
     if "validation_below" not in record:
         first = list(itertools.islice(documents, FIRST))
         cleaned = [clean_text(text, **clean) for text in first]
@@ -398,6 +405,9 @@ def add_piece(piece: Tokenized, record: dict, writers: dict[str, ShardWriter]) -
         writers[split].add(piece.tokens[np.repeat(chosen, piece.lengths)])
         record[split]["documents"] += int((piece.lengths[chosen] > 0).sum())
         record[split]["characters"] += int(piece.characters[chosen].sum())
+        nats = float(piece.nats[chosen].sum())
+        known = record[split]["nats"] is not None and not math.isnan(nats)
+        record[split]["nats"] = record[split]["nats"] + nats if known else None
 
 
 def until_broken(documents: Iterator[str], broken: list[UserError]) -> Iterator[str]:

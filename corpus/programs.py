@@ -4,6 +4,7 @@
 The results in the examples were computed by running the function, so they follow from the text before and add nothing to its
 entropy. A model can be asked to write such a function, and `corpus/checker.py` runs it.
 """
+
 from __future__ import annotations
 
 import functools
@@ -13,10 +14,18 @@ from typing import Callable
 from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, Written
 
 SORTS = {
-    "ONE": Sort(("x", "n", "number")), "LIST": Sort(("numbers", "values", "items")), "WORDS": Sort(("words", "names")),
-    "TEXT": Sort(("text", "word")), "RESULT": Sort(("result", "answer")), "EACH": Sort(("item", "value")),
-    "DIGIT": Sort(tuple("0123456789"), distinct=False), "COUNT": Sort(tuple("12345"), distinct=False),
-    "STRING": Sort(tuple(f"'{word}'" for word in "cat dog sun moon tree bird fish milk apple stone river lamp".split()), distinct=False),
+    "ONE": Sort(("x", "n", "number")),
+    "LIST": Sort(("numbers", "values", "items")),
+    "WORDS": Sort(("words", "names")),
+    "TEXT": Sort(("text", "word")),
+    "RESULT": Sort(("result", "answer")),
+    "EACH": Sort(("item", "value")),
+    "DIGIT": Sort(tuple("0123456789"), distinct=False),
+    "COUNT": Sort(tuple("12345"), distinct=False),
+    "STRING": Sort(
+        tuple(f"'{word}'" for word in "cat dog sun moon tree bird fish milk apple stone river lamp".split()),
+        distinct=False,
+    ),
 }
 # name, kinds of its arguments, docstring, body.
 # D a digit, C a number from 1 to 5, L a list of digits, W a list of words, T a word.
@@ -29,16 +38,33 @@ FUNCTIONS = (
     ("is_even", "D", "Tell whether <1> is even.", "return <1> % 2 == 0"),
     ("larger", "DD", "Return the larger of <1> and <2>.", "if <1> > <2>:\n    return <1>\nreturn <2>"),
     ("smaller", "DD", "Return the smaller of <1> and <2>.", "if <1> < <2>:\n    return <1>\nreturn <2>"),
-    ("count_down", "C", "List the numbers from <1> down to 1.",
-     "<r> = []\nwhile <1> > 0:\n    <r>.append(<1>)\n    <1> -= 1\nreturn <r>"),
+    (
+        "count_down",
+        "C",
+        "List the numbers from <1> down to 1.",
+        "<r> = []\nwhile <1> > 0:\n    <r>.append(<1>)\n    <1> -= 1\nreturn <r>",
+    ),
     ("count_up", "C", "List the numbers from 1 to <1>.", "return list(range(1, <1> + 1))"),
-    ("largest", "L", "Return the largest of <1>.",
-     "<r> = <1>[0]\nfor <e> in <1>:\n    if <e> > <r>:\n        <r> = <e>\nreturn <r>"),
-    ("smallest", "L", "Return the smallest of <1>.",
-     "<r> = <1>[0]\nfor <e> in <1>:\n    if <e> < <r>:\n        <r> = <e>\nreturn <r>"),
+    (
+        "largest",
+        "L",
+        "Return the largest of <1>.",
+        "<r> = <1>[0]\nfor <e> in <1>:\n    if <e> > <r>:\n        <r> = <e>\nreturn <r>",
+    ),
+    (
+        "smallest",
+        "L",
+        "Return the smallest of <1>.",
+        "<r> = <1>[0]\nfor <e> in <1>:\n    if <e> < <r>:\n        <r> = <e>\nreturn <r>",
+    ),
     ("evens", "L", "Keep the even ones of <1>.", "return [<e> for <e> in <1> if <e> % 2 == 0]"),
     ("above", "LD", "Keep those of <1> above <2>.", "return [<e> for <e> in <1> if <e> > <2>]"),
-    ("contains", "LD", "Tell whether <2> is in <1>.", "for <e> in <1>:\n    if <e> == <2>:\n        return True\nreturn False"),
+    (
+        "contains",
+        "LD",
+        "Tell whether <2> is in <1>.",
+        "for <e> in <1>:\n    if <e> == <2>:\n        return True\nreturn False",
+    ),
     ("first", "L", "Return the first of <1>.", "return <1>[0]"),
     ("last", "L", "Return the last of <1>.", "return <1>[-1]"),
     ("backwards", "L", "Return <1> in reverse order.", "return <1>[::-1]"),
@@ -49,7 +75,7 @@ FUNCTIONS = (
     ("initial", "T", "Return the first letter of <1>.", "return <1>[0]"),
     ("letters", "T", "Count the letters of <1>.", "return len(<1>)"),
     ("repeat", "TC", "Return <1> <2> times.", "return <1> * <2>"),
-    ("join", "W", "Join the <1> with spaces.", "return \" \".join(<1>)"),
+    ("join", "W", "Join the <1> with spaces.", 'return " ".join(<1>)'),
     ("initials", "W", "Return the first letters of the <1>.", "return [<e>[0] for <e> in <1>]"),
 )
 PARAMETER = {"D": "ONE", "C": "ONE", "L": "LIST", "W": "WORDS", "T": "TEXT"}
@@ -77,14 +103,19 @@ def program_nodes(name: str, kinds: str, about: str, body: str) -> tuple[Node, .
 
     parameters = ", ".join(f"<{place}>" for place in range(1, len(kinds) + 1))
     lines = "".join(f"    {line}\n" for line in body.split("\n"))
-    nodes = text(f"def {name}({parameters}):\n    \"\"\"{about}\"\"\"\n{lines}")
+    nodes = text(f'def {name}({parameters}):\n    """{about}"""\n{lines}')
     for call in range(EXAMPLES):
         nodes.append(Text(f"\n>>> {name}("))
         for place, kind in enumerate(kinds):
             nodes += [Text(", ")] if place else []
             nodes += argument(kind, f"{call}.{place}.")
         nodes.append(Text(")\n"))
-        nodes.append(Copy("result", functools.partial(result_of, call=call, kinds=kinds, function=function_of(body, len(kinds)))))
+        nodes.append(
+            Copy(
+                "result",
+                functools.partial(result_of, call=call, kinds=kinds, function=function_of(body, len(kinds))),
+            )
+        )
     return tuple(nodes)
 
 
@@ -93,10 +124,17 @@ def argument(kind: str, slot: str) -> list[Node]:
     sort = {"D": "DIGIT", "L": "DIGIT", "C": "COUNT", "T": "STRING", "W": "STRING"}[kind]
     if kind not in "LW":
         return [New(slot + "0", sort)]
-    items = [[New(f"{slot}{place}", sort)] + ([Text(", ")] if place + 1 < count else [])
-             for count in (2, 3, 4) for place in range(count)]
+    items = [
+        [New(f"{slot}{place}", sort)] + ([Text(", ")] if place + 1 < count else [])
+        for count in (2, 3, 4)
+        for place in range(count)
+    ]
     lists = (items[:2], items[2:5], items[5:9])
-    return [Text("["), Choice(tuple(tuple(node for item in chosen for node in item) for chosen in lists)), Text("]")]
+    return [
+        Text("["),
+        Choice(tuple(tuple(node for item in chosen for node in item) for chosen in lists)),
+        Text("]"),
+    ]
 
 
 def function_of(body: str, parameters: int) -> Callable:

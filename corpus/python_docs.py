@@ -7,6 +7,7 @@
 Each module of the standard library gives its docstrings to `web` or its source to `code`, never both: the hash of its name
 decides. The documents are the same for one Python version. `python data.py prepare --source python-docs` makes a corpus of them.
 """
+
 from __future__ import annotations
 
 import ast
@@ -27,6 +28,7 @@ def python_documents(kind: str) -> Iterator[tuple[str, str]]:
     """Yield (id, text) for "web" or "code", always in the same order; the texts are not cleaned yet."""
     if kind == "web":
         from pydoc_data.topics import topics
+
         for name, text in sorted(topics.items()):
             yield f"topics/{name}", text
     for name, path in standard_modules():

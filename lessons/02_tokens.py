@@ -152,7 +152,7 @@ table(["text", "greedy", "ungreedy"], rows)
 
 # %%
 assert len(greedy_ids("otherwise")) == 5 and len(words.encode("otherwise")) == 2
-sheets = [text for _, text in itertools.islice(builtin_documents("math"), 40)]
+sheets = [text for text in itertools.islice(builtin_documents("math"), 40)]
 
 
 def whole_words(pieces):
@@ -201,7 +201,7 @@ print(f"{len(sheets) + 1} texts, the same ids from both encoders")
 folder = OUT / "02_vocabularies"
 shutil.rmtree(folder, ignore_errors=True)
 folder.mkdir(parents=True)
-lines = [text for _, text in itertools.islice(builtin_documents("math"), 1000, 1060 if FAST else 1250)]
+lines = [text for text in itertools.islice(builtin_documents("math"), 1000, 1060 if FAST else 1250)]
 (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
 total = sum(len(text.encode()) for text in sheets)
 curve = [(256, 1.0)]

@@ -68,7 +68,7 @@ assert data.clean_text(program, preserve_linebreaks=True) == "def half(x):\n    
 
 # %%
 T = 256
-sheets = [text for _, text in itertools.islice(builtin_documents("math"), 400)]
+sheets = [text for text in itertools.islice(builtin_documents("math"), 400)]
 lengths = [len(words.encode(data.clean_text(text), document=True)) + 1 for text in sheets]
 rows_padded = sum(math.ceil(length / T) for length in lengths)
 rows_packed = math.ceil(sum(lengths) / T)

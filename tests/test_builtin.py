@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generated corpus: one derivation a text with the stated probability, the same bytes everywhere, a checker that can fail."""
+
 import collections
 import hashlib
 import itertools
@@ -93,27 +94,44 @@ def test_the_vocabulary_text_has_no_phrases_and_no_names():
 
 # ----------------------------------------------------------------------------------------------------- checker
 
+
 def test_the_checker_accepts_what_the_grammar_writes():
     for seed in range(200):
         found = checker.check_tale(tales.tale(seed).text)
         assert found.faultless and found.counts and found.well_formed == 1
-        assert found.good_sentences == found.sentences and found.name and found.pronoun and found.thing and found.kind
+        assert (
+            found.good_sentences == found.sentences
+            and found.name
+            and found.pronoun
+            and found.thing
+            and found.kind
+        )
         assert checker.check_program(programs.program(seed).text) == checker.Program(True, True, 2, 2)
         assert checker.check_sheet(exercises.sheet(seed).text) == checker.Sheet(4, 4)
 
 
-TALE = ("Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora found a red kite under a bush. "
-        '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" asked Nora. "No, it is not mine," '
-        'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. The mole sang all the way home.')
+TALE = (
+    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora found a red kite under a bush. "
+    '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" asked Nora. "No, it is not mine," '
+    'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. The mole sang all the way home.'
+)
 
 
-@pytest.mark.parametrize("old, new, wrong", [
-    ('"Whose kite', '"Whose drum', {"thing"}), ("the red kite home", "the blue kite home", {"thing"}),
-    ('"You may keep it, Nora.', '"You may keep it, Greta.', {"name"}), ("asked Nora", "asked Otto", {"name"}),
-    ("in her tunnel", "in his tunnel", {"pronoun"}), ('?" she asked', '?" he asked', {"pronoun"}),
-    ("The mole sang", "The fox sang", {"kind"}), ("put it in her tunnel", "put it in her den", {"kind"}),
-    ("to Otto the fox", "to Nora the fox", {"name"}), ("took the kite to Otto", "kicked the kite to Otto", set()),
-])
+@pytest.mark.parametrize(
+    "old, new, wrong",
+    [
+        ('"Whose kite', '"Whose drum', {"thing"}),
+        ("the red kite home", "the blue kite home", {"thing"}),
+        ('"You may keep it, Nora.', '"You may keep it, Greta.', {"name"}),
+        ("asked Nora", "asked Otto", {"name"}),
+        ("in her tunnel", "in his tunnel", {"pronoun"}),
+        ('?" she asked', '?" he asked', {"pronoun"}),
+        ("The mole sang", "The fox sang", {"kind"}),
+        ("put it in her tunnel", "put it in her den", {"kind"}),
+        ("to Otto the fox", "to Nora the fox", {"name"}),
+        ("took the kite to Otto", "kicked the kite to Otto", set()),
+    ],
+)
 def test_the_checker_finds_a_mistake(old, new, wrong):
     """One change in a tale is one mistake of its sort; a sentence of another form breaks the reading off there."""
     assert checker.check_tale(TALE).faultless and TALE.count(old) == 1
@@ -125,8 +143,13 @@ def test_the_checker_finds_a_mistake(old, new, wrong):
 def test_the_checker_judges_what_the_grammar_cannot_read():
     """After an unknown sentence words decide: a name that nobody introduced, a thing from nowhere, a pronoun that fits nobody."""
     start = "Long ago there lived a lazy mole named Nora. Nothing happened then. "
-    cases = {"Otto laughed.": {"name"}, "She saw the drum.": {"thing"}, "She saw a red drum. The drum was big.": set(),
-             "He laughed.": {"pronoun"}, "She met Otto the fox, and he laughed.": set()}
+    cases = {
+        "Otto laughed.": {"name"},
+        "She saw the drum.": {"thing"},
+        "She saw a red drum. The drum was big.": set(),
+        "He laughed.": {"pronoun"},
+        "She met Otto the fox, and he laughed.": set(),
+    }
     for rest, wrong in cases.items():
         found = checker.check_tale(start + rest)
         assert {group for group in checker.GROUPS if not getattr(found, group)} == wrong, rest
@@ -136,18 +159,25 @@ def test_the_checker_judges_what_the_grammar_cannot_read():
 PROGRAM = 'def add(x, n):\n    """Return the sum of x and n."""\n    return x + n\n\n>>> add(2, 4)\n6\n>>> add(4, 6)\n10'
 
 
-@pytest.mark.parametrize("old, new, found", [
-    ("\n6\n", "\n7\n", checker.Program(True, True, 2, 1)), ("return x + n", "return x + number", checker.Program(True, False, 2, 0)),
-    ("return x + n", "return x +", checker.Program(False, False, 2, 0)), ("return x", "retrun = x", checker.Program(True, False, 2, 0)),
-])
+@pytest.mark.parametrize(
+    "old, new, found",
+    [
+        ("\n6\n", "\n7\n", checker.Program(True, True, 2, 1)),
+        ("return x + n", "return x + number", checker.Program(True, False, 2, 0)),
+        ("return x + n", "return x +", checker.Program(False, False, 2, 0)),
+        ("return x", "retrun = x", checker.Program(True, False, 2, 0)),
+    ],
+)
 def test_programs_with_a_mistake(old, new, found):
     assert checker.check_program(PROGRAM) == checker.Program(True, True, 2, 2)
     assert checker.check_program(PROGRAM.replace(old, new)) == found
 
 
 def test_exercises_with_a_mistake():
-    sheet = ("Question: What is 3 + 4? Answer: 3 + 4 = 7. Question: Is 10 even or odd? Answer: even. "
-             "Question: Write 2 as a word. Answer: two. Question: Copy: red blue pink. Answer: red blue pink.")
+    sheet = (
+        "Question: What is 3 + 4? Answer: 3 + 4 = 7. Question: Is 10 even or odd? Answer: even. "
+        "Question: Write 2 as a word. Answer: two. Question: Copy: red blue pink. Answer: red blue pink."
+    )
     assert checker.check_sheet(sheet) == checker.Sheet(4, 4)
     assert checker.check_sheet(sheet.replace("= 7", "= 8").replace("even. ", "odd. ")) == checker.Sheet(4, 2)
     assert checker.check_sheet(sheet.replace("3 + 4?", "3 plus 4?")) == checker.Sheet(4, 0)

@@ -16,7 +16,7 @@ from data_helpers import EOS, numbered, small_corpus, write_corpus
 
 import data
 from common import ROOT, UserError
-from corpus.builtin import CODE_SHARE, MATH_DOCUMENTS, PROBLEMS, builtin_documents, module_share
+from corpus.python_docs import CODE_SHARE, module_share, python_documents
 
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 ODD = (
@@ -415,40 +415,11 @@ def test_memory_is_the_same_for_8_million_and_8_billion_tokens(tmp_path):
     assert large[1] - small[1] < 4096 and large[1] - large[0] < 4096  # KiB
 
 
-# ------------------------------------------------------------------------------------- the built-in documents
-
-def test_mathematics_is_right_and_varied():
-    texts = [text for _, text in builtin_documents("math")]
-    assert len(texts) == MATH_DOCUMENTS and len(set(texts)) == MATH_DOCUMENTS
-    checked = 0
-    for text in texts:
-        for left, right in re.findall(r"((?:\d+ [-+*/] )+\d+) = ((?:\d+ [-+*/] )*\d+)", text):
-            assert eval(left) == eval(right), text
-            checked += 1
-    assert checked > 2 * MATH_DOCUMENTS
-    assert len(
-        {re.sub(r"\d+|[A-Z][a-z]+", "", line) for text in texts for line in text.splitlines()}
-    ) > 10 * len(PROBLEMS)
-
-
-def test_mathematics_does_not_depend_on_the_python_version():
-    """The golden trace is trained on these documents: a change of them, or of Python's random numbers, must
-    be noticed.
-    """
-    import hashlib
-
-    digest = hashlib.sha256(
-        "".join(f"{name}\n{text}" for name, text in builtin_documents("math")).encode()
-    ).hexdigest()
-    assert digest == MATH_SHA256
-
-
-MATH_SHA256 = "cfdf674c9032fdafe812a45bf5ce653ff8fc12239bb0dfa4faf048220edd2889"
-
+# ------------------------------------------------------------------------------------- Python's documentation
 
 def test_library_modules_are_web_or_code_never_both():
-    web = [name for name, _ in builtin_documents("web")]
-    code = [name for name, _ in builtin_documents("code")]
+    web = [name for name, _ in python_documents("web")]
+    code = [name for name, _ in python_documents("code")]
     docstrings = {name.removeprefix("web/") for name in web if name.startswith("web/")}
     assert len(docstrings) > 100 and len(code) > 20 and any(name.startswith("topics/") for name in web)
     assert not docstrings & {name.removeprefix("code/") for name in code}

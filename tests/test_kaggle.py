@@ -35,7 +35,7 @@ def test_training_commands_are_understood(tmp_path):
     resolves and prints everything.
     """
     (tmp_path / "my.txt").write_text(
-        "\n\n".join(text for _, text in itertools.islice(builtin_documents("math"), 300))
+        "\n\n".join(itertools.islice(builtin_documents("math"), 300))
     )
     corpus = prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     lines = [command[command.index("train.py"):] for command in COMMANDS if "train.py" in command]
@@ -61,7 +61,7 @@ def test_training_commands_are_understood(tmp_path):
 
 
 def test_preparing_as_on_the_page_with_local_files(tmp_path):
-    texts = [text for _, text in builtin_documents("math")][:120]
+    texts = list(itertools.islice(builtin_documents("math"), 120))
     for kind in ("web", "code", "math"):
         rows = "".join(json.dumps({"text": f"{kind} {text}"}) + "\n" for text in texts)
         (tmp_path / f"{kind}.jsonl").write_text(rows)
