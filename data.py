@@ -390,11 +390,11 @@ class Corpus:
         return dict(zip(self.names, self.mixture.weights(step * self.batch_size)))
 
     def entropy(self, source: str | None = None) -> float | None:
-        """Nats per token of this split that no model can do without on average; None where the corpus does not know it.
+        """Nats per token of this split that no model can go below on average; None if unknown.
 
-        The -log p of all documents of `source` (default: of all sources) over their tokens, one separator each. It bounds
-        the mean loss over complete documents, each read from its beginning; a row that begins in the middle of a document
-        lacks what came before, and its loss is higher.
+        The -log p of all documents of `source` (default: of all sources) over their tokens, one separator
+        each. It bounds the mean loss over complete documents, each read from its beginning; a row that begins
+        in the middle of a document lacks what came before, and its loss is higher.
         """
         names = [source] if source else self.names
         splits = [self.manifest["sources"][name][self.split] for name in names]
@@ -402,7 +402,7 @@ class Corpus:
         return None if None in nats else sum(nats) / sum(tokens_of(split) for split in splits)
 
     def documents(self, source: str, count: int) -> list[np.ndarray]:
-        """The first `count` complete documents of a source in this split, int64 (n,) each, the separator at the end included."""
+        """The first `count` complete documents of a source, int64 (n,) each, with their separator."""
         index = self.names.index(source)
         tokens = np.empty(self.starts[index][-1], dtype=np.int64)
         self.read(index, 0, tokens)

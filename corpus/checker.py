@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model has learned of the built-in corpus: reads its texts back with the grammar that wrote the corpus.
+"""What a model has learned of the built-in corpus: its texts are read back with the corpus's grammar.
 
-    tale        well-formed up to where; the hero's name, the pronouns, the things and the kinds stay what they were
+    tale        well-formed up to where; names, pronouns, things and kinds stay what they were
     program     parses; runs; the results in its examples are right
     exercises   the answers are right
 
-No text of a model is executed: a program counts as running if it is one of the grammar's functions, whose results are known.
+No text of a model is executed: a program counts as running if it is one of the grammar's functions, whose
+results are known.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Tale:
 
 
 def check_tale(text: str) -> Tale:
-    """Read a tale, with its opening. What follows a sentence that the grammar cannot read is judged word by word."""
+    """Read a tale, with its opening.
+
+    What follows a sentence that the grammar cannot read is judged word by word.
+    """
     reading = tales.GRAMMAR.read(text)
     wrong = {group for group, sorts in GROUPS.items() for mistake in reading.mistakes if mistake in sorts}
     wrong |= loose_mistakes(text, reading)
@@ -78,7 +82,10 @@ def check_tale(text: str) -> Tale:
 
 
 def loose_mistakes(text: str, reading: Reading) -> set[str]:
-    """Mistakes after the point that the grammar could read: names and things that nobody introduced, pronouns that fit nobody."""
+    """Mistakes after the point that the grammar could read.
+
+    Names and things that nobody introduced, and pronouns that fit nobody.
+    """
     rest, wrong = text[reading.at :], set()
     names = {value for sort, value in reading.slots.values() if sort == "NAME"}
     names |= {name for found in INTRODUCED.findall(rest) for name in found if name}
@@ -131,7 +138,10 @@ class Sheet:
 
 
 def check_sheet(text: str) -> Sheet:
-    """Compare the answers with the right ones. Exercises after one that the grammar cannot read count as wrong."""
+    """Compare the answers with the right ones.
+
+    Exercises after one that the grammar cannot read count as wrong.
+    """
     reading = exercises.GRAMMAR.read(text)
     sorts = [sort for sort, _, _ in reading.spans if sort == "answer"]
     wrong = sum(sort == "answer" for sort in reading.mistakes)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import tokenizer
 from common import Parser, UserError, count_of
-from corpus.documents import HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source
+from corpus.documents import (
+    HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
+)
 from corpus.prepare import OtherRecipe, prepare
 from corpus.python_docs import KINDS as PYTHON_KINDS
 from corpus.report import info_command, show_command
@@ -60,19 +62,21 @@ def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | Non
                     kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
     """Prepare the built-in corpus, or find it prepared already, and return its folder.
 
-    A folder of an older generator or another vocabulary is left for the runs that need it; the new one is made beside it.
+    A folder of an older generator or another vocabulary is left for the runs that need it; the new one is
+    made beside it.
     """
-    return prepare_beside([builtin_source(kind) for kind in kinds], Path(out), vocab, "python data.py prepare")
+    sources = [builtin_source(kind) for kind in kinds]
+    return prepare_beside(sources, Path(out), vocab, "python data.py prepare")
 
 
 def prepare_python_docs(out: str | Path = "corpora/python-docs", vocab: str | Path | None = None) -> Path:
-    """Prepare Python's documentation and library source, or find them prepared already, and return the folder."""
+    """Prepare Python's documentation and library source, or find them prepared; return the folder."""
     command = "python data.py prepare --source python-docs"
     return prepare_beside([python_docs_source(kind) for kind in PYTHON_KINDS], Path(out), vocab, command)
 
 
 def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, command: str) -> Path:
-    """The first of out, out-2, out-3 ... that holds these sources with this vocabulary, or is free and prepared now."""
+    """Prepare into the first of out, out-2, out-3 ... that is free, or find the sources there."""
     fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
     wanted = {source.name: source.identity for source in sources}
     for number in itertools.count(1):
@@ -112,7 +116,8 @@ def prepare_command(options: Namespace) -> None:
     if options.validation_share is not None and not 0 < options.validation_share < 1:
         raise UserError(f"--validation-share {options.validation_share}: must be between 0 and 1")
     wanted, mix = options.source or ["builtin"], MIXES[options.mix]
-    name = options.mix if "hub" in wanted else wanted[0] if wanted in (["builtin"], ["python-docs"]) else "mine"
+    name = wanted[0] if wanted in (["builtin"], ["python-docs"]) else "mine"
+    name = options.mix if "hub" in wanted else name
     if mix.note and "hub" in wanted:
         print(f"{options.mix}: {mix.note}")
     folder = prepare(
@@ -136,7 +141,7 @@ def prepare_command(options: Namespace) -> None:
 
 
 def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
-    """The sources that `--source` names: builtin, builtin-KIND, python-docs, hub, KIND=PATH. Raises UserError."""
+    """The sources that `--source` names. Raises UserError for anything else."""
     sources = []
     for name in wanted:
         kind, equals, path = name.partition("=")
@@ -153,8 +158,8 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
         elif name == "hub":
             sources += [hub_source(kind, datasets) for kind, datasets in mix.datasets.items()]
         else:
-            raise UserError(f"--source {name}: expected builtin, builtin-math, python-docs, hub, or KIND=PATH such as "
-                            "web=texts/ or code=src/")
+            raise UserError(f"--source {name}: expected builtin, builtin-math, python-docs, hub, or "
+                            "KIND=PATH such as web=texts/ or code=src/")
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

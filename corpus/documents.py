@@ -51,14 +51,15 @@ class Source:
     documents: Callable[[int], Iterator[str]]
     identity: str  # what is read; a preparation that continues must find the same
     lines: bool  # code keeps its line breaks
-    documents_by_default: int | None = None  # how many are read where no budget is given, of a source without end
+    documents_by_default: int | None = None  # of a source without end, where no budget is given
 
 
 def builtin_source(kind: str) -> Source:
-    """The built-in documents of one kind, with their nats: "web" (tales), "code" (programs), "math" (exercises)."""
+    """The built-in documents of "web" (tales), "code" (programs) or "math" (exercises)."""
     name = KINDS[kind].name
     return Source(
-        kind, functools.partial(builtin_documents, kind), f"built-in {name}, generator {GENERATOR}", kind == "code",
+        kind, functools.partial(builtin_documents, kind), f"built-in {name}, generator {GENERATOR}",
+        kind == "code",
         documents_by_default=KINDS[kind].documents,
     )
 

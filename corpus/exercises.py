@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exercises that a small model can learn in minutes: the mathematics of the built-in corpus.
 
-Small sums, comparing, counting on, number words, and copying a row of words. A document is a sheet of four exercises, each with its answer.
-Every answer follows from the question, so it adds nothing to the entropy of a sheet. How a template is read: `corpus/grammar.py`.
+Small sums, comparing, counting on, number words, and copying a row of words. A document is a sheet of four
+exercises, each with its answer. Every answer follows from the question, so it adds nothing to the entropy of
+a sheet. How a template is read: `corpus/grammar.py`.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts from a grammar with memory: write one by chance, read one back, or list them all, with exact probabilities.
+"""Texts from a grammar with memory, with exact probabilities: write one, read one back, or list all.
 
-A grammar is a tuple of nodes. `write` makes every choice with equal probability 1/n, so the text that n choices
-produce has the probability
+A grammar is a tuple of nodes. `write` makes every choice with equal probability 1/n, so the text that n
+choices produce has the probability
 
     p(text) = product of 1 / options_i          -log p(text) = sum of log options_i    (nats)
 
-provided that no other choices produce the same text. `read` finds the choices from the text, which proves it, and
-`every` enumerates a small grammar completely: its probabilities sum to 1.
+provided that no other choices produce the same text. `read` finds the choices from the text, which proves it,
+and `every` enumerates a small grammar completely: its probabilities sum to 1.
 
     template      "[One day|One night] {h.name=NAME} lost {h.his} {t.thing=THING}."
     [a|b|c]       a choice; the options may contain choices; an empty option is allowed
     {slot=SORT}   a new value of that sort is drawn and remembered under the slot's name
     {slot}        the remembered value is copied; other names in braces are functions of the remembered values
 
-Chance is `random.Random(seed).random()` alone, whose sequence Python promises to keep: the same seed gives the
-same bytes on every Python version and platform.
+Chance is `random.Random(seed).random()` alone, whose sequence Python promises to keep: the same seed gives
+the same bytes on every Python version and platform.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class New:
 
 @dataclass(frozen=True)
 class Copy:
-    """Text that follows from the values drawn before: no choice. `sort` names what kind of mistake another text is."""
+    """Text that follows from the values drawn before; `sort` says what kind of mistake another text is."""
 
     sort: str
     value: Callable[[Slots], str]
@@ -134,8 +134,8 @@ class Grammar:
     def readings(self, text: str, lenient: bool = False) -> Iterator[Reading]:
         """Every way in which the grammar can have written `text`, or, where one fails, a beginning of it.
 
-        With `lenient`, a wrong value in the place of a copied one, and a value drawn twice, are noted as mistakes and
-        reading continues with the right one.
+        With `lenient`, a wrong value in the place of a copied one, and a value drawn twice, are noted as
+        mistakes and reading continues with the right one.
         """
         rest = None
         for node in reversed(self.nodes):
@@ -226,7 +226,7 @@ PIECE = re.compile(r"[\[\]|]|\{[^}]*\}|[^\[\]|{]+")
 
 
 def parse(template: str, copies: Callable[[str], Copy] | None = None) -> tuple[Node, ...]:
-    """A template as nodes. `copies` makes the node of `{...}` without "="; by default the value of that slot."""
+    """A template as nodes. `copies` makes the node of `{slot}`, by default a copy of its value."""
     levels: list[list[list[Node]]] = [[[]]]
     for piece in PIECE.findall(template):
         if piece == "[":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small Python functions with a docstring and examples: the code of the built-in corpus.
 
-The results in the examples were computed by running the function, so they follow from the text before and add nothing to its
-entropy. A model can be asked to write such a function, and `corpus/checker.py` runs it.
+The results in the examples were computed by running the function, so they follow from the text before and add
+nothing to its entropy. A model can be asked to write such a function, and `corpus/checker.py` runs it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ MISTAKABLE = {"name": r"\w+", "result": r"[^\n]*"}
 
 
 def program_nodes(name: str, kinds: str, about: str, body: str) -> tuple[Node, ...]:
-    """One function of the list as nodes: choices of its names, then calls with drawn arguments and computed results."""
+    """One function as nodes: choices of its names, then calls with drawn arguments and their results."""
     drawn: set[str] = set()
     sorts = {"1": PARAMETER[kinds[0]], "2": PARAMETER[kinds[-1]], "r": "RESULT", "e": "EACH"}
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Python's documentation and library source: real text that every Python installation carries.
 
-    web    English prose: the language reference in `pydoc_data.topics` and the docstrings of the standard library
-    code   the source of the standard library
+    web    English prose: the language reference (`pydoc_data.topics`) and the library's docstrings
+    code   the library's source
 
-Each module of the standard library gives its docstrings to `web` or its source to `code`, never both: the hash of its name
-decides. The documents are the same for one Python version. `python data.py prepare --source python-docs` makes a corpus of them.
+Each module of the standard library gives its docstrings to `web` or its source to `code`, never both: the
+hash of its name decides. The documents are the same for one Python version. `python data.py prepare --source
+python-docs` makes a corpus of them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def python_documents(kind: str) -> Iterator[tuple[str, str]]:
 
 
 def standard_modules() -> list[tuple[str, Path]]:
-    """(dotted name, file) of every module of the standard library that is written in Python, sorted by name."""
+    """(dotted name, file) of every module of the standard library that is written in Python."""
     library = Path(sysconfig.get_paths()["stdlib"])
     modules = []
     for top in sys.stdlib_module_names:
@@ -64,7 +65,7 @@ def module_share(name: str) -> float:
 
 
 def docstrings(name: str, source: str) -> str:
-    """The docstrings of a module, its classes and its functions in order, each after the dotted name it belongs to."""
+    """The docstrings of a module, its classes and its functions, each after its dotted name."""
     parts = []
 
     def visit(node: ast.AST, name: str) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short tales about animals who lose, find, share and give back things: the prose of the built-in corpus.
 
-A tale is an opening, one of the plots below and sometimes a moral. It remembers who is in it: names, pronouns, kinds, homes
-and things are drawn once and copied from then on. So a model has something to look back for, and `corpus/checker.py`
-can say whether it did. How a template is read: `corpus/grammar.py`.
+A tale is an opening, one of the plots below and sometimes a moral. It remembers who is in it: names,
+pronouns, kinds, homes and things are drawn once and copied from then on. So a model has something to look
+back for, and `corpus/checker.py` can say whether it did. How a template is read: `corpus/grammar.py`.
 
-    {h=a}        a new animal enters: "a shy fox named Otto"; {h=the}: "Otto the fox"; {h=,}: "Otto, a shy fox,"
+    {h=a}         a new animal enters: "a shy fox named Otto"
+    {h=the} {h=,} the same: "Otto the fox"; "Otto, a shy fox,"
     {h} {h.he} {h.his} {h.him} {h.kind} {h.home}      what follows from it
     {t=a}        a new thing: "a red kite"; {t=}: "red kite"; {t} "kite", {t.full} "red kite"
     {s=SPOT} {s}  a new place, and the same again
@@ -43,7 +44,8 @@ SORTS = {
     "KIND": Sort(tuple(HOMES)),
     "TRAIT": Sort(
         tuple(
-            "shy brave clever curious cheerful sleepy hungry gentle lazy proud quiet merry lonely polite".split()
+            "shy brave clever curious cheerful sleepy hungry gentle "
+            "lazy proud quiet merry lonely polite".split()
         )
     ),
     "LOOK": Sort(tuple("red blue green yellow golden silver striped shiny pretty little".split())),
@@ -222,7 +224,10 @@ SENTENCES: list[tuple[Node, ...]] = []  # all of them, for the checker
 
 
 def tell(*parts: Any) -> tuple[Node, ...]:
-    """Sentences in their order as nodes, a blank before each but the tale's first. A tuple among them is a choice of what follows here."""
+    """Sentences in their order as nodes, a blank before each but the tale's first.
+
+    A tuple among them is a choice: one of its options, a sentence or a list of them, comes here.
+    """
     nodes: list[Node] = []
     for part in parts:
         if isinstance(part, str) and part:
@@ -242,7 +247,8 @@ def maybe(*sentences: str) -> tuple:
     return ("", [sentences]) if len(sentences) > 1 else ("", sentences[0])
 
 
-# ------------------------------------------------------------------------------------------------------ the plots
+# ------------------------------------------------------------------------------------------------------ the
+# plots
 
 DAY = "[One day|One morning|One afternoon|In spring|In autumn]"
 NIGHT = "[One night|One evening|Late one night|At midnight]"
@@ -344,7 +350,8 @@ def race(winner: str, loser: str) -> list:
         ]
     )
     return [
-        f"{{{loser}}} was first at the start, but {{{loser}.he}} [stopped to rest|fell over a root|took the wrong path].",
+        f"{{{loser}}} was first at the start, "
+        f"but {{{loser}.he}} [stopped to rest|fell over a root|took the wrong path].",
         f"{{{winner}}} [ran on and on|did not stop] and reached {{g}} first.",
         *end,
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated corpus: one derivation a text with the stated probability, the same bytes everywhere, a checker that can fail."""
+"""The generated corpus: exact probabilities, the same bytes everywhere, a checker that can fail."""
 
 import collections
 import hashlib
@@ -22,7 +22,7 @@ COUNTS = {"web": 1500, "code": 2000, "math": 1500}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_text_has_one_derivation_with_its_nats(kind):
-    """Parsing finds the choices again: exactly one derivation, with the same -log p, and cleaning leaves the text as it is."""
+    """Parsing finds exactly one derivation, with the same -log p; cleaning changes nothing."""
     grammar = KINDS[kind].grammar
     for text in itertools.islice(builtin_documents(kind), COUNTS[kind]):
         found = [reading for reading in grammar.readings(text) if reading.complete]
@@ -32,7 +32,7 @@ def test_every_text_has_one_derivation_with_its_nats(kind):
 
 
 def test_the_probabilities_of_a_small_grammar_sum_to_one():
-    """All texts of a grammar with choices in choices, distinct and repeatable values, and copies: each once, sum of p = 1."""
+    """Choices in choices, distinct and repeatable values, copies: each text once, sum of p = 1."""
     sorts = {"WHO": Sort(("Ada", "Max", "Zoe")), "DIGIT": Sort(("1", "2"), distinct=False)}
     template = "{a=WHO} [saw {b=WHO}[|, and {b} saw {a}]|slept|counted {n=DIGIT}, {m=DIGIT}, {n}]."
     grammar = Grammar(parse(template), sorts, {})
@@ -55,7 +55,7 @@ def test_an_ambiguous_grammar_is_found_out():
 
 
 def test_the_bytes_are_the_same_everywhere():
-    """Chance is random.Random(seed).random() alone, whose values Python keeps for every version: a few of them, and the texts."""
+    """Chance is random.Random(seed).random() alone, whose values Python keeps in every version."""
     draws = random.Random(7).random
     assert [draws(), draws()] == [0.32383276483316237, 0.15084917392450192]
     digest = hashlib.sha256()
@@ -66,7 +66,7 @@ def test_the_bytes_are_the_same_everywhere():
 
 
 def test_tales_are_demanding_and_readable():
-    """60 to 200 words each, a lexicon of 300 to 1,000 words, 8 plots and more, at least 20,000 different sentences in 26,000 tales."""
+    """Length, lexicon, plots, dialogue, 20,000 different sentences, articles."""
     texts = list(itertools.islice(builtin_documents("web"), 4000))
     lengths = [len(text.split()) for text in texts]
     assert 60 <= min(lengths) and max(lengths) <= 200
@@ -77,7 +77,7 @@ def test_tales_are_demanding_and_readable():
 
 
 def test_tales_have_a_quarter_nat_per_token():
-    """With the built-in vocabulary, whose tokens are neither phrases nor the words that a model has to copy."""
+    """With the built-in vocabulary, in which names, kinds and things take two tokens and more."""
     coder = load("builtin-4096")
     texts = list(itertools.islice(builtin_documents("web"), 300))
     tokens = sum(len(coder.encode(text, document=True)) + 1 for text in texts)
@@ -92,7 +92,7 @@ def test_the_vocabulary_text_has_no_phrases_and_no_names():
     assert all(len(re.findall(rf"\b{name}\b", text)) < 20 for name in tales.GIRLS + tales.BOYS)
 
 
-# ----------------------------------------------------------------------------------------------------- checker
+# --------------------------------------------------------------------------------------------------- checker
 
 
 def test_the_checker_accepts_what_the_grammar_writes():
@@ -111,9 +111,12 @@ def test_the_checker_accepts_what_the_grammar_writes():
 
 
 TALE = (
-    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora found a red kite under a bush. "
-    '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" asked Nora. "No, it is not mine," '
-    'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. The mole sang all the way home.'
+    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora "
+    "found a red kite under a bush. "
+    '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" '
+    'asked Nora. "No, it is not mine," '
+    'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. '
+    "The mole sang all the way home."
 )
 
 
@@ -133,7 +136,7 @@ TALE = (
     ],
 )
 def test_the_checker_finds_a_mistake(old, new, wrong):
-    """One change in a tale is one mistake of its sort; a sentence of another form breaks the reading off there."""
+    """One change is one mistake of its sort; an unknown sentence ends the reading."""
     assert checker.check_tale(TALE).faultless and TALE.count(old) == 1
     found = checker.check_tale(TALE.replace(old, new))
     assert {group for group in checker.GROUPS if not getattr(found, group)} == wrong and not found.faultless
@@ -141,7 +144,7 @@ def test_the_checker_finds_a_mistake(old, new, wrong):
 
 
 def test_the_checker_judges_what_the_grammar_cannot_read():
-    """After an unknown sentence words decide: a name that nobody introduced, a thing from nowhere, a pronoun that fits nobody."""
+    """After an unknown sentence words decide: unknown names and things, pronouns that fit nobody."""
     start = "Long ago there lived a lazy mole named Nora. Nothing happened then. "
     cases = {
         "Otto laughed.": {"name"},
@@ -156,7 +159,10 @@ def test_the_checker_judges_what_the_grammar_cannot_read():
     assert not checker.check_tale("").faultless and checker.check_tale("").mentions == 0
 
 
-PROGRAM = 'def add(x, n):\n    """Return the sum of x and n."""\n    return x + n\n\n>>> add(2, 4)\n6\n>>> add(4, 6)\n10'
+PROGRAM = (
+    'def add(x, n):\n    """Return the sum of x and n."""\n    return x + n\n\n'
+    '>>> add(2, 4)\n6\n>>> add(4, 6)\n10'
+)
 
 
 @pytest.mark.parametrize(
