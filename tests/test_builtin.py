@@ -16,7 +16,7 @@ from corpus.grammar import Grammar, Sort, parse
 from data import clean_text
 from tokenizer import load
 
-EXPECTED = ("tales-2", "8a37835d60d05a7d27596f71d1ba463a7715b124a24cf70cf3205ceb17b702dd")
+EXPECTED = ("tales-2", "a662e04f06a5b3006916b53a5da1ec78fd457bbd345ade67142e1f27ae8c5f76")
 COUNTS = {"web": 1500, "code": 2000, "math": 1500}
 
 
