@@ -2,7 +2,7 @@
 """Text to batches: how documents are cleaned and split, and which tokens of a prepared folder a training step
 sees.
 
-    documents -> clean_text -> tokens + separator -> shards of uint16    once: `python data.py prepare` (corpus/prepare.py)
+    documents -> clean_text -> tokens + separator -> shards of uint16    once: corpus/prepare.py
     step -> block of the run -> source -> keyed permutation -> tokens    every step: `Corpus.batch`
 
 A batch is a pure function of the prepared folder and a few numbers. There is no loader state, so a resumed
@@ -324,7 +324,7 @@ class Corpus:
             for path, found in zip(sums, pool.map(sha256_file, sums)):
                 if found != sums[path]:
                     raise UserError(
-                        f"{path}: changed since the corpus was prepared (its checksum differs); prepare it again"
+                        f"{path}: changed since it was prepared (its checksum differs); prepare it again"
                     )
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
@@ -354,7 +354,8 @@ class Corpus:
             self.read(source, block * self.seq_len, batch[row])
         if batch.max() >= self.vocab_size:
             raise UserError(
-                f"{self.folder}: token {batch.max()} in step {step}, but only {self.vocab_size} exist; prepare it again"
+                f"{self.folder}: token {batch.max()} in step {step}, but only {self.vocab_size} exist; "
+                "prepare it again"
             )
         return batch
 
@@ -443,10 +444,12 @@ def read_manifest(folder: Path) -> dict:
     if not (folder / "manifest.json").is_file():
         if (folder / "prepare.json").is_file():
             raise UserError(
-                f"{folder}: its preparation was not finished; run the same `data.py prepare` command again, it continues"
+                f"{folder}: its preparation was not finished; run the same `data.py prepare` command again, "
+                "it continues"
             )
         raise UserError(
-            f"{folder}: no prepared corpus here (no manifest.json); make one with: python data.py prepare --out {folder}"
+            f"{folder}: no prepared corpus here (no manifest.json); "
+            f"make one with: python data.py prepare --out {folder}"
         )
     manifest = read_json(folder / "manifest.json")
     try:

@@ -26,6 +26,7 @@ import numpy as np
 
 from common import Parser, UserError, run
 from tokenizer import DEFAULT, Tokenizer, load, normalize_pieces
+from tokenizing.reference import load_reference
 
 
 def read_text(path: str | None, size: int) -> str:
@@ -95,7 +96,7 @@ def measure(name: str, text: str) -> dict[str, float]:
     few, many = peak_memory(tokenizer, text[:len(text) // 4]), peak_memory(tokenizer, text)
     figures["peak memory at a quarter of the text, MB"], figures["peak memory, MB"] = few / 1e6, many / 1e6
     try:
-        reference = load(name, engine="tokenmonster")
+        reference = load_reference(name)
     except UserError as error:
         print(f"without the reference: {error}", file=sys.stderr)
         return figures

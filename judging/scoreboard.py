@@ -22,11 +22,10 @@ import torch
 import data
 from common import ROOT, Parser, UserError, atomic_write, read_json, sha256_file
 from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
-from extras.lost_text import lost_text
 from model import Llama
 from params import positive
 from devices.open import open_device
-from tokenizer import Tokenizer, load
+from tokenizer import Tokenizer, load, lost_text
 
 # The cards' benchmarks: the task of a file, its column's title, and which score stands there (the cards take
 # acc_norm where lm-eval has it).
@@ -324,7 +323,7 @@ def judge_text(
         documents = text_documents(path, limit)
         finished[key] = {
             **perplexity(model, tokenizer, documents, context),
-            "lost": lost_text(tokenizer, documents),
+            "lost": lost_text(tokenizer, documents, 0.005),
         }
     found = finished[key]
     print(

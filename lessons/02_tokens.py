@@ -116,7 +116,7 @@ print("the same text back:", naive_decode(ids)[:36], "...")
 # TokenMonster is **ungreedy**. It tries the longest token and two shorter ones, each together with the
 # longest token that could follow, gives every pair a score, and takes the first token of the best pair. The
 # score counts bytes, but above all *whole words*, a hundred points each. The loop is
-# `tokenizer.py:TokenMonster.steps`, the scores `tokenizer.py:TokenMonster.weigh`. Let us watch it on one
+# `tokenizer.py:TokenMonster.turns`, the scores `tokenizer.py:TokenMonster.weigh`. Let us watch it on one
 # word.
 
 # %%

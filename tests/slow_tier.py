@@ -48,7 +48,7 @@ CHECKS = {
     "10,000 mutations of corpora": ("test_data_fuzz.py", ["common.py", "data.py"], []),
     "memory of a preparation": (
         "test_data_prepare.py",
-        ["data.py", "tokenizer.py", "corpus/prepare.py", "extras/fast_encoder.py"],
+        ["data.py", "tokenizer.py", "corpus/prepare.py"],
         [],
     ),
     "memory of a training step": ("test_params.py", ["params.py", "model.py"], []),

@@ -18,7 +18,7 @@ from corpus.command import prepare_files
 import tokenizer
 from common import ROOT, UserError
 from publishing import card
-from vocab_files.tokenizer_files import module_text, write_tokenizer_files
+from vocab_files.tokenizer_files import module_text
 from training.open_job import open_job
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from sample import generate
@@ -40,7 +40,7 @@ def save_folder(folder, size, vocabulary, **changes):
                 parameter.mul_(4)
     t = tokenizer.load(vocabulary)
     model.save_pretrained(folder, eos_token_id=t.eos_id, bos_token_id=t.bos_id, pad_token_id=t.pad_id)
-    write_tokenizer_files(t, folder)
+    t.save_pretrained(folder)
     return model, t
 
 

@@ -25,7 +25,7 @@ from judging import curve
 from judging import fetch_blimp
 from judging import scoreboard
 from extras.lm_eval_tasks import MMLU_GROUPS, lm_eval_prompt
-from extras.lost_text import lost_share
+import tokenizer as tokenizer_module
 from model import Llama, ModelConfig
 
 CONFIG = ModelConfig(
@@ -644,7 +644,7 @@ def test_one_content_read_in_two_ways_is_judged_twice(two_runs, tmp_path, monkey
     finished = scoreboard.Blocks(tmp_path / "blocks.json", "a model")
     monkeypatch.setattr(scoreboard, "perplexity", lambda model, tokenizer, texts, context: dict.fromkeys(
         ("loss", "stderr", "ppl", "bits_per_byte", "bits_per_char"), 0.0) | {"tokens": len(texts)})
-    monkeypatch.setattr(scoreboard, "lost_text", lambda tokenizer, texts: None)
+    monkeypatch.setattr(scoreboard, "lost_text", lambda tokenizer, texts, least: None)
     for name in ("a.jsonl", "a.txt"):
         (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
     assert [
@@ -691,7 +691,7 @@ def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, cap
         and told[0].startswith(f"warning: {tmp_path / 'russian.txt'}: ")
         and "have no token in this vocabulary" in told[0]
     )
-    assert lost_share(words, ["the cat " + "м" * 8]) == 0.5
+    assert tokenizer_module.lost_characters(words, "the cat " + "м" * 8) == 8
 
 
 def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path):

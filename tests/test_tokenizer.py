@@ -172,7 +172,7 @@ def test_worked_examples_step_by_step(real, text):
         )
 
     lines = []
-    for step in tokenizer.steps(normalize(text)):
+    for step in tokenizer.turns(normalize(text)):
         covered = len(records[step.record].token) - step.virtual
         line = f"i={step.start} fd={step.virtual} rec {shown(step.record)} covers {covered}: "
         tried = sorted(step.branches, key=lambda branch: branch.name)
@@ -235,7 +235,7 @@ def test_tokens_lie_where_the_encoder_says(builtin):
     parts = list(builtin.fast.encode_normalized([data], 40))
     ids, starts = (np.concatenate(arrays) for arrays in zip(*parts))
     assert ids.tolist() == builtin.encode_plain(text)
-    plain = [step.start for step in builtin.steps(data) for _ in step.ids]
+    plain = [step.start for step in builtin.turns(data) for _ in step.ids]
     assert starts.tolist() == plain
     assert starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] < len(data)
 

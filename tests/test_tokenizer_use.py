@@ -17,6 +17,7 @@ import torch
 import tokenizer as module
 from common import ROOT, UserError
 from tokenizing import view as token_view
+from tokenizing.reference import load_reference
 from vocab_files import by_name as vocab_hub
 from tokenizer import find, load
 
@@ -166,7 +167,7 @@ def install(home: Path, monkeypatch, load_function) -> None:
 
 def test_second_engine_encodes_after_the_check(bare, monkeypatch):
     install(bare, monkeypatch, Answers)
-    tokenizer = load("builtin-4096", engine="tokenmonster")
+    tokenizer = load_reference("builtin-4096")
     asked = tokenizer.reference.asked
     text = "Because the cat's 19\r\nhats \ud800"
     assert tokenizer.encode(text) == load("builtin-4096").encode(text)
@@ -178,22 +179,22 @@ def test_second_engine_encodes_after_the_check(bare, monkeypatch):
 def test_second_engine_that_differs_or_fails_is_an_error(bare, monkeypatch):
     install(bare, monkeypatch, lambda path: Answers(path, wrong=True))
     with pytest.raises(UserError, match=r"differ on the probe text \(token 3:"):
-        load("builtin-4096", engine="tokenmonster")
+        load_reference("builtin-4096")
 
     def breaks(path):
         raise BrokenPipeError("the program went away")
     install(bare, monkeypatch, breaks)
     with pytest.raises(UserError, match="does not work .*went away"):
-        load("builtin-4096", engine="tokenmonster")
+        load_reference("builtin-4096")
 
 
 def test_second_engine_that_is_not_there(bare, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenmonster", types.ModuleType("tokenmonster"))
     with pytest.raises(UserError, match="needs .*tokenmonsterserver"):
-        load("builtin-4096", engine="tokenmonster")
+        load_reference("builtin-4096")
     monkeypatch.setitem(sys.modules, "tokenmonster", None)
     with pytest.raises(UserError, match=r'pip install "\.\[tokenmonster\]"'):
-        load("builtin-4096", engine="tokenmonster")
+        load_reference("builtin-4096")
 
 
 @pytest.mark.ci
@@ -203,7 +204,7 @@ def test_the_real_reference_agrees(shared):
     if not (Path.home() / "_tokenmonster" / "tokenmonsterserver").is_file():
         pytest.skip("the program ~/_tokenmonster/tokenmonsterserver is not on this machine")
     for path in (shared / "vocabs").glob("*.vocab"):
-        reference, ours = load(path, engine="tokenmonster"), load(path)
+        reference, ours = load_reference(path), load(path)
         cases = [
             case["text"]
             for case in json.loads((shared / "golden" / "tokenmonster.json").read_text())
@@ -267,7 +268,7 @@ def test_explain_shows_every_branch(capsys):
     text = "Because Zygotes\n1999 caf\u00e9"
     assert token_view.main(["encode", "--explain", text]) is None
     shown = capsys.readouterr().out
-    steps = list(tokenizer.steps(module.normalize(text)))
+    steps = list(tokenizer.turns(module.normalize(text)))
     assert shown.count("<- best") == sum(step.winner is not None for step in steps) > 3
     assert sum(line.startswith("        ") for line in shown.splitlines()) == sum(
         len(step.branches) for step in steps

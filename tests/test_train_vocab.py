@@ -200,7 +200,7 @@ def test_lanes_tokenize_as_the_encoder_does(field, seed):
     text = field.text[:field.size].tobytes()
     scores, tokens = field.tokenize(chosen, np.array([[0, field.size]]))
     monster = tokenizer.TokenMonster(derive(dict.fromkeys([field.tokens[number] for number in chosen], 0.0)))
-    expected, count, steps = np.zeros(len(chosen), dtype=int), 0, list(monster.steps(text))
+    expected, count, steps = np.zeros(len(chosen), dtype=int), 0, list(monster.turns(text))
     for step, after in zip(steps, [step.start for step in steps[1:]] + [len(text)]):
         count += max(1, len(step.ids))
         if step.ids:

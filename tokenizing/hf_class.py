@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hugging Face tokenizer class that travels with a model folder.
+"""The Hugging Face tokenizer class that is copied into a model folder.
 
-`vocab_files/tokenizer_files.py` reads this file as text: what stands between the two `wrapper` lines is put after the core of `tokenizer.py` and the
-numpy form of its encoder (`extras/fast_encoder.py`), and the three together are the folder's `tokenmonster_hf.py`. That file has no
-sibling and imports the standard library, numpy and transformers only, because transformers looks up every import in such a file before
-it runs it, even one inside a function.
+`vocab_files/tokenizer_files.py` reads this file as text: the core of `tokenizer.py` and the code between the
+two `wrapper` lines are the folder's `tokenmonster_hf.py`. That file imports the standard library, numpy and
+transformers only: transformers looks up every import in such a file before it runs it, even one inside a
+function.
 """
 from __future__ import annotations
 
-from extras.fast_encoder import FastEncoder
-from tokenizer import TokenMonster, Vocab
+from tokenizer import FastEncoder, TokenMonster, Vocab
 
 # --- wrapper: begin
 import os
@@ -20,8 +19,9 @@ from transformers import PreTrainedTokenizer
 class TokenMonsterTokenizer(PreTrainedTokenizer):
     """A TokenMonster vocabulary as a transformers tokenizer (4.5x and 5.x).
 
-    A token's string is its bytes read as Latin-1: every id keeps a string of its own, also one that is half a UTF-8 character.
-    Special tokens have a name in this class only. Their names in a text are text, unless `split_special_tokens=False` is asked for.
+    A token's string is its bytes read as Latin-1, so every id has its own string, even part of a character.
+    Special tokens have names in this class only. As everywhere in transformers, such a name in a text is the
+    special token; `split_special_tokens=True` makes it text. Tokens can be added with `add_tokens`.
     """
 
     vocab_files_names = {"vocab_file": "tokenmonster.vocab"}
@@ -34,25 +34,27 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
             vocab = Vocab.parse(file.read())
         self.engine = TokenMonster(vocab)
         self.fast = FastEncoder(self.engine)
-        # A duplicate record only serves matching and decoding; the string of an id comes from its plain record.
-        self.strings = {record.id: record.token.decode("latin-1") for record in vocab.records if record.score != -1}
+        # A duplicate record is for matching and decoding; the string of an id comes from its plain record.
+        plain = [record for record in vocab.records if record.score != -1]
+        self.strings = {record.id: record.token.decode("latin-1") for record in plain}
         self.ids = {string: id for id, string in self.strings.items()}
         super().__init__(vocab_file=vocab_file, **kwargs)  # last, because it asks for get_vocab()
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids of the vocabulary file; special tokens may come on top, and the model's embedding may have more rows."""
+        """Number of ids of the vocabulary file, without special tokens and rows that pad the embedding."""
         return self.engine.vocab.size
 
     def get_vocab(self) -> dict[str, int]:
-        """String -> id. An id that was given to a special token stands under that token's name only, so that no id is counted twice."""
+        """String -> id. A special token's id is listed under its name only, so that no id is counted twice."""
         special = self._added_tokens_decoder
         ordinary = {string: id for string, id in self.ids.items() if id not in special}
         return {**ordinary, **self._added_tokens_encoder}
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
-        # document=True, as in training: line ends become LF, because the id of CR may be the document separator.
-        ids = self.engine.encode_plain(text, document=True) if len(text) < 256 else self.fast.encode(text, document=True)
+        # document=True, as in training: CR becomes LF, because the id of CR may be the document separator.
+        encode = self.engine.encode_plain if len(text) < 160 else self.fast.encode
+        ids = encode(text, document=True)
         return [self.strings[id] for id in ids]
 
     def _convert_token_to_id(self, token: str) -> int | None:
@@ -62,7 +64,10 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         return self.strings.get(index, "")  # rows that only pad the embedding have no string
 
     def _decode(self, token_ids: int | list[int], skip_special_tokens: bool = False, **kwargs) -> str:
-        """The text of ids. All bytes between two special tokens are joined before they are read: a token may delete a later token's space."""
+        """The text of ids.
+
+        All bytes between two special tokens are joined first: a token may delete a later token's space.
+        """
         hidden = set(self.all_special_ids) if skip_special_tokens else set()
         parts, run = [], []
         for id in [token_ids] if isinstance(token_ids, int) else token_ids:

@@ -6,7 +6,7 @@ A training tokenizes its text hundreds of times, each time with another part of 
 - The longest candidate at each place of the text is looked up once. For any part of the candidates the longest token at a place is the
   longest beginning of that candidate which takes part: one step through a table.
 - The text is cut into thousands of lanes, which take their next token all at the same time. Only the places where a token begins are
-  looked at, a quarter of those that `fast_encoder` computes; in return a token cannot reach over a cut.
+  looked at, a quarter of those that `FastEncoder` computes; in return a token cannot reach over a cut.
 """
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from common import UserError, progress
-from extras.fast_encoder import FastEncoder
 from tokenizing.candidates import candidates, letter_starts
 from tokenizing.records import derive
-from tokenizer import LONGEST_TOKEN, TokenMonster, Vocab
+from tokenizer import LONGEST_TOKEN, FastEncoder, TokenMonster, Vocab
 
 MOST_CANDIDATES = 12  # for each token of the vocabulary
 LEAST_SHARE = 0.1  # of the average token: english-4096's weakest covers 0.3/4096 of its text, so less than 0.1/size is hopeless
@@ -26,7 +25,7 @@ LANES = 16384
 SHORTEST_LANE = 100  # bytes
 
 
-def prepare(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
+def write_tables(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
     """Write what all rounds need into `folder`: the text, the candidates as a vocabulary, and the longest candidate at each place.
 
     text.npy     uint8, with zeros after its end
@@ -111,7 +110,7 @@ OPTION = np.array([2, 1, 0, 2, 1, 0])
 
 
 def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) -> tuple[np.ndarray, int]:
-    """The encoder's loop (`TokenMonster.steps`) in all lanes at once: each turn emits one token in each lane, until all have ended.
+    """The encoder's loop (`TokenMonster.turns`) in all lanes at once: each turn emits one token in each lane, until all have ended.
 
     Returns how often each record was emitted, int64 (2, records + 1), in the second row those whose space is not in the text, and the
     number of delete tokens. The last record stands for a byte without a token.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second engine: encode through the `tokenmonster` package, the reference implementation (a Go program behind a pipe).
+"""The second engine: encode through the `tokenmonster` package, the reference implementation.
 
-It is several times as fast as ours, and it is the judge of ours. The package starts its program `tokenmonsterserver` from
-the folder `_tokenmonster` in the home folder, and would fetch it from the network without a checksum if it were not there.
-That is not done here: the program must be there. Before the engine is used, a probe text is encoded and decoded by both; a
-difference is an error.
+The package starts a Go program, `tokenmonsterserver`, from the folder `_tokenmonster` in the home folder. It is
+several times as fast as our encoder, and ours is tested against it. Where the program is absent, the package
+would download it without a checksum. This module does not: the program must be there. Before the engine is
+used, both engines encode and decode a probe text; a difference is an error.
 """
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError
-from tokenizer import Tokenizer, Vocab
+from tokenizer import Tokenizer, Vocab, find, read_vocab
 
-# What goes wrong when two tokenizers differ: words, digits, line ends, marks, other scripts, markers, bytes that are no UTF-8.
-PROBE = ("Because the cat's 1999 hats (it doesn't care)...\n\tZygote\r\ncaf\u00e9 na\u00efve 2024 \"x\" e\u0301\u0327"
-         + "\u0300" * 40
-         + " \u4e16\u754c \u0417\u0434\u0440 \ud55c\uae00 \U0001f600 don\u2019t \x7f\x00 def f(x_1): return x**2  # 3.14\n\n\n")
+# What goes wrong when two tokenizers differ: words, digits, line ends, marks, other scripts, markers, bytes
+# that are not UTF-8.
+PROBE = ("Because the cat's 1999 hats (it doesn't care)...\n\tZygote\r\ncaf\u00e9 na\u00efve 2024 \"x\""
+         " e\u0301\u0327" + "\u0300" * 40 +
+         " \u4e16\u754c \u0417\u0434\u0440 \ud55c\uae00 \U0001f600 don\u2019t \x7f\x00"
+         " def f(x_1): return x**2  # 3.14\n\n\n")
 PROBE = PROBE.encode() + b"\xff\xc3 \xe2\x82"
 
 
 class ReferenceTokenizer(Tokenizer):
-    """A tokenizer whose `encode` asks the reference. Decoding, special ids and everything else are ours.
+    """A tokenizer whose `encode` asks the reference. All else is ours: decoding, special ids.
 
-    Raises UserError if the package or its program is missing or does not answer, and if it differs from ours on the probe
-    text.
+    Raises UserError if the package or its program is missing or does not answer, and if it differs from ours
+    on the probe text.
     """
 
     def __init__(self, path: Path, vocab: Vocab, **special: Any):
@@ -35,10 +37,13 @@ class ReferenceTokenizer(Tokenizer):
         try:
             import tokenmonster
         except ImportError:
-            raise UserError('--engine tokenmonster needs its package: pip install ".[tokenmonster]"; or leave it out') from None
-        program = Path.home() / "_tokenmonster" / ("tokenmonsterserver.exe" if os.name == "nt" else "tokenmonsterserver")
+            raise UserError('--engine tokenmonster needs its package: pip install ".[tokenmonster]"; '
+                            "or leave it out") from None
+        name = "tokenmonsterserver.exe" if os.name == "nt" else "tokenmonsterserver"
+        program = Path.home() / "_tokenmonster" / name
         if not program.is_file():
-            raise UserError(f"--engine tokenmonster needs {program}, which the package fetches on its first use; or leave it out")
+            raise UserError(f"--engine tokenmonster needs {program}, which the package downloads on its first "
+                            "use; or leave it out")
         try:
             self.reference = tokenmonster.load_multiprocess_safe(str(path.resolve()))
             ids = self.encode(PROBE)
@@ -47,9 +52,11 @@ class ReferenceTokenizer(Tokenizer):
             raise UserError(f"{program} does not work ({error}); leave out --engine tokenmonster") from None
         ours = self.encode_plain(PROBE)
         if ids != ours or text != self.decode(ours):
-            place = next((i for i, pair in enumerate(zip(ids, ours)) if pair[0] != pair[1]), min(len(ids), len(ours)))
+            shorter = min(len(ids), len(ours))
+            place = next((i for i, pair in enumerate(zip(ids, ours)) if pair[0] != pair[1]), shorter)
             difference = f"token {place}: {ids[place:place + 1]}, ours {ours[place:place + 1]}"
-            raise UserError(f"{program} and tokenizer.py differ on the probe text ({difference}); leave the flag out")
+            raise UserError(f"{program} and tokenizer.py differ on the probe text ({difference}); "
+                            "leave the flag out")
 
     def encode(self, text: str | bytes, document: bool = False) -> list[int]:
         """The ids of a text, by the reference."""
@@ -58,3 +65,12 @@ class ReferenceTokenizer(Tokenizer):
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         ids = self.reference.tokenize(data) if data else None
         return [] if ids is None else ids.tolist()
+
+
+def load_reference(name: str | Path) -> ReferenceTokenizer:
+    """`tokenizer.load` with the reference engine. Raises UserError for a BPE too, which it cannot read."""
+    path = find(name)
+    if path.suffix in (".json", ".model"):
+        raise UserError(f"--engine tokenmonster reads .vocab files; {path} is a BPE")
+    vocab, special = read_vocab(path)
+    return ReferenceTokenizer(path, vocab, **special)

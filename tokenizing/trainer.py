@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from common import Parser, UserError, atomic_write, count_of, lock_folder, progress, read_json, replace_folder
-from tokenizing.lanes import Field, prepare
+from tokenizing.lanes import Field, write_tables
 from tokenizing.records import derive
 from tokenizer import Vocab, normalize_pieces
 
@@ -188,7 +188,7 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
         text = read_text(names)
 
         def write(new: Path) -> None:
-            prepare(new, text, size, fixed)
+            write_tables(new, text, size, fixed)
             (new / "settings.json").write_text(json.dumps(settings, indent=1))
         replace_folder(folder, write)
     was = read_json(folder / "settings.json")

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from common import Parser, UserError, colour
+from tokenizing import trainer
+from tokenizing.reference import load_reference
 from tokenizer import BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, normalize
 
 MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
@@ -93,25 +95,25 @@ def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
         token = visible(records[number].token)
         return f"[{token[:1]}]{token[1:]}" if virtual else token
 
-    for step in tokenizer.steps(data):
-        if step.record is None:
-            byte = visible(data[step.start:step.start + 1])
-            lines.append(f"{step.start:4}  no token begins with {byte}: {'emits UNK' if step.ids else 'the byte is lost'}")
+    for turn in tokenizer.turns(data):
+        if turn.record is None:
+            byte = visible(data[turn.start:turn.start + 1])
+            lines.append(f"{turn.start:4}  no token begins with {byte}: {'emits UNK' if turn.ids else 'the byte is lost'}")
             continue
-        emitted = " ".join(map(str, step.ids))
-        head = f"{step.start:4}  {shown(step.record, step.virtual)}"
-        if step.winner is None:
-            stop = step.start + len(records[step.record].token) - step.virtual
+        emitted = " ".join(map(str, turn.ids))
+        head = f"{turn.start:4}  {shown(turn.record, turn.virtual)}"
+        if turn.winner is None:
+            stop = turn.start + len(records[turn.record].token) - turn.virtual
             why = "the text ends here" if stop == len(data) else "a whole word before a space"
-            whole_word = records[step.record].flag & WHOLE_WORD
+            whole_word = records[turn.record].flag & WHOLE_WORD
             if stop < len(data) and not (whole_word and tokenizer.vocab.begin[data[stop]] == BEGINS_SPACE):
                 why = "no token can follow"
             lines.append(f"{head}   {why}: emits {emitted}")
             continue
         lines.append(head)
-        for branch in step.branches:
-            pair = f"{shown(branch.first, step.virtual)} + {shown(branch.second, branch.name.endswith('b'))}"
-            won = colour(f"   <- best, emits {emitted}", "1;32") if branch is step.winner else ""
+        for branch in turn.branches:
+            pair = f"{shown(branch.first, turn.virtual)} + {shown(branch.second, branch.name.endswith('b'))}"
+            won = colour(f"   <- best, emits {emitted}", "1;32") if branch is turn.winner else ""
             lines.append(f"        {branch.name:3} {pair:32} {branch.score:7}{won}")
     return lines
 
@@ -119,12 +121,12 @@ def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
 def explain_json(tokenizer: TokenMonster, text: str | bytes) -> dict:
     """The same as an object."""
     records, steps = tokenizer.vocab.records, []
-    for step in tokenizer.steps(normalize(text)):
+    for turn in tokenizer.turns(normalize(text)):
         branches = [{"name": branch.name, "first": visible(records[branch.first].token),
-                     "second": visible(records[branch.second].token), "score": branch.score} for branch in step.branches]
-        candidate = None if step.record is None else visible(records[step.record].token)
-        steps.append({"start": step.start, "virtual_space": bool(step.virtual), "candidate": candidate, "branches": branches,
-                      "winner": step.winner and step.winner.name, "ids": step.ids})
+                     "second": visible(records[branch.second].token), "score": branch.score} for branch in turn.branches]
+        candidate = None if turn.record is None else visible(records[turn.record].token)
+        steps.append({"start": turn.start, "virtual_space": bool(turn.virtual), "candidate": candidate, "branches": branches,
+                      "winner": turn.winner and turn.winner.name, "ids": turn.ids})
     return {"normalized": visible(normalize(text)), "steps": steps}
 
 
@@ -188,8 +190,7 @@ def main(argv: list[str] | None = None) -> int | None:
     """The command line of `tokenizer.py`."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["train"]:
-        from tokenizing import trainer as train_vocab
-        return train_vocab.main(argv[1:])
+        return trainer.main(argv[1:])
     args = build_parser().parse_args(argv)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8, and CR, come through as they are
@@ -201,7 +202,7 @@ def main(argv: list[str] | None = None) -> int | None:
         lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}" for name, value in found.items()]
         print(json.dumps(found) if args.json else "\n".join(lines))
         return
-    tokenizer = load(args.vocab, args.engine)
+    tokenizer = load(args.vocab) if args.engine == "stentor" else load_reference(args.vocab)
     if args.command == "decode":
         text = tokenizer.decode(parse_ids(args.ids), skip_special=args.skip_special)
         print(json.dumps({"text": text}) if args.json else text, end="\n" if args.json or sys.stdout.isatty() else "")

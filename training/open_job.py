@@ -30,7 +30,6 @@ from corpus.prepare import OtherRecipe
 from devices.device import Device
 from devices.keep_memory import keep_freed_memory
 from devices.open import open_device
-from extras.lost_text import lost_text
 from training.resolve import (
     DEFAULTS, FINETUNE, FINETUNE_BETA2, FP16_CARDS, LAPTOP, LASTING_CHANGES, THIS_CALL_ONLY, VOCABULARY, check_settings, checked, fit_on_chip,
     for_device, resolve, resumed_config,
@@ -254,7 +253,7 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
             folder = out.with_name(f"{out.name}-{number}")
     if folder != out:
         notes.append(f"{path} is not as it was when {out} was made of it: its corpus is now {folder}")
-    lost = lost_text(tokenizer.load(folder / "tokenizer"), path_source("web", path).documents(0))
+    lost = tokenizer.lost_text(tokenizer.load(folder / "tokenizer"), path_source("web", path).documents(0), 0.005)
     if lost:
         notes.append(f"{path}: {lost}: python tokenizer.py train makes a vocabulary of your own text")
     return folder

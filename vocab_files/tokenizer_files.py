@@ -1,39 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer's files in a model folder, as transformers, lm-eval and vLLM expect them.
 
-    tokenmonster_hf.py      the core of tokenizer.py, its numpy form (extras/fast_encoder.py) and the class (tokenizing/hf_class.py) in one file
+    tokenmonster_hf.py      the core of tokenizer.py and the class of tokenizing/hf_class.py, in one file
     tokenmonster.vocab      the vocabulary, byte for byte
     tokenizer_config.json   which class to load, the special tokens' names and ids, the chat template
 
-`Tokenizer.save_pretrained` calls `write_tokenizer_files`; `tokenizer.load` reads the special ids back with `configured_ids`. transformers is
-not needed to write a folder, only to read one with it.
+`Tokenizer.save_pretrained` calls `write_tokenizer_files`; `tokenizer.load` reads the special ids back with
+`configured_ids`. Writing a folder does not need transformers, only reading one with it.
 """
 from __future__ import annotations
 
 import json
 import operator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common import ROOT, UserError, atomic_write, read_json
 
-if TYPE_CHECKING:
-    from tokenizer import Tokenizer
-
+VOCAB_FILE = "tokenmonster.vocab"  # its name in a model folder
 MODULE = "tokenmonster_hf"
 EOS, BOS, PAD = "<|endoftext|>", "<|startoftext|>", "<|padding|>"
 
-# The template of the Stentor2 line: each message's role between <| and |>, then its content; at the end the assistant's tag. The tags are
-# text, not special tokens. The models were not trained on dialogue: the template is there so that tools that want one find one.
+# The template of the Stentor2 line: each message's role between <| and |>, then its content; at the end the
+# assistant's tag. The tags are text, not special tokens. The models were not trained on dialogue: the
+# template is there for tools that require one.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 HEAD = '''# SPDX-License-Identifier: Apache-2.0
-"""The TokenMonster tokenizer of this model folder, for transformers: AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True).
+"""The TokenMonster tokenizer of this model folder, for transformers.
 
-Made by stentor-from-scratch from its tokenizer.py, extras/fast_encoder.py and tokenizing/hf_class.py. It needs transformers and
+    AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+
+Made by stentor-from-scratch from its tokenizer.py and tokenizing/hf_class.py. It needs transformers and
 numpy, no network and no server.
 """
 from __future__ import annotations
@@ -53,66 +54,68 @@ def between(path: Path, name: str) -> str:
 def module_text() -> str:
     """The source of `tokenmonster_hf.py`."""
     core = between(ROOT / "tokenizer.py", "core")
-    fast = between(ROOT / "extras" / "fast_encoder.py", "fast")
     wrapper = between(ROOT / "tokenizing" / "hf_class.py", "wrapper")
-    return "\n\n".join([HEAD + core, fast, wrapper])
+    return "\n\n".join([HEAD + core, wrapper])
 
 
 def special_token(content: str) -> dict:
-    """An entry of `added_tokens_decoder`: a token with a name, taken as it stands."""
-    return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    """An entry of `added_tokens_decoder`: a token with a name, matched exactly."""
+    return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False,
+            "special": True}
 
 
-def tokenizer_config(tokenizer: Tokenizer, model_max_length: int | None) -> dict:
+def tokenizer_config(eos_id: int, bos_id: int | None, pad_id: int, rows: int | None,
+                     model_max_length: int | None) -> dict:
     """The content of `tokenizer_config.json`.
 
-    `auto_map` names a slow class and no fast one. The ids stand in `added_tokens_decoder`, because transformers would otherwise append
-    the names after the last id, past the embedding. `split_special_tokens` makes a special token's name in a user's text plain text.
+    `rows` of the embedding where the vocabulary does not imply them, else None. `auto_map` names a slow class
+    and no fast one. The ids are in `added_tokens_decoder`; without it transformers would append the names
+    after the last id, past the embedding.
     """
-    from tokenizer import special_ids
-    names = {}
-    if tokenizer.eos_id is not None:
-        names[tokenizer.eos_id] = EOS
-    if tokenizer.bos_id is not None:
-        names.setdefault(tokenizer.bos_id, BOS)
-    if tokenizer.pad_id is not None:
-        names.setdefault(tokenizer.pad_id, PAD)                   # only where padding has an id of its own
+    names = {eos_id: EOS}
+    if bos_id is not None:
+        names.setdefault(bos_id, BOS)
+    names.setdefault(pad_id, PAD)  # only where padding has an id of its own
     config = {
         "tokenizer_class": "TokenMonsterTokenizer",
         "auto_map": {"AutoTokenizer": [f"{MODULE}.TokenMonsterTokenizer", None]},
         "added_tokens_decoder": {str(id): special_token(name) for id, name in sorted(names.items())},
-        "bos_token": names.get(tokenizer.bos_id), "eos_token": names.get(tokenizer.eos_id), "pad_token": names.get(tokenizer.pad_id),
-        "unk_token": None, "split_special_tokens": True, "clean_up_tokenization_spaces": False, "padding_side": "left",
+        "bos_token": names.get(bos_id),
+        "eos_token": names[eos_id],
+        "pad_token": names[pad_id],
+        "unk_token": None,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
         "chat_template": CHAT_TEMPLATE,
     }
-    if tokenizer.vocab_size != special_ids(tokenizer.vocab)["vocab_size"]:
-        config["embedding_rows"] = tokenizer.vocab_size           # of a foreign folder: its config.json says so, the vocabulary does not
+    if rows is not None:
+        config["embedding_rows"] = rows
     if model_max_length is not None:
         config["model_max_length"] = model_max_length
     return config
 
 
-def write_tokenizer_files(tokenizer: Tokenizer, folder: str | Path, model_max_length: int | None = None) -> None:
-    """Write the three files into `folder`, made if needed.
+def write_tokenizer_files(folder: str | Path, vocab: bytes, eos_id: int, bos_id: int | None, pad_id: int,
+                          rows: int | None = None) -> None:
+    """Write the three files into `folder`, which is made if needed; `vocab` is the content of a .vocab file.
 
-    `model_max_length` in tokens; without it the `max_position_embeddings` of the folder's config.json, where there is one.
+    `model_max_length` is the `max_position_embeddings` of the folder's config.json, where there is one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if model_max_length is None and (folder / "config.json").is_file():
-        model_max_length = read_json(folder / "config.json").get("max_position_embeddings")
-    config = tokenizer_config(tokenizer, model_max_length)
+    model = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = tokenizer_config(eos_id, bos_id, pad_id, rows, model.get("max_position_embeddings"))
     atomic_write(folder / f"{MODULE}.py", module_text())
-    atomic_write(folder / "tokenmonster.vocab", tokenizer.vocab.to_bytes())
+    atomic_write(folder / VOCAB_FILE, vocab)
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def configured_ids(folder: Path) -> dict[str, Any]:
     """The special ids that a folder states: tokenizer_config.json by name, overridden by config.json.
 
-    End-of-text may be a list of ids, as in Llama 3's config.json and generation_config.json: "stop_ids" has all
-    of them, "eos_id" is the one that tokenizer_config.json names, else the first. Raises UserError for an id
-    that is negative or not an integer.
+    End-of-text may be a list of ids, as in Llama 3's config.json and generation_config.json: "stop_ids" has
+    all of them, "eos_id" is the one that tokenizer_config.json names, else the first. Raises UserError for an
+    id that is negative or not an integer.
     """
     stated: dict[str, Any] = {}
     stops: set[int] = set()

@@ -16,7 +16,7 @@ TEXT = (
 def test_ungreedy_step(answer):
     words = tokenizer.load()
     data = tokenizer.normalize(TEXT) + b"\0"
-    plain = [step for step in words.steps(data[:-1]) if step.branches and not step.virtual]
+    plain = [turn for turn in words.turns(data[:-1]) if turn.branches and not turn.virtual]
     steps = [step for step in plain if not any(branch.name.endswith("b") for branch in step.branches)]
     assert sum(step.winner.first != step.record for step in steps) >= 3  # places where greedy is wrong
     function = answer("ungreedy_step")
