@@ -20,7 +20,7 @@ from tokenizing import trainer as train_vocab
 from tokenizing import lanes as vocab_lanes
 from tokenizing.trainer import RESERVED, plan
 from tokenizing.candidates import candidates, letter_starts, may_grow, wanted
-from tokenizing.lanes import Field, prepare
+from tokenizing.lanes import Field, write_tables
 from tokenizing.records import derive, shape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,7 +187,7 @@ def test_candidates_equal_a_plain_count():
 def field(tmp_path_factory) -> Field:
     folder = tmp_path_factory.mktemp("field")
     text = tokenizer.normalize(story(4, 30) + "\r\u4e16\u754c caf\u00e9 " + story(5, 10))
-    prepare(folder, text, 300, RESERVED["english"][1])
+    write_tables(folder, text, 300, RESERVED["english"][1])
     return Field(folder)
 
 
