@@ -187,9 +187,9 @@ def test_record_fields_are_named(data):
         (there, bytes([SPECIAL | 1]), there, "flag: a special token"),
         (there, bytes([data[there] ^ 4]), there, "flag: the bytes contradict it"),
         (there + 1, b"\xff", there + 1, "nWords"),
-        (there + 2, u24(number), there + 2, "alt1: no earlier prefix"),
-        (there + 2, u24(other), there + 2, "alt1: no earlier prefix"),
-        (there + 5, u24(NONE - 1), there + 5, "alt2: no earlier prefix"),
+        (there + 2, u24(number), there + 2, "alt1: not an earlier prefix"),
+        (there + 2, u24(other), there + 2, "alt1: not an earlier prefix"),
+        (there + 5, u24(NONE - 1), there + 5, "alt2: not an earlier prefix"),
         (there + 2, u24(NONE), there + 5, "alt2: given without alt1"),
         (there + 8, u24(4096), there + 8, "id: above the highest"),
         (there + 11, struct.pack("<f", float("nan")), there + 11, "score: not a number"),
@@ -346,7 +346,7 @@ def test_load_names_the_file(tmp_path, data):
         load(bad)
     with open(bad, "wb") as file:
         file.truncate(65 << 20)  # sparse
-    with pytest.raises(UserError, match="no vocabulary is longer"):
+    with pytest.raises(UserError, match="a vocabulary has at most"):
         load(bad)
 
 
@@ -372,7 +372,7 @@ def test_a_folders_configuration_overrides(tmp_path, data):
     for wrong in (
         {"vocab_size": 100},
         {"eos_token_id": 4096},
-        {"eos_token_id": [1, 2]},
+        {"eos_token_id": [1, "two"]},
         {"bos_token_id": -1},
         {"vocab_size": "many"},
     ):
