@@ -152,7 +152,7 @@ def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
     The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for
     instance on a T4.
     """
-    if kind == "xla":
+    if kind in ("xla", "tpu"):
         return "tpu-bf16", "a TPU multiplies in bfloat16"
     if kind == "cuda":
         major, minor = torch.cuda.get_device_capability()

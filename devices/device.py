@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device that a run computes on: what CPU, CUDA and MPS share.
 
-A device that differs is a subclass in a file of its own (`xla.py`) and overrides what it needs.
+A device that differs is a subclass in another file (`xla.py`, `torchtpu.py`) and overrides what it needs.
 """
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 import numpy
@@ -22,7 +22,8 @@ class Device:
     """Where a run computes, and how batches get there.
 
     `kind` is the name that `--device` takes and `reason` says why it was chosen. This is process `rank` of
-    `world`. `shards` chips share each batch of this process. `attend` is the attention function to use here.
+    `world`. `shards` chips share each batch of this process. `attend` is the attention function to use here,
+    and `notes` is what the user should know.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Device:
     world: int = 1
     shards: int = 1
     attend: Callable[..., Tensor] = sdpa
+    notes: list[str] = field(default_factory=list)
 
     def put(self, ids: numpy.ndarray) -> Tensor:
         """Token ids (B, T), copied to the device."""

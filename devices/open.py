@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import Callable
 
 import torch
-from torch import Tensor
 
 from common import UserError
+from devices import torchtpu
 from devices.attention_gpu import choose_attention
 from devices.device import Device
 from model import sdpa
 
 
 def open_device(name: str = "auto") -> Device:
-    """The device called `name` (auto, cpu, cuda, mps or xla), ready to use, as a member of its process group.
+    """The device called `name` (auto, tpu, xla, cuda, mps or cpu), ready to use, in its process group.
 
-    auto takes the first that is here: XLA (torch_xla is installed, and PJRT_DEVICE is set or a TPU is
-    attached), CUDA, MPS, CPU. Raises UserError for an unknown name or a device that is not here.
+    auto takes the first that is here: TPU (TorchTPU found a chip), XLA (torch_xla is installed, and
+    PJRT_DEVICE is set or a TPU is attached), CUDA, MPS, CPU. Raises UserError for any other name and for a
+    device that is not here.
     """
-    tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
+    attached = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
     here = {
-        "xla": tpu and find_spec("torch_xla") is not None,
+        "tpu": torchtpu.chip_found(),
+        "xla": attached and find_spec("torch_xla") is not None,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
@@ -36,30 +37,34 @@ def open_device(name: str = "auto") -> Device:
     if name == "auto":
         name = next(kind for kind in here if here[kind])
         before = list(here)[:list(here).index(name)]
-        reason = f"no {', no '.join(before)} here" if before else "PJRT_DEVICE or an attached TPU"
+        found = {"tpu": "a TPU, found by TorchTPU", "xla": "PJRT_DEVICE or an attached TPU"}
+        reason = found.get(name, f"no {', no '.join(before)} here")
     if name not in here:
         raise UserError(f"unknown device {name!r}; choose from auto, {', '.join(here)}")
-    if name == "xla" and find_spec("torch_xla") is None:
-        raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
-    if name == "xla":                                             # imported only here: torch_xla is optional
-        from devices.xla import open_xla
+    if name == "tpu":
+        if not here["tpu"]:
+            raise UserError(torchtpu.why_no_chip())
+        return torchtpu.open_torchtpu(reason)
+    if name == "xla":
+        if find_spec("torch_xla") is None:
+            raise UserError('device xla needs torch_xla: pip install ".[tpu]"')
+        from devices.xla import open_xla                          # imports torch_xla, which is optional
         return open_xla(reason)
     if not here[name]:
         available = ", ".join(kind for kind in here if here[kind])
         raise UserError(f"device {name} is not available here; here is {available}")
+    return open_plain(name, reason)
+
+
+def open_plain(name: str, reason: str) -> Device:
+    """The CPU or a GPU; under torchrun after joining the group (NCCL between GPUs, gloo between CPUs)."""
     attend = sdpa if name == "cpu" else choose_attention(name)
+    device = Device(name, torch.device(name), reason, attend=attend, notes=torchtpu.without_chip())
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return open_in_group(name, reason, attend)
-    return Device(name, torch.device(name), reason, attend=attend)
-
-
-def open_in_group(name: str, reason: str, attend: Callable[..., Tensor]) -> Device:
-    """This process's own device, after it joined the group (NCCL between GPUs, gloo between CPUs)."""
-    device = torch.device(name)
-    if name == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return Device(name, device, reason, rank, world, attend=attend)
+        if name == "cuda":
+            device.torch_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device.torch_device)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
+        device.rank, device.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return device
