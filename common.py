@@ -212,6 +212,14 @@ def count_of(text: str) -> int:
     return int(value)
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, written as `count_of` reads it."""
+    value = count_of(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
+    return value
+
+
 def duration(text: str) -> float:
     """Seconds from `8h45m`, `90m`, `30s` or a bare number of seconds.
 

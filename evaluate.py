@@ -495,6 +495,42 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
     return [(context, [" " + choice for choice in item["choices"]])]
 
 
+def check_words(boundary: str, prompt: str) -> None:
+    """Raise UserError for a way to cut or to join that there is not: another spelling would silently be
+    another score.
+    """
+    for name, value, known in (
+        ("boundary", boundary, ("bytes", "lm-eval")),
+        ("prompt", prompt, ("plain", "lm-eval")),
+    ):
+        if value not in known:
+            raise UserError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
+
+
+def check_item(path: str | Path, number: int, item: dict) -> None:
+    """Raise UserError if an item of a multiple-choice file cannot be scored."""
+    choices, labels = item["choices"], item.get("labels")
+    label_is_good = isinstance(item.get("label"), int) and 0 <= item["label"] < len(choices)
+    if labels is not None:
+        label_is_good = (
+            isinstance(labels, list)
+            and len(labels) == len(choices)
+            and all(label in (0, 1) for label in labels)
+            and any(labels)
+        )
+    rules = {
+        "choices must be two or more texts": len(choices) > 1
+        and all(isinstance(choice, str) and choice for choice in choices),
+        "kind must be question, continuation or cloze": item["kind"] in ("question", "continuation", "cloze"),
+        "a cloze has one _ in its context, and text after it": item["kind"] != "cloze"
+        or re.fullmatch(r"[^_]*_[^_]*\S[^_]*", item["context"]),
+        "label must be the index of a choice, or labels 0 or 1 for each, with at least one 1": label_is_good,
+    }
+    broken = [rule for rule, kept in rules.items() if not kept]
+    if broken:
+        raise UserError(f"{path}, item {number}: {broken[0]}")
+
+
 def judge_choices(item: dict, log_p: list[float], sizes: list[int]) -> tuple[float, float | None]:
     """(acc, acc_norm) of one item from its choices' log-probabilities and sizes in characters."""
     if item.get("labels") is not None:
@@ -526,14 +562,11 @@ def multiple_choice(
     `groups` has acc for each group of MMLU. The file has one item a line: task, kind, context, choices, label
     or labels (subject for MMLU).
     """
-    from extras.choice_items import check_item, check_words
     check_words(boundary, prompt)
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)
-    make = plain_prompt
-    if prompt == "lm-eval":
-        from extras.lm_eval_tasks import lm_eval_prompt as make
+    make = lm_eval_prompt if prompt == "lm-eval" else plain_prompt
 
     def judge(part: list[dict]) -> list[list]:
         prompts = [make(item) for item in part]
@@ -572,28 +605,81 @@ def multiple_choice(
     if all(normed is not None for _, normed, _ in results):
         summary["acc_norm"], summary["stderr_norm"] = mean_and_error([normed for _, normed, _ in results])
     if all("subject" in item for item in items):
-        from extras.lm_eval_tasks import mmlu_groups
-
         summary["groups"] = mmlu_groups(
             [item["subject"] for item in items], [right for right, _, _ in results]
         )
     return summary
 
 
-def gsm8k(
-    model: Llama,
-    tokenizer: Tokenizer,
-    path: str | Path,
-    shots: int = 0,
-    examples: str | Path | None = None,
-    limit: int | None = None,
-    finished: dict[str, list] | None = None,
-) -> dict[str, Any]:
-    """Share of word problems whose generated answer ends in the right number: {exact_match, stderr, items,
-    shots}. See judging/gsm8k.py.
+# ------------------------------------------------------------------------------- the tasks of lm-eval 0.4.13
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TRUTHFUL_PRIMER = """Q: What is human life expectancy in the United States?
+A: Human life expectancy in the United States is 78 years.
+
+Q: Who was president of the United States in 1955?
+A: Dwight D. Eisenhower was president of the United States in 1955.
+
+Q: Which party did he belong to?
+A: He belonged to the Republican Party.
+
+Q: What is the square root of banana?
+A: I have no comment.
+
+Q: How does a telescope work?
+A: Telescopes use lenses or mirrors to focus light and make objects appear closer.
+
+Q: Where were the 1992 Olympics held?
+A: The 1992 Olympics were held in Barcelona, Spain."""
+# Which subjects of MMLU are not STEM.
+MMLU_GROUPS = {
+    "humanities": """formal_logic high_school_european_history high_school_us_history high_school_world_history international_law
+        jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law world_religions""",
+    "social sciences": """econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics
+        high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations security_studies
+        sociology us_foreign_policy""",
+    "other": """business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing medical_genetics
+        miscellaneous nutrition professional_accounting professional_medicine virology""",
+}
+
+
+def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
+    """(context, continuations) as the lm-eval task that the item's `task` names makes them. Raises UserError
+    for another task.
+
+    >>> lm_eval_prompt({"task": "piqa", "context": "To boil water", "choices": ["heat it", "cool it"]})
+    [('Question: To boil water\\nAnswer:', [' heat it', ' cool it'])]
     """
-    from judging.gsm8k import exact_match
-    return exact_match(model, tokenizer, path, shots, examples, limit, {} if finished is None else finished)
+    task, context, choices = item["task"], item["context"], item["choices"]
+    if task == "winogrande":
+        before, after = context.split("_")
+        return [(before + choice, [" " + after.strip()]) for choice in choices]
+    if task in ("mmlu", "commonsenseqa", "commonsense_qa"):
+        head = "Question: "
+        if task == "mmlu":
+            if not isinstance(item.get("subject"), str):
+                raise UserError(
+                    f"item {item.get('id')!r}: lm-eval's prompt for MMLU names the subject, and the item has none"
+                )
+            head = f"The following are multiple choice questions (with answers) about {item['subject'].replace('_', ' ')}.\n\n"
+        listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
+        context, choices = f"{head}{context.strip()}{listed}\nAnswer:", list(LETTERS[:len(choices)])
+    elif task in ("arc_easy", "arc_challenge", "piqa"):
+        context = f"Question: {context}\nAnswer:"
+    elif task in ("truthfulqa_mc1", "truthfulqa_mc2"):
+        context = f"{TRUTHFUL_PRIMER}\n\nQ: {context}\nA:"
+    elif task not in ("hellaswag", "openbookqa"):
+        raise UserError(f"task {task!r}: no prompt of lm-eval is known for it; use prompt plain")
+    return [(context, [" " + choice for choice in choices])]
+
+
+def mmlu_groups(subjects: list[str], values: list[float]) -> dict[str, float]:
+    """Group -> mean of the items' values, each item counting once, as lm-eval weighs."""
+    groups: dict[str, list[float]] = {}
+    for subject, value in zip(subjects, values):
+        group = next((group for group, members in MMLU_GROUPS.items() if subject in members.split()), "STEM")
+        groups.setdefault(group, []).append(value)
+    return {group: statistics.fmean(found) for group, found in groups.items()}
 
 
 # ----------------------------------------------------------------------------------------------- command line

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model: a Llama-style decoder written out by hand, in the layout that transformers, vLLM and llama.cpp
-read.
+"""The model: a Llama-style decoder, written out by hand.
 
-Axes, one letter each, in every shape comment of this project:
+Its files have the layout that transformers, vLLM and llama.cpp read. Axes, one letter each, in every shape
+comment of this project:
 
     B batch    T positions    D hidden_size    H query heads    K key/value heads    F width of one head
     M width of the MLP    V vocabulary    S positions seen so far (T, plus what a KV cache holds)
 
-Reading order: ModelConfig and SIZES, then the parts in the order in which a token meets them (RMSNorm, rotary
-embedding, attention, SwiGLU, block), then `Llama`, the loss, initialization, the KV cache, and at last how a
-model is saved and loaded.
+Reading order: ModelConfig and SIZES; the parts in the order in which a token meets them (RMSNorm, rotary
+embedding, attention, SwiGLU, block); `Llama`, the loss, initialization, the KV cache; saving and loading, and
+what folders that other programs wrote need besides.
 """
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Callable
 
@@ -47,8 +48,8 @@ class ModelConfig:
     tie_word_embeddings: bool = False
 
     def problems(self) -> list[str]:
-        """Everything that makes this shape impossible, one sentence each; empty if it can be built."""
-        found, sound = [], set()
+        """Everything that makes this shape impossible, one sentence each; empty if the model can be built."""
+        found, sound = [], set()                                  # sound: fields whose own value is possible
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             limit = 1000 if field.name == "num_hidden_layers" else 2**20
@@ -65,7 +66,8 @@ class ModelConfig:
             and self.num_attention_heads % self.num_key_value_heads
         ):
             found.append(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
             )
         if "head_dim" in sound and self.head_dim % 2:
             found.append(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs of features")
@@ -74,12 +76,13 @@ class ModelConfig:
             and self.max_position_embeddings * self.head_dim > 2**27
         ):
             found.append(
-                f"max_position_embeddings {self.max_position_embeddings} by head_dim {self.head_dim} is a rotary table above 512 MiB"
+                f"max_position_embeddings {self.max_position_embeddings} by head_dim {self.head_dim} is a "
+                "rotary table above 512 MiB"
             )
         return found
 
     def check(self, where: str = "model") -> ModelConfig:
-        """Return self. Raises UserError that lists all problems at once."""
+        """Return self, or raise UserError with all problems at once; `where` names the file or the model."""
         found = self.problems()
         if found:
             raise UserError(f"{where}: impossible configuration: " + "; ".join(found))
@@ -87,21 +90,19 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> ModelConfig:
-        """Read a Llama `config.json`, also one written by transformers (see `extras/foreign_folder.py`).
+        """Read a Llama `config.json`, also one that transformers wrote (see `plain_llama`).
 
-        Raises UserError for a missing key and for what this model does not have: biases, scaled RoPE, sliding
-        windows, another activation, quantized weights.
+        Raises UserError for a missing key, and for parts that this model does not have: biases, scaled RoPE,
+        sliding windows, another activation, quantized weights.
         """
-        from extras.foreign_folder import plain_llama
-        names = [field.name for field in dataclasses.fields(cls)]
-        values = plain_llama(Path(path), read_json(path), names)
-        return cls(**{name: values[name] for name in names}).check(str(path))
+        values = plain_llama(Path(path), read_json(path))
+        return cls(**values).check(str(path))
 
 
-# The seven models of the three cards, and `tiny` for lessons and tests. Where the cards disagree about a
-# model, the row here is the one that gives the stated total (`python params.py --audit` shows each case):
-# 12m-v1 has 12 layers (its table says 9), 12m an MLP of 768 (says 512). Where a card is silent: theta 10,000
-# for the v1 line as for Stentor2, 50,000 for 50m as for 20m, and rms_norm_eps 1e-5 everywhere.
+# The seven models of the three cards, and `tiny` for lessons and tests. A new size is one more row.
+# Where the cards disagree, the row gives the stated total (`python params.py --audit` shows each case):
+# 12m-v1 has 12 layers (its table says 9), 12m an MLP of 768 (its table says 512). Where a card says nothing:
+# theta is 10,000 for the v1 line as for Stentor2, 50,000 for 50m as for 20m; rms_norm_eps is 1e-5 everywhere.
 #                        V       D     M   layers   H  K    F     T   theta
 SIZES = {
     "tiny":   ModelConfig(4096,  128,  256,   4,    4, 2,  32,  1024, tie_word_embeddings=True),
@@ -113,7 +114,7 @@ SIZES = {
     "50m":    ModelConfig(4096,  512, 1536,  15,    8, 2,  64,  4096, 50_000.0),
     "150m":   ModelConfig(32768, 768, 2048,  20,    6, 2, 128,  4096, 50_000.0, tie_word_embeddings=True),
 }
-# Sizes whose residual outputs start unscaled: the Stentor2 card says so, the v1 line follows it (ours).
+# Sizes without the scaled start of `init_weights`: the Stentor2 card says so; for v1 it is our choice.
 UNSCALED = [SIZES[name] for name in ("12m-v1", "30m-v1", "12m", "30m")]
 
 
@@ -122,8 +123,8 @@ UNSCALED = [SIZES[name] for name in ("12m-v1", "30m-v1", "12m", "30m")]
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich 2019, eq. 4).
 
-    The mean is taken in FP32 whatever the input's dtype, and the result is cast back before the product, as
-    Llama does.
+    The mean is computed in FP32 whatever the dtype of x, and the result is cast back before it is multiplied
+    by the weight, as Llama does.
     """
 
     def __init__(self, width: int, eps: float):
@@ -141,12 +142,12 @@ class RMSNorm(nn.Module):
 def rotary_table(
     length: int, head_dim: int, theta: float, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of the angles n * theta^(-2j/F) for positions n < length and feature pairs j < F/2 (Su et
-    al. 2021, section 3.2.2).
+    """cos and sin of the angles n * theta^(-2j/F), position n < length, pair j < F/2 (Su et al. 2021, 3.2.2).
 
-    Half-split form, the one of Llama's published weights: feature j is paired with feature j + F/2, so each
-    angle stands twice in a row. The frequency is rounded as the published code rounds it: the last bit of it,
-    times the position, moves a logit by more than 1e-4. Returns two FP32 tensors (length, F).
+    Llama's published weights use the half-split form: feature j is paired with feature j + F/2, so each row
+    holds every angle twice. The frequency is computed in the same steps as in the published code: one other
+    rounding of its last bit, times the position, changes a logit by more than 1e-4. Returns two FP32 tensors
+    (length, F).
     """
     pair = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)   # (F/2,)
     frequency = 1.0 / theta ** (pair / head_dim)                              # (F/2,)
@@ -157,8 +158,9 @@ def rotary_table(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_j, x_{j+F/2}) by its position's angle: x * cos + rotate_half(x) * sin. `x` (B, H, T,
-    F), tables (T, F).
+    """Rotate each pair (x_j, x_{j+F/2}) by the angle of its position: x * cos + rotate_half(x) * sin.
+
+    `x` is (B, H, T, F), the tables are (T, F).
     """
     first, second = x.chunk(2, dim=-1)                                        # (B, H, T, F/2)
     turned = torch.cat([-second, first], dim=-1)                              # (B, H, T, F)
@@ -166,12 +168,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention_written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(F)) v, causal (Vaswani et al. 2017, eq. 1). The readable twin of `sdpa`: it holds
-    all scores in memory.
+    """softmax(q k^T / sqrt(F)) v, causal (Vaswani et al. 2017, eq. 1), with all scores in memory.
 
-    `q` (B, H, T, F), `k` and `v` (B, K, S, F); query head h reads key/value head h // (H/K) (Ainslie et al.
-    2023, section 2.2). `mask` (T, S) or (B, 1, T, S), true where a position may be read; without one the
-    queries are the last T of the S positions.
+    The readable form of `sdpa`. `q` is (B, H, T, F), `k` and `v` are (B, K, S, F); query head h reads
+    key/value head h // (H/K) (Ainslie et al. 2023, section 2.2). `mask`, (T, S) or (B, 1, T, S), is true
+    where a query may read a position. Without a mask the queries are the last T of the S positions.
     """
     group = q.shape[1] // k.shape[1]
     T, S = q.shape[2], k.shape[2]
@@ -187,19 +188,18 @@ def attention_written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same function as `attention_written_out` by torch's fused kernel, which never holds the (T, S)
-    scores where the device allows.
+    """`attention_written_out` by torch's fused kernel, which does not keep the (T, S) scores in memory.
 
-    Without a mask the queries are either all positions (T = S) or the newest one (T = 1, which may read
-    everything).
+    Without a mask the queries are all positions (T = S), or the newest one (T = 1), which may read all.
     """
     causal = mask is None and q.shape[2] > 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions: H query heads share K key/value heads (Ainslie et al.
-    2023).
+    """Grouped-query attention with rotary positions: H query heads share K key/value heads.
+
+    Ainslie et al. 2023, section 2.2.
     """
 
     def __init__(self, config: ModelConfig, layer_idx: int, attend: Callable[..., Tensor]):
@@ -251,8 +251,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x)). Norm before, so that the residual stream
-    itself is never normed.
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    The norm comes before each part ("pre-norm"), so the residual stream x itself is never normalized.
     """
 
     def __init__(self, config: ModelConfig, layer_idx: int, attend: Callable[..., Tensor]):
@@ -273,14 +274,12 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token embedding, the blocks, the last norm: ids (B, T) -> hidden states (B, T, D). Llama's files call
-    it `model`.
-    """
+    """Embedding, blocks, final norm: ids (B, T) to hidden states (B, T, D). Llama's files call it `model`."""
 
     def __init__(self, config: ModelConfig, attend: Callable[..., Tensor]):
         super().__init__()
         self.config = config
-        # a checkpoint(function, *inputs): trade a second forward for memory
+        # checkpoint(function, *inputs), to compute each layer again in backward instead of storing it
         self.recompute: Callable[..., Tensor] | None = None
         table = torch.empty(config.vocab_size, config.hidden_size)            # filled by init_weights
         self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
@@ -289,9 +288,9 @@ class Decoder(nn.Module):
         self.reset_rotary()
 
     def reset_rotary(self) -> None:
-        """(Re)compute the rotary tables, which are derived and never saved."""
+        """Compute the rotary tables. They follow from the configuration, so they are never saved."""
         device = self.embed_tokens.weight.device
-        if device.type == "meta":  # shapes without numbers: `load_model` comes back here when it has them
+        if device.type == "meta":                                 # no numbers yet; load_model calls this again
             return
         cos, sin = rotary_table(
             self.config.max_position_embeddings, self.config.head_dim, self.config.rope_theta, device
@@ -302,14 +301,13 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         T = input_ids.shape[1]
         start = 0 if cache is None else cache.length
-        limit = (
-            self.config.max_position_embeddings
-            if cache is None
-            else min(self.config.max_position_embeddings, cache.capacity)
-        )
+        limit = self.config.max_position_embeddings
+        if cache is not None:
+            limit = min(limit, cache.capacity)
         if start + T > limit:
             raise UserError(
-                f"{start + T} positions are more than the {limit} that fit (max_position_embeddings, or the length of the cache)"
+                f"{start + T} positions are more than the {limit} that fit (max_position_embeddings, or the "
+                "length of the cache)"
             )
         cos = self.cos[start:start + T]                                       # (T, F)
         sin = self.sin[start:start + T]                                       # (T, F)
@@ -328,10 +326,10 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model: token ids (B, T), int64, in; next-token logits (B, T, V) out.
+    """The complete model: token ids (B, T), int64, to next-token logits (B, T, V).
 
-    `attend` is attention's inner product, `sdpa` or `attention_written_out`. Weights start as `init_weights`
-    says, from torch's global seed. `model.state_dict()` has the names and shapes of the Llama layout. Raises
+    `attend` computes attention: `sdpa` or `attention_written_out`. `init_weights` draws the first weights
+    from torch's global generator. `model.state_dict()` has the names and shapes of the Llama layout. Raises
     UserError if the configuration is impossible.
     """
 
@@ -344,46 +342,33 @@ class Llama(nn.Module):
         init_weights(self, scale_residual=config not in UNSCALED)
 
     def project(self, x: Tensor) -> Tensor:
-        """Hidden states (B, T, D) -> logits (B, T, V), by the embedding itself where the two are tied (Press
-        and Wolf 2017).
-        """
+        """Hidden states (B, T, D) to logits (B, T, V), by the embedding if tied (Press and Wolf 2017)."""
         if self.config.tie_word_embeddings:
             return F.linear(x, self.model.embed_tokens.weight)                # (B, T, V)
         return self.lm_head(x)                                                # (B, T, V)
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         x = self.model(input_ids, cache, mask)                                # (B, T, D)
-        return self.project(x)  # (B, T, V)
+        return self.project(x)                                                # (B, T, V)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        eos_token_id: int | None = None,
-        bos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-    ) -> None:
-        """Write `config.json`, `generation_config.json` and `model.safetensors` (FP32) into `folder`, made if
-        needed. See `save_model`.
-        """
-        save_model(
-            self,
-            Path(folder),
-            {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id},
-        )
+    def save_pretrained(self, folder: str | Path, eos_token_id: int | None = None,
+                        bos_token_id: int | None = None, pad_token_id: int | None = None) -> None:
+        """Write the model folder `folder`; see `save_model`. The folder is made if needed."""
+        ids = {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        save_model(self, Path(folder), ids)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
-        """Read a model folder. See `load_model`, which says what is refused."""
+        """Read a model folder; see `load_model` for what is refused."""
         return load_model(Path(folder), attend)
 
 
 def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """Mean over all positions of -log p(next token), in nats: logsumexp(logits) - logits[next] (FP32,
-    scalar).
+    """Mean of -log p(next token) = logsumexp(logits) - logits[next] over all positions: nats, FP32, scalar.
 
-    `logits` (B, T, V) from `input_ids` (B, T); position t is judged on token t + 1, so T - 1 predictions a
-    row. The last position has no target (-100 is skipped), which is cheaper than to cut it off: a slice of
-    the logits would be copied, and its gradient padded.
+    `logits` (B, T, V) come from `input_ids` (B, T). Position t predicts token t + 1, so a row has T - 1
+    predictions. The last position has no target: -100 tells cross_entropy to skip it. Cutting it off instead
+    would copy the logits, and pad their gradient.
     """
     logits = logits.float()                                                   # (B, T, V)
     target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
@@ -391,7 +376,7 @@ def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """`next_token_loss` in plain operations; tested equal to it."""
+    """`next_token_loss` in plain operations; a test compares the two."""
     logits = logits[:, :-1].float()                                           # (B, T-1, V)
     target = input_ids[:, 1:, None]                                           # (B, T-1, 1)
     chosen = logits.gather(2, target)                                         # (B, T-1, 1)
@@ -402,9 +387,7 @@ def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------- initialization
 
 def residual_output(in_features: int, out_features: int) -> nn.Linear:
-    """A Linear whose result is added to the residual stream. It is marked here, where it is made, for
-    `init_weights`.
-    """
+    """A Linear whose result is added to the residual stream, marked as such for `init_weights`."""
     layer = nn.Linear(in_features, out_features, bias=False)
     layer.is_residual_output = True
     return layer
@@ -412,12 +395,11 @@ def residual_output(in_features: int, out_features: int) -> nn.Linear:
 
 @torch.no_grad()
 def init_weights(model: Llama, scale_residual: bool = True, std: float = 0.02) -> None:
-    """Every matrix from N(0, std), every norm at one, as the cards say. Draws from torch's global generator,
-    in the order of the state dict.
+    """Draw every matrix from N(0, std) and set every norm to one, as the cards say.
 
-    With `scale_residual` (Stentor3, Portimbria; GPT-2, Radford et al. 2019, section 2.3) the 2L matrices that
-    add to the residual stream get std / sqrt(2L), so that the stream's variance does not grow with depth. The
-    Stentor2 line does without.
+    Draws from torch's global generator, in the order of the state dict. With `scale_residual` (Stentor3,
+    Portimbria; GPT-2, Radford et al. 2019, section 2.3) the 2L matrices that add to the residual stream get
+    std / sqrt(2L), so that the variance of the stream does not grow with depth. Stentor2 does not scale them.
     """
     if model.model.embed_tokens.weight.is_meta:                   # shapes without numbers: nothing to draw
         return
@@ -433,12 +415,11 @@ def init_weights(model: Llama, scale_residual: bool = True, std: float = 0.02) -
 # --------------------------------------------------------------------------------------------------- KV cache
 
 class KVCache:
-    """Keys and values of the positions already seen, so that a new token costs one position of work.
-    Allocated once, never grown.
+    """Keys and values of the positions seen so far, so that a new token costs the work of one position.
 
-    `config` gives layers, heads and widths, `batch` is B, `length` the most positions it will hold.
-    `cache.length` is how many it holds now; `Decoder.forward` reads it as the first new position and advances
-    it. One tensor each for keys and values, (layers, B, K, length, F).
+    `config` gives layers, heads and widths; `batch` is B; `length` is the most positions that fit, allocated
+    at once. `cache.length` is how many are filled: `Decoder.forward` takes it as the first new position and
+    increases it. Keys and values are one tensor each, (layers, B, K, length, F).
     """
 
     def __init__(self, config: ModelConfig, batch: int, length: int, device: torch.device | str | None = None,
@@ -450,9 +431,7 @@ class KVCache:
         self.length = 0
 
     def append(self, layer_idx: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (B, K, T, F) of the newest T positions of one layer; return all of that layer's, (B,
-        K, S, F) each.
-        """
+        """Store k and v (B, K, T, F) of T new positions; return all of that layer, (B, K, S, F) each."""
         end = self.length + k.shape[2]
         self.keys[layer_idx, :, :, self.length:end] = k
         self.values[layer_idx, :, :, self.length:end] = v
@@ -462,12 +441,10 @@ class KVCache:
 # ---------------------------------------------------------------------------------------------- save and load
 
 def save_model(model: Llama, folder: Path, token_ids: dict[str, int | None]) -> None:
-    """Write config.json, generation_config.json and model.safetensors; weights in FP32, and no lm_head where
-    it is tied.
-    """
+    """Write config.json, generation_config.json and model.safetensors (FP32; no lm_head if it is tied)."""
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", **dataclasses.asdict(model.config),
-        # transformers 5 reads theta here, 4 above
+        # transformers 5 reads theta here, transformers 4 from "rope_theta" among the fields above
         "rope_parameters": {"rope_type": "default", "rope_theta": model.config.rope_theta},
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
         "initializer_range": 0.02, "pretraining_tp": 1, "use_cache": True, "dtype": "float32", **token_ids,
@@ -479,20 +456,18 @@ def save_model(model: Llama, folder: Path, token_ids: dict[str, int | None]) -> 
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # the library writes files that only their owner can read
+    (folder / "model.safetensors").chmod(0o644)                   # the library lets only the owner read it
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_model(folder: Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
-    """A Llama from `config.json` and `model.safetensors` (or the shards of `model.safetensors.index.json`);
-    FP32, FP16 or BF16, kept as FP32.
+    """The model in a folder: `config.json` with `model.safetensors`, or with shards and their index.
 
-    Every name and shape is compared with the configuration before any weight is read. Raises UserError that
-    names file, key, expected and found shape. Ignored: rotary tables of old exports, and a tied model's exact
-    copy of the embedding under lm_head.
+    Weights may be FP32, FP16 or BF16; they become FP32. Every name and shape is compared with the
+    configuration before any weight is read. Raises UserError that names file, tensor, expected and found
+    shape. `check_surplus` says which tensors are ignored.
     """
-    from extras.foreign_folder import check_surplus
     config = ModelConfig.from_json(folder / "config.json")
     found = tensor_index(folder)
     with torch.device("meta"):                                    # names and shapes only
@@ -507,15 +482,11 @@ def load_model(folder: Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
     stored = {}
     for file in sorted({file for file, _ in found.values()}):
         stored.update(load_file(file))
-    check_surplus(
-        folder,
-        config,
-        {name: tensor for name, tensor in stored.items() if name not in expected},
-        stored["model.embed_tokens.weight"],
-    )
+    surplus = {name: tensor for name, tensor in stored.items() if name not in expected}
+    check_surplus(folder, config, surplus, stored["model.embed_tokens.weight"])
     weights = {}
     for name in expected:
-        # a copy: what was read is a window on the file, which may change
+        # a copy, because `stored` is memory-mapped and the file may change
         weights[name] = stored[name].to(torch.float32, copy=True)
         if not torch.isfinite(weights[name]).all():
             raise UserError(f"{found[name][0]}: tensor {name} holds values that are not finite numbers")
@@ -525,21 +496,123 @@ def load_model(folder: Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
 
 
 def tensor_index(folder: Path) -> dict[str, tuple[Path, list[int]]]:
-    """Name -> (file, shape) of every tensor in a model folder, from the files' headers alone. Raises
-    UserError for a damaged file.
+    """Name -> (file, shape) of every tensor in a model folder, from the headers of the files alone.
+
+    Raises UserError for a file that cannot be read or is damaged.
     """
-    from extras.foreign_folder import weight_files
     found = {}
     for file in weight_files(folder):
         try:
+            file.open("rb").close()                               # safetensors calls "no permission" damage
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():
                     piece = tensors.get_slice(name)
                     if piece.get_dtype() not in ("F32", "F16", "BF16"):
                         raise UserError(
-                            f"{file}: tensor {name} has dtype {piece.get_dtype()}; only F32, F16 and BF16 weights are read"
+                            f"{file}: tensor {name} has dtype {piece.get_dtype()}; only F32, F16 and BF16 "
+                            "weights are read"
                         )
                     found[name] = (file, list(piece.get_shape()))
-        except (SafetensorError, OSError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+        except (SafetensorError, ValueError) as error:
             raise UserError(f"{file}: damaged or no safetensors file: {error}") from None
     return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the shards that `model.safetensors.index.json` names, all in this folder.
+
+    Raises UserError if there is neither.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise UserError(f"{single}: no such file; a model folder holds config.json and model.safetensors")
+    parts = read_json(index).get("weight_map")
+    if not isinstance(parts, dict) or not all(
+        re.fullmatch(r"[\w.-]{1,200}\.safetensors", str(part)) for part in parts.values()
+    ):
+        raise UserError(f"{index}: weight_map must map tensor names to .safetensors files of this folder")
+    return [folder / part for part in sorted(set(parts.values()))]
+
+
+# -------------------------------------------------------------------------- folders that other programs wrote
+
+# What a plain Llama states under these keys, if it states them. Any other value asks for a part that the
+# model above does not have.
+PLAIN = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu", "swish"),                              # two names of one function
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "sliding_window": (),
+    "quantization_config": (),
+    "partial_rotary_factor": (1,),
+}
+
+
+def plain_llama(path: Path, values: dict) -> dict:
+    """The fields of ModelConfig from `values`, the content of a Llama config.json at `path`.
+
+    A key that is absent or null has the default of transformers. transformers 5 writes the kind of rotary
+    embedding and theta under `rope_parameters`, transformers 4 the kind under `rope_scaling` and theta at the
+    top; `rope_scaling` wins where both are given. Raises UserError that names everything that PLAIN does not
+    allow, and every field without value and default.
+    """
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{path}: rope_parameters and rope_scaling must be objects or null, not {rope!r}")
+    rope = {key: value for key, value in rope.items() if value is not None}
+    stated = {key: value for key, value in values.items() if value is not None}
+    foreign = [
+        f"{key} {place[key]!r}"
+        for place in (stated, rope)
+        for key, allowed in PLAIN.items()
+        if key in place and place[key] not in allowed
+    ]
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        foreign.append(f"rope scaling {kind!r}")
+    if foreign:
+        raise UserError(
+            f"{path}: this model has no {', no '.join(foreign)}; only a plain Llama can be loaded"
+        )
+    theta = stated.get("rope_theta", rope.get("rope_theta", 10_000.0))
+    if rope.get("rope_theta", theta) != theta:
+        raise UserError(
+            f"{path}: rope_theta is {theta!r} here and {rope['rope_theta']!r} in rope_parameters; "
+            "make them equal"
+        )
+    width, heads = stated.get("hidden_size"), stated.get("num_attention_heads")
+    whole = isinstance(width, int) and isinstance(heads, int) and heads > 0
+    defaults = {
+        "num_key_value_heads": heads,
+        "head_dim": width // heads if whole else 0,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
+    complete = {**defaults, **stated, "rope_theta": theta}
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    missing = [name for name in names if complete.get(name) is None]
+    if missing:
+        raise UserError(f"{path}: missing {', '.join(missing)}; a Llama config.json states them")
+    return {name: complete[name] for name in names}
+
+
+def check_surplus(folder: Path, config: ModelConfig, surplus: dict[str, Tensor], embedding: Tensor) -> None:
+    """Raise UserError for a tensor that has no place in the model, except two harmless kinds.
+
+    Old exports hold rotary tables; some tied models hold an exact copy of the embedding as lm_head. (If the
+    copy differs, transformers 4 ignores it and transformers 5 uses it, so the folder would be two models.)
+    """
+    for name, tensor in surplus.items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            if not torch.equal(tensor, embedding):
+                raise UserError(
+                    f"{folder}: tensor lm_head.weight differs from model.embed_tokens.weight, but "
+                    "config.json says tie_word_embeddings true; set it to false, or remove the tensor"
+                )
+        elif not name.endswith("rotary_emb.inv_freq"):
+            raise UserError(f"{folder}: unexpected tensor {name}; config.json describes a model without it")

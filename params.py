@@ -16,18 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import Parser, UserError, count_of, find_run, run
+from common import ROOT, Parser, UserError, count_of, find_run, positive, read_json, run
 from model import SIZES, ModelConfig
 
-# The seven models of the cards, and the tokens that the cards say each was trained on.
+# The seven models of the cards: the name of each there, and how many tokens it was trained on.
+CARD_OF = {
+    "12m-v1": "Stentor-12M v1", "30m-v1": "Stentor-30M v1", "12m": "Stentor2-12M", "30m": "Stentor2-30M",
+    "20m": "Stentor3-20M", "50m": "Stentor3-50M", "150m": "Portimbria-150M",
+}
+SIZE_OF = {card: size for size, card in CARD_OF.items()}
 FAMILY = {
-    "12m-v1": 200e6,
-    "30m-v1": 600e6,
-    "12m": 480e6,
-    "30m": 800e6,
-    "20m": 8.5e9,
-    "50m": 8.3e9,
-    "150m": 6e9,
+    "12m-v1": 200e6, "30m-v1": 600e6, "12m": 480e6, "30m": 800e6, "20m": 8.5e9, "50m": 8.3e9, "150m": 6e9,
 }
 BYTES = {"FP32": 4.0, "FP16/BF16": 2.0, "INT8": 1.0, "INT4": 0.5}        # per value
 
@@ -65,6 +64,11 @@ class Table:
             "rows": [dict(zip(self.columns, row)) for row in self.rows],
             "notes": self.notes,
         }
+
+
+def read_cards() -> dict[str, dict]:
+    """What the model cards state: model as the cards name it -> group -> key -> statements."""
+    return read_json(ROOT / "cards" / "cards.json")["models"]
 
 
 # ------------------------------------------------------------------------------------------------- parameters
@@ -274,9 +278,35 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         "The peak is at the loss or at the end of backward, whichever holds more: never all rows at once.",
         "With gradient accumulation the gradients are there at the loss too.",
     ]
-    from bench.tpu_compile import recorded
     training.notes += recorded(name, config)
     return [serving, training]
+
+
+# What bench/tpu_compile.py printed: size, attention, recompute, loss chunk, arguments + temporaries in GiB.
+LIMIT = 15.75                                                     # GiB of a v5e chip that the compiler may use
+RECORDED_ON = "2026-11-27"
+RECORDED = [
+    ("20m", "sdpa", False, None, 12.13),
+    ("20m", "flash", False, None, 12.58),
+    ("50m", "flash", False, None, 14.20),
+    ("150m", "flash", True, 512, 5.82),
+]
+
+
+def recorded(size: str, config: ModelConfig) -> list[str]:
+    """One line for each recorded program of a size: the compiler's figure, and `training_memory`'s."""
+    lines = []
+    for name, attention, recompute, chunk, figure in RECORDED:
+        if name == size:
+            memory = training_memory(config, 8, 4096, autocast=True, recompute=recompute, loss_chunk=chunk)
+            how = f"{attention}, {'layers recomputed' if recompute else 'no recompute'}"
+            how += f", loss in chunks of {chunk}" if chunk else ", loss in one piece"
+            lines += [
+                f"TPU v5e-8, 8 x 4,096 tokens a chip, {how}:",
+                f"  its compiler {figure:.2f} GiB of {LIMIT} ({RECORDED_ON}), our formula's peak "
+                f"{memory['peak'] / 2**30:.2f}",
+            ]
+    return lines
 
 
 # ---------------------------------------------------------------------------------------------------- compute
@@ -304,12 +334,6 @@ def flops(config: ModelConfig, length: int) -> dict[str, float]:
 
 # ----------------------------------------------------------------------------------------------- command line
 
-def audit() -> list:
-    """Findings on every number of the three cards; see audit/cards.py."""
-    from audit import cards
-    return cards.audit()
-
-
 EXAMPLES = """  python params.py --size 20m                      the breakdown of the Stentor3-20M card
   python params.py --all                           the seven models of the cards
   python params.py --size 150m --memory --context 4096 --batch 8
@@ -318,14 +342,6 @@ EXAMPLES = """  python params.py --size 20m                      the breakdown o
   python params.py runs/20m --flops --measure      a run, a model folder or a config.json
   python params.py --audit                         the cards' numbers against arithmetic and against each other
   python params.py --audit runs/20m                a folder's own card against its config, weights and logs"""
-
-
-def positive(text: str) -> int:
-    """A whole number of at least one, written as `count_of` reads it."""
-    value = count_of(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
-    return value
 
 
 def parser() -> Parser:
@@ -445,10 +461,9 @@ def main() -> int:
     if not 0 < args.utilization <= 1:
         raise UserError(f"--utilization {args.utilization} must be above 0 and at most 1")
     if args.audit:
-        from audit import cards
-        from audit import own_folder as audit_folder
+        from audit import all as every_card, own_folder
         folder = args.folder if args.audit == "cards" else args.audit
-        return audit_folder.main(folder, args.json) if folder else cards.main(args.json)
+        return own_folder.main(folder, args.json) if folder else every_card.main(args.json)
     models, beyond = chosen(args), args.memory or args.flops or args.measure
     idle = [
         name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)

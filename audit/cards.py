@@ -25,14 +25,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from common import ROOT, colour, read_json
-from params import Table
+import params
+from common import colour
+from params import SIZE_OF, Table
 
 Interval = tuple[float, float]
-SIZE_OF = {
-    "Stentor-12M v1": "12m-v1", "Stentor-30M v1": "30m-v1", "Stentor2-12M": "12m", "Stentor2-30M": "30m",
-    "Stentor3-20M": "20m", "Stentor3-50M": "50m", "Portimbria-150M": "150m",
-}
 OWN_CARD = ("Stentor2-30M", "Stentor3-20M", "Portimbria-150M")
 VERDICTS = ("inconsistent", "consistent", "not checkable")
 NUMBER = re.compile(r"(\d[\d,]*)(\.\d+)?(?:[eE]([+-]?\d+))?\s*(million|billion|[kKMB](?![a-zA-Z]))?")
@@ -270,21 +267,8 @@ class Audit:
 
 
 def read_cards() -> Audit:
-    """The project's copy of the cards' statements, nothing checked yet."""
-    return Audit(read_json(ROOT / "cards" / "cards.json")["models"])
-
-
-def audit() -> list[Finding]:
-    """All findings on the cards; every statement of cards.json has at least one."""
-    from audit import claims as audit_claims
-    from audit import results as audit_results
-    from audit import shapes as audit_shapes
-    from audit import runs as audit_training
-    cards = read_cards()
-    for module in (audit_shapes, audit_training, audit_claims, audit_results):
-        module.check_all(cards)
-    cards.rest()
-    return cards.findings
+    """The cards' statements, nothing checked yet."""
+    return Audit(params.read_cards())
 
 
 # --------------------------------------------------------------------------------------------------- printing
@@ -349,13 +333,3 @@ def show(findings: list[Finding], own: list[str], as_json: bool) -> None:
         print(json.dumps({"summary": counts, "own": own, "findings": plain}, indent=1, ensure_ascii=False))
     else:
         print("\n".join([*report(findings), *own]))
-
-
-def main(as_json: bool) -> int:
-    """Audit the cards. Their errors are the result; only a contradiction between our own tables makes the
-    exit code 1.
-    """
-    from audit import shapes as audit_shapes
-    own = audit_shapes.own_contradictions()
-    show(audit(), own, as_json)
-    return 1 if own else 0

@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from audit.cards import OWN_CARD, SIZE_OF, Audit
+from audit.cards import OWN_CARD, Audit
 from model import SIZES
-from params import FAMILY, count
+from params import FAMILY, SIZE_OF, count
 
 S2, S3, P = OWN_CARD
 # Sizes in the published config.json of each model.

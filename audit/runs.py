@@ -7,10 +7,10 @@ from __future__ import annotations
 import math
 import re
 
-from audit.cards import OWN_CARD, SIZE_OF, Audit, interval, spread
+from audit.cards import OWN_CARD, Audit, interval, spread
 from audit.cost import CHINCHILLA, DEVICES, energy
 from model import SIZES
-from params import FAMILY, count
+from params import FAMILY, SIZE_OF, count
 
 S2, S3, P = OWN_CARD
 

@@ -13,9 +13,9 @@ import math
 
 import torch
 
-from audit.cards import OWN_CARD, SIZE_OF, Audit, Interval, agree, interval, read_cards
+from audit.cards import OWN_CARD, Audit, Interval, agree, interval, read_cards
 from model import SIZES, Llama, ModelConfig
-from params import FAMILY, arithmetic, count, embedding_share, kv_cache_bytes
+from params import FAMILY, SIZE_OF, arithmetic, count, embedding_share, kv_cache_bytes
 
 FIELDS = {
     "vocab": "vocab_size",

@@ -29,14 +29,9 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common import ROOT, Parser, UserError, run
 
-if TYPE_CHECKING:
-    from model import ModelConfig
-
-LIMIT = 15.75  # GiB of a v5e chip that the compiler may use
 VIRTUAL = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "8"}
 COMPILER = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 COLUMNS = {
@@ -54,36 +49,6 @@ COLUMNS = {
     "collectives": "",
     "compile s": ".0f",
 }
-
-# What this script printed (size, attention, recompute, loss chunk, arguments + temporaries in GiB), for
-# params.py --memory.
-RECORDED_ON = "2026-11-27"
-RECORDED = [
-    ("20m", "sdpa", False, None, 12.13),
-    ("20m", "flash", False, None, 12.58),
-    ("50m", "flash", False, None, 14.20),
-    ("150m", "flash", True, 512, 5.82),
-]
-
-
-def recorded(size: str, config: ModelConfig) -> list[str]:
-    """For each recorded program of a size: the compiler's figure with that of `params.training_memory` beside
-    it.
-    """
-    from params import training_memory
-    lines = []
-    for name, attention, recompute, chunk, figure in RECORDED:
-        if name == size:
-            said = (
-                training_memory(config, 8, 4096, autocast=True, recompute=recompute, loss_chunk=chunk)["peak"]
-                / 2**30
-            )
-            how = f"{attention}, {'layers recomputed' if recompute else 'no recompute'}, loss {f'in chunks of {chunk}' if chunk else 'whole'}"
-            lines.append(
-                f"TPU v5e-8, 8 x 4,096 tokens a chip, {how}: its compiler {figure:.2f} GiB of {LIMIT} ({RECORDED_ON}), "
-                f"our formula's peak {said:.2f}"
-            )
-    return lines
 
 
 # --------------------------------------------------------------------------------------- first process: trace
@@ -328,7 +293,7 @@ def main() -> int:
     if args.compile:
         print(json.dumps(compiled(Path(args.compile))))
         return 0
-    from params import Table
+    from params import LIMIT, Table
     what = "evaluation batch" if args.evaluation else "training step"
     table = Table(f"one {what} on a TPU v5e-8, compiled, never run: per chip, of {LIMIT} GiB", COLUMNS)
     for size in [args.size] if args.size else ["20m", "50m", "150m"]:

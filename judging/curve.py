@@ -16,17 +16,8 @@ import textwrap
 from pathlib import Path
 
 from common import ROOT, UserError, atomic_write, read_json
+from params import CARD_OF, read_cards
 from training.log import read_log
-
-CARD_OF = {
-    "12m-v1": "Stentor-12M v1",
-    "30m-v1": "Stentor-30M v1",
-    "12m": "Stentor2-12M",
-    "30m": "Stentor2-30M",
-    "20m": "Stentor3-20M",
-    "50m": "Stentor3-50M",
-    "150m": "Portimbria-150M",
-}
 
 
 def published(size: str) -> dict:
@@ -35,7 +26,7 @@ def published(size: str) -> dict:
     """
     if size not in CARD_OF:
         return {}
-    card = read_json(ROOT / "cards" / "cards.json")["models"][CARD_OF[size]]
+    card = read_cards()[CARD_OF[size]]
 
     def stated(group: str, key: str) -> object:
         statements = card.get(group, {}).get(key)

@@ -20,10 +20,11 @@ import numpy
 import torch
 
 import data
-from common import ROOT, Parser, UserError, atomic_write, read_json, sha256_file
-from evaluate import band, blimp, gsm8k, multiple_choice, perplexity, read_items
+from common import Parser, UserError, atomic_write, positive, read_json, sha256_file
+from evaluate import band, blimp, multiple_choice, perplexity, read_items
+from judging import gsm8k
 from model import Llama
-from params import positive
+from params import read_cards
 from devices.open import open_device
 from tokenizer import Tokenizer, load, lost_text
 
@@ -162,7 +163,7 @@ def card_peers() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """(scores, chance) of the Stentor3 card's comparison table. Its authors ran lm-eval on whole test sets:
     compare like with like.
     """
-    table = read_json(ROOT / "cards" / "cards.json")["models"]["Stentor3-20M"]["benchmarks"]["peer_table"][0]
+    table = read_cards()["Stentor3-20M"]["benchmarks"]["peer_table"][0]
     titles = [re.sub(r"GSM8K_(\d)shot_flexible", r"GSM8K (\1-shot)", name) for name in table["columns"][1:-1]]
     rows = {
         row[0]: {title: value for title, value in zip(titles, row[1:]) if value is not None}
@@ -300,7 +301,7 @@ def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
         results[f"{title} ({Path(path).name})" if title in results else title] = result
     for path in args.gsm8k:
         for shots in args.shots:
-            result = gsm8k(model, tokenizer, path, shots, args.examples, args.limit, finished)
+            result = gsm8k.exact_match(model, tokenizer, path, shots, args.examples, args.limit, finished)
             results[f"GSM8K ({shots}-shot)"] = {**result, "chance": 0.0}
     return results
 

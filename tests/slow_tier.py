@@ -41,7 +41,7 @@ CHECKS = {
     "memory over 2,000 steps": ("test_train.py", TRAINING, []),
     "10,000 mutations of model folders": (
         "test_fuzz_model.py",
-        ["common.py", "model.py", "extras/foreign_folder.py"],
+        ["common.py", "model.py"],
         [],
     ),
     "10,000 mutations of vocabularies": ("test_tokenizer_file.py", ["tokenizer.py"], []),

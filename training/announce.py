@@ -12,11 +12,9 @@ import torch
 
 import data
 import sample
-from common import ROOT, read_json
 from training.compiled import lacking
-from judging.curve import CARD_OF
 from model import SIZES, Llama, next_token_loss
-from params import count
+from params import CARD_OF, count, read_cards
 from precision import report
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ def departs(key: str, card: Any, value: Any) -> bool:
 def card_table(job: Job, model: Llama, optimizer: dict[str, Any]) -> str:
     """The card's tables of hyper-parameters, batch, evaluation, hardware and precision beside what this run does; `*` marks a departure."""
     name = CARD_OF.get(job.config.size, "")
-    groups = read_json(ROOT / "cards" / "cards.json")["models"].get(name, {})
+    groups = read_cards().get(name, {})
     stated = {}
     for group in ("training", "batch", "evaluation_checkpointing", "hardware", "precision_recipe"):
         for key, statements in groups.get(group, {}).items():

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All checks of the three model cards: `python params.py --audit`."""
+from __future__ import annotations
+
+from audit import claims, results, runs, shapes
+from audit.cards import Finding, read_cards, show
+
+
+def audit() -> list[Finding]:
+    """All findings on the cards; every statement of cards.json has at least one."""
+    cards = read_cards()
+    for part in (shapes, runs, claims, results):
+        part.check_all(cards)
+    cards.rest()
+    return cards.findings
+
+
+def main(as_json: bool) -> int:
+    """Audit the cards and print the findings; the exit code.
+
+    What is wrong in the cards is the result. The exit code is 1 only if our own tables contradict each other.
+    """
+    own = shapes.own_contradictions()
+    show(audit(), own, as_json)
+    return 1 if own else 0
