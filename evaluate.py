@@ -111,7 +111,8 @@ def fit(row: Row, limit: int) -> Row:
     extra = max(0, len(row.ids) - limit - 1)
     if row.start <= extra:
         raise UserError(
-            f"{len(row.ids) - row.start} tokens are to be scored at once, more than the {limit} positions of the model"
+            f"{len(row.ids) - row.start} tokens are to be scored at once, more than the {limit} positions of "
+            "the model"
         )
     return Row(row.ids[extra:], row.start - extra, max(0, row.cover - extra), row.among)
 
@@ -331,7 +332,8 @@ def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
                 for name, kind in fields.items():
                     if not isinstance(item, dict) or not isinstance(item.get(name), kind):
                         raise UserError(
-                            f"{path}, item {len(items) + 1}: expected an object with {name!r} of type {kind.__name__}"
+                            f"{path}, item {len(items) + 1}: expected an object with {name!r} of type "
+                            f"{kind.__name__}"
                         )
                 items.append(item)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
@@ -633,13 +635,15 @@ Q: Where were the 1992 Olympics held?
 A: The 1992 Olympics were held in Barcelona, Spain."""
 # Which subjects of MMLU are not STEM.
 MMLU_GROUPS = {
-    "humanities": """formal_logic high_school_european_history high_school_us_history high_school_world_history international_law
-        jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law world_religions""",
-    "social sciences": """econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics
-        high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations security_studies
-        sociology us_foreign_policy""",
-    "other": """business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing medical_genetics
-        miscellaneous nutrition professional_accounting professional_medicine virology""",
+    "humanities": """formal_logic high_school_european_history high_school_us_history
+        high_school_world_history international_law jurisprudence logical_fallacies moral_disputes
+        moral_scenarios philosophy prehistory professional_law world_religions""",
+    "social sciences": """econometrics high_school_geography high_school_government_and_politics
+        high_school_macroeconomics high_school_microeconomics high_school_psychology human_sexuality
+        professional_psychology public_relations security_studies sociology us_foreign_policy""",
+    "other": """business_ethics clinical_knowledge college_medicine global_facts human_aging management
+        marketing medical_genetics miscellaneous nutrition professional_accounting professional_medicine
+        virology""",
 }
 
 
@@ -659,9 +663,10 @@ def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
         if task == "mmlu":
             if not isinstance(item.get("subject"), str):
                 raise UserError(
-                    f"item {item.get('id')!r}: lm-eval's prompt for MMLU names the subject, and the item has none"
+                    f"item {item.get('id')!r}: lm-eval's prompt for MMLU names the subject, which is missing"
                 )
-            head = f"The following are multiple choice questions (with answers) about {item['subject'].replace('_', ' ')}.\n\n"
+            subject = item["subject"].replace("_", " ")
+            head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
         listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
         context, choices = f"{head}{context.strip()}{listed}\nAnswer:", list(LETTERS[:len(choices)])
     elif task in ("arc_easy", "arc_challenge", "piqa"):

@@ -290,7 +290,7 @@ class Decoder(nn.Module):
     def reset_rotary(self) -> None:
         """Compute the rotary tables. They follow from the configuration, so they are never saved."""
         device = self.embed_tokens.weight.device
-        if device.type == "meta":                                 # no numbers yet; load_model calls this again
+        if device.type == "meta":                                 # no numbers yet; `load_model` calls again
             return
         cos, sin = rotary_table(
             self.config.max_position_embeddings, self.config.head_dim, self.config.rope_theta, device

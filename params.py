@@ -259,8 +259,10 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         both = [size / unit for size in (weights, cache, weights + cache) for unit in (1e6, 2**20)]
         serving.rows.append((precision, *both, cache * heads / kept / 1e6))
     serving.notes = [
-        f"MB: 10^6 bytes, MiB: 2^20. {kept} of {heads} heads have keys and values: {100 - 100 * kept / heads:.0f}% less cache than MHA.",
-        "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4, and quantize neither embedding nor norms.",
+        f"MB: 10^6 bytes, MiB: 2^20. {kept} of {heads} heads have keys and values:",
+        f"{100 - 100 * kept / heads:.0f}% less cache than with MHA.",
+        "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4,",
+        "and quantize neither embedding nor norms.",
     ]
     training = Table(
         f"{name}: one training step of {batch} x {length:,} tokens, in MB (10^6 bytes)", {"part": ""}
@@ -283,7 +285,7 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
 
 
 # What bench/tpu_compile.py printed: size, attention, recompute, loss chunk, arguments + temporaries in GiB.
-LIMIT = 15.75                                                     # GiB of a v5e chip that the compiler may use
+LIMIT = 15.75                                                     # GiB of a v5e chip that it may use
 RECORDED_ON = "2026-11-27"
 RECORDED = [
     ("20m", "sdpa", False, None, 12.13),
@@ -340,7 +342,7 @@ EXAMPLES = """  python params.py --size 20m                      the breakdown o
   python params.py --size 20m --flops --throughput 304k
   python params.py --hidden-size 512 --num-hidden-layers 15 --num-attention-heads 8 --intermediate-size 1536
   python params.py runs/20m --flops --measure      a run, a model folder or a config.json
-  python params.py --audit                         the cards' numbers against arithmetic and against each other
+  python params.py --audit                         the cards' numbers against arithmetic
   python params.py --audit runs/20m                a folder's own card against its config, weights and logs"""
 
 
@@ -447,7 +449,8 @@ def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
             config = dataclasses.replace(config, head_dim=config.hidden_size // config.num_attention_heads)
             if config.hidden_size % config.num_attention_heads:
                 found.append(
-                    f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: give --head-dim"
+                    f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: "
+                    "give --head-dim"
                 )
     found += config.problems()
     if found:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from common import Parser, UserError, count_of, find_run, run
-from evaluate import gsm8k, multiple_choice, read_items
-from extras.lm_eval_tasks import lm_eval_prompt
+from evaluate import lm_eval_prompt, multiple_choice, read_items
+from judging.gsm8k import exact_match
 from model import Llama
 from tokenizer import load
 
@@ -90,7 +90,7 @@ def main() -> None:
         if kind == "loglikelihood":
             multiple_choice(model, tokenizer, path, boundary="lm-eval", prompt="lm-eval", limit=args.limit)
         else:
-            gsm8k(model, tokenizer, path, limit=args.limit)
+            exact_match(model, tokenizer, path, limit=args.limit)
         ours.append((time.time() - begun, time.process_time() - cpu))
     with tempfile.TemporaryDirectory() as work:
         requests = Path(work) / "requests.json"

@@ -28,6 +28,7 @@ from lessons.tools import FAST, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 import params
+from audit.all import audit
 from training.resolve import LAPTOP
 from model import SIZES, Llama, attention_written_out, init_weights, next_token_loss
 
@@ -351,7 +352,7 @@ assert LAPTOP["seq_len"] == 128 and round(100 * short["attention share"]) == 5
 assert round(100 * long["attention share"]) == 61
 assert SIZES["20m"].max_position_embeddings == 4096
 
-findings = params.audit()
+findings = audit()
 verdicts = {}
 for finding in findings:
     verdicts[finding.verdict] = verdicts.get(finding.verdict, 0) + 1

@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import Parser, atomic_write, newest_run, run, sha256_file
+from common import Parser, atomic_write, newest_run, read_json, run, sha256_file
+from model import Llama
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
 from publishing.run_numbers import Run, numbers, read_run
-from sample import SampleSettings, recommended
+from sample import SampleSettings, generate, recommended
+from tokenizer import load
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
@@ -316,6 +318,17 @@ A small Llama-style language model of {total:,} parameters (shape `{size}`), {st
         ]
         atomic_write(sums, "\n".join([*others, f"{sha256_file(path)}  {path.name}"]) + "\n")
     return path
+
+
+def show_sample(run_folder: str | Path) -> str:
+    """Forty tokens of the model in `best/` after "The", at its card's settings and the run's seed."""
+    folder = Path(run_folder)
+    model, tokenizer = Llama.from_pretrained(folder / "best"), load(folder / "best")
+    ids = [tokenizer.eos_id] + tokenizer.encode("The", document=True)
+    settings, seed = recommended(model.config), read_json(folder / "run.json")["settings"]["seed"]
+    new = generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p, seed=seed,
+                   repetition_penalty=settings.repetition_penalty, stop_id=tokenizer.eos_id)
+    return tokenizer.decode(ids[1:] + new, skip_special=True)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import pytest
 
 import params
 from common import UserError, read_json
+from audit import all as every_card
 from audit import cards as audit
 from audit import own_folder as audit_folder
 from audit import results as audit_results
@@ -33,7 +34,7 @@ EXPECTED = dict(
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, audit.Finding]:
-    return {finding.id: finding for finding in params.audit()}
+    return {finding.id: finding for finding in every_card.audit()}
 
 
 # --------------------------------------------------------------------------------------------------- rounding
@@ -123,7 +124,7 @@ def test_every_finding_by_id(findings: dict[str, audit.Finding]):
 
 
 def test_ids_are_unique_and_fields_complete():
-    found = params.audit()
+    found = every_card.audit()
     assert len({finding.id for finding in found}) == len(found)
     facts = read_json(ROOT / "cards" / "cards.json")["models"]
     for finding in found:

@@ -24,7 +24,7 @@ from data_helpers import numbered, write_corpus
 from judging import curve
 from judging import fetch_blimp
 from judging import scoreboard
-from extras.lm_eval_tasks import MMLU_GROUPS, lm_eval_prompt
+from evaluate import MMLU_GROUPS, lm_eval_prompt
 import tokenizer as tokenizer_module
 from model import Llama, ModelConfig
 

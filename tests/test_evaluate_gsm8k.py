@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common import UserError
-from evaluate import gsm8k
 from judging import gsm8k as problems
+from judging.gsm8k import exact_match
 from model import Llama, ModelConfig
 from sample import generate
 
@@ -97,31 +97,31 @@ def test_the_score_counts_right_answers(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(problems, "greedy", fake)
     monkeypatch.setattr(problems, "ROWS", 1)
-    found = gsm8k(model, Bytes(), path)
+    found = exact_match(model, Bytes(), path)
     assert found["exact_match"] == pytest.approx(2 / 5) and (found["items"], found["shots"]) == (5, 0)
     assert sorted(prompts) == [f"Question: q{number}?\nAnswer:" for number in range(5)]
     prompts.clear()
-    gsm8k(model, Bytes(), path, shots=2)
+    exact_match(model, Bytes(), path, shots=2)
     (of_q1,) = [prompt for prompt in prompts if prompt.endswith("q1?\nAnswer:")]
     assert of_q1 == (
         "Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### 2,000\n\nQuestion: q1?\nAnswer:"
     )
     prompts.clear()
-    assert gsm8k(model, Bytes(), path, shots=1, examples=path, limit=2)["items"] == 2
-    assert gsm8k(model, Bytes(), path, shots=4, limit=1)["shots"] == 4, (
+    assert exact_match(model, Bytes(), path, shots=1, examples=path, limit=2)["items"] == 2
+    assert exact_match(model, Bytes(), path, shots=4, limit=1)["shots"] == 4, (
         "examples come from the whole file, whatever the limit"
     )
     for shots, examples, room in ((5, None, 4), (6, path, 5), (-1, None, 4)):
         with pytest.raises(
             UserError, match=f"{shots} worked examples are asked for; it has room for 0 to {room}"
         ):
-            gsm8k(model, Bytes(), path, shots=shots, examples=examples)
+            exact_match(model, Bytes(), path, shots=shots, examples=examples)
 
 
 def test_a_long_prompt_loses_its_beginning_and_a_short_model_is_refused(model, tmp_path):
     path = tmp_path / "gsm8k.jsonl"
     path.write_text(json.dumps({"question": "x" * 900, "answer": "#### 1"}) + "\n")
-    assert gsm8k(model, Bytes(), path)["items"] == 1
+    assert exact_match(model, Bytes(), path)["items"] == 1
     small = Llama(ModelConfig(**{**CONFIG.__dict__, "max_position_embeddings": 256}))
     with pytest.raises(UserError, match="256 positions; an answer alone takes 256"):
-        gsm8k(small, Bytes(), path)
+        exact_match(small, Bytes(), path)

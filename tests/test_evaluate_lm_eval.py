@@ -10,7 +10,8 @@ import torch
 import evaluate
 import tokenizer
 from judging.gsm8k import greedy
-from extras.lm_eval_tasks import lm_eval_prompt
+from evaluate import lm_eval_prompt
+from judging import gsm8k
 from model import SIZES, Llama
 from oracle_runner import oracle
 
@@ -101,7 +102,7 @@ def test_blimp(made):
 def test_gsm8k(made, shots):
     model, coder, items, theirs = made
     name = f"gsm8k_{shots}"
-    found = evaluate.gsm8k(model, coder, items / f"{name}.jsonl", shots, items / "gsm8k_train.jsonl")
+    found = gsm8k.exact_match(model, coder, items / f"{name}.jsonl", shots, items / "gsm8k_train.jsonl")
     assert found["exact_match"] == pytest.approx(
         theirs[name]["metrics"]["exact_match,flexible-extract"], abs=1e-9
     )

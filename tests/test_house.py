@@ -107,7 +107,6 @@ STILL_TOO_LONG: dict[str, int] = {
     "bench/training_step.py": 4,
     "common.py": 2,
     "corpus/report.py": 5,
-    "evaluate.py": 2,
     "judging/curve.py": 3,
     "judging/gsm8k.py": 1,
     "judging/scoreboard.py": 8,
@@ -118,8 +117,6 @@ STILL_TOO_LONG: dict[str, int] = {
     "lessons/09_precision.py": 2,
     "lessons/12_evaluate.py": 8,
     "lessons/build.py": 6,
-    "model.py": 4,
-    "params.py": 4,
     "publishing/card.py": 25,
     "publishing/run_numbers.py": 1,
     "publishing/to_gguf.py": 3,
@@ -254,14 +251,6 @@ def house_imports(name: str) -> set[str]:
 
 # Imports against the order that are still to be cut: this list may only become shorter.
 STILL_TO_CUT: set[tuple[str, str]] = {
-    ("audit.cards", "audit.claims"),
-    ("audit.cards", "audit.results"),
-    ("audit.cards", "audit.runs"),
-    ("audit.cards", "audit.shapes"),
-    ("evaluate", "judging.gsm8k"),
-    ("params", "audit.cards"),
-    ("params", "bench.tpu_compile"),
-    ("training.announce", "judging.curve"),
     ("training.announce", "publishing.card"),
     ("training.log", "train"),
     ("training.open_job", "train"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tpu_compile import LIMIT, RECORDED
+from params import LIMIT, RECORDED
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("STENTOR_ORACLES", "none")) / "xla" / "bin" / "python"

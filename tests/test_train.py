@@ -26,13 +26,12 @@ import train
 from common import CheckFailed, UserError, replace_folder, run
 from devices.device import Device
 from training import resolve as presets
-from judging.curve import CARD_OF
 from corpus.documents import path_source
 from training.open_job import open_job
 from corpus.prepare import prepare
 from training.signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
-from params import count
+from params import CARD_OF, count
 from train import AdamW, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
