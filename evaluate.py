@@ -3,10 +3,10 @@
 
     python evaluate.py runs/20m --blimp blimp.jsonl.gz --choices hellaswag.jsonl.gz
 
-Everything but GSM8K is one question asked many times: how probable does the model find these tokens after
-those? So the file begins with `score`, which answers it for many token sequences at once. Then comes where a
-choice begins inside a text (`choice_rows`, the one subtle thing here). After that each benchmark is a few
-lines: which texts are scored, and what is made of the numbers.
+Everything but GSM8K asks one question many times: how probable are these tokens after those? `score`
+answers it for many token sequences at once. `choice_queries` decides where a choice begins inside a text,
+which is the one difficult part. After that each benchmark takes a few lines: which texts to score, and what
+to make of the numbers. Tables and the command line are in judging/scoreboard.py.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
+# First, because torch takes seconds to import: Ctrl-C during that time gives one line (common.before_run).
 from common import UserError, find_run, progress, run, sha256_file
 
 import torch
@@ -30,46 +30,55 @@ from torch import Tensor
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
-POSITIONS = 4096  # positions in one forward pass: enough to keep a CPU busy, small enough for its caches
-SHARING_PAYS = 1.25  # a prefix is read apart from its rows where that saves at least a fifth of the positions
+POSITIONS = 4096        # positions in one forward pass: enough to keep a CPU busy, few enough for its caches
+SHARING_PAYS = 1.25     # share prefixes if without sharing this many times as many positions are computed
+LONGEST_LINE = 16 << 20                                           # bytes of one item of a file
 
 
 # ------------------------------------------------------------------------ log-probabilities of many sequences
 
-class Row(NamedTuple):
+class Query(NamedTuple):
     """One token sequence to score: log p(ids[i] | ids[:i]) for each i from `start` on."""
 
     ids: list[int]
     start: int                              # at least 1: nothing predicts the first token
-    cover: int = 0  # position of the token that covers the end of a context (see `choice_rows`), 0 for none
+    cover: int = 0                          # the token that covers the end of the context, or 0 for none
     among: tuple[int, ...] = ()             # all tokens that could cover it
 
 
 class Scored(NamedTuple):
-    """What `score` says of a Row."""
+    """The answer of `score` to a Query."""
 
     log_probs: Tensor                       # (N,) float64, nats, of the tokens from `start` on
-    log_mass: float  # log of the sum over v in `among` of p(v | ids[:cover]); 0 without `cover`
+    log_mass: float                         # log of the sum over v in `among` of p(v | ids[:cover]), or 0
 
 
-def shared_prefix(group: list[Row]) -> int:
-    """How many leading tokens all rows of a group share, short of the one that predicts the first scored
-    token.
-    """
+def begin(tokenizer: Tokenizer) -> list[int]:
+    """The ids before a scored text: what a foreign tokenizer puts there, else the document separator."""
+    return tokenizer.prefix_ids or [tokenizer.eos_id]
+
+
+def common_beginning(sequences: list[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    columns = zip(*sequences)
+    return next((i for i, tokens in enumerate(columns) if len(set(tokens)) > 1), min(map(len, sequences)))
+
+
+def shared_prefix(group: list[Query]) -> int:
+    """How many leading tokens the queries of a group share, before the first one that predicts."""
     if len(group) == 1:
         return 0
-    limit = min(row.start for row in group) - 1
-    columns = zip(*[row.ids[:limit] for row in group])
-    return next((i for i, tokens in enumerate(columns) if len(set(tokens)) > 1), limit)
+    limit = min(query.start for query in group) - 1
+    return common_beginning([query.ids[:limit] for query in group])
 
 
-def batches(groups: list[list[Row]]) -> tuple[int, list[tuple[int, list[int]]]]:
-    """Groups of like prefix and length together: (positions to compute, padding included; for each batch its
-    prefix and its groups' numbers).
+def batches(groups: list[list[Query]]) -> tuple[int, list[tuple[int, list[int]]]]:
+    """Put groups of similar prefix and length together.
 
-    A batch's prefix is that of its first group, which is its shortest.
+    Returns how many positions are computed, padding included, and for each batch its prefix length and the
+    numbers of its groups. The prefix of a batch is the shortest of its groups' prefixes.
     """
-    shapes = [(shared_prefix(group), max(len(row.ids) for row in group)) for group in groups]
+    shapes = [(shared_prefix(group), max(len(query.ids) for query in group)) for group in groups]
     found: list[tuple[int, list[int]]] = []
     cost, earlier = POSITIONS, 0
     for index in sorted(range(len(groups)), key=shapes.__getitem__):
@@ -84,16 +93,15 @@ def batches(groups: list[list[Row]]) -> tuple[int, list[tuple[int, list[int]]]]:
     return earlier + cost - POSITIONS, found
 
 
-def score(model: Llama, groups: list[list[Row]]) -> list[list[Scored]]:
-    """Log-probabilities of every row's tokens; the rows of a group (the choices of a question) share a
-    beginning.
+def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
+    """Log-probabilities of the tokens of every query. A group (the choices of a question) shares a beginning.
 
-    Rows of like length are computed together. Where it saves enough, what a group's rows share is computed
-    once: its keys and values are kept and each row goes on from there. Rows too long for the model lose their
-    first tokens, as in lm-eval. Raises UserError if scored tokens would be lost.
+    Queries of similar length are computed together. If it saves enough, the shared beginning of a group is
+    computed once, and its keys and values are used for every query of the group. Queries that are too long
+    for the model lose their first tokens, as in lm-eval. Raises UserError if scored tokens would be lost.
     """
-    fitted = [[fit(row, model.config.max_position_embeddings) for row in group] for group in groups]
-    apart = [[row] for group in fitted for row in group]
+    fitted = [[fit(query, model.config.max_position_embeddings) for query in group] for group in groups]
+    apart = [[query] for group in fitted for query in group]
     plan, plan_apart = batches(fitted), batches(apart)
     parts, plan = (fitted, plan) if SHARING_PAYS * plan[0] < plan_apart[0] else (apart, plan_apart)
     found: dict[int, list[Scored]] = {}
@@ -104,57 +112,50 @@ def score(model: Llama, groups: list[list[Row]]) -> list[list[Scored]]:
     return [[next(flat) for _ in group] for group in groups]
 
 
-def fit(row: Row, limit: int) -> Row:
-    """The row without the first tokens that are too many: `limit` positions predict limit + 1 tokens, of
-    which the first is given.
-    """
-    extra = max(0, len(row.ids) - limit - 1)
-    if row.start <= extra:
+def fit(query: Query, limit: int) -> Query:
+    """The query without the first tokens that are too many: `limit` positions hold all but the last token."""
+    extra = max(0, len(query.ids) - limit - 1)
+    if query.start <= extra:
         raise UserError(
-            f"{len(row.ids) - row.start} tokens are to be scored at once, more than the {limit} positions of "
-            "the model"
+            f"{len(query.ids) - query.start} tokens are to be scored at once, more than the {limit} "
+            "positions of the model"
         )
-    return Row(row.ids[extra:], row.start - extra, max(0, row.cover - extra), row.among)
+    return Query(query.ids[extra:], query.start - extra, max(0, query.cover - extra), query.among)
 
 
 @torch.inference_mode()
-def score_batch(model: Llama, groups: list[list[Row]], prefix: int) -> list[Scored]:
-    """`score` of one batch in one or two forward passes. Padding stands at the right, where causal attention
-    never looks.
-    """
+def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Scored]:
+    """`score` of one batch in one or two forward passes. Padding is on the right, where no token reads it."""
     device = model.model.embed_tokens.weight.device
-    rows = [row for group in groups for row in group]
-    width = max(len(row.ids) for row in rows) - 1 - prefix
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    wanted = torch.zeros(len(rows), width, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        end = len(row.ids) - 1 - prefix
-        ids[number, :end] = torch.tensor(row.ids[prefix:-1])
-        wanted[number, row.start - 1 - prefix:end] = True
+    queries = [query for group in groups for query in group]
+    width = max(len(query.ids) for query in queries) - 1 - prefix
+    ids = torch.zeros(len(queries), width, dtype=torch.long)                      # (B, T)
+    wanted = torch.zeros(len(queries), width, dtype=torch.bool)                   # (B, T)
+    for number, query in enumerate(queries):
+        end = len(query.ids) - 1 - prefix
+        ids[number, :end] = torch.tensor(query.ids[prefix:-1])
+        wanted[number, query.start - 1 - prefix:end] = True
     cache = read_prefixes(model, groups, prefix, width) if prefix else None
-    hidden = model.model(ids.to(device), cache)[
-        wanted.to(device)
-    ]  # (N, D) only where a prediction is asked for
-    target = torch.tensor([token for row in rows for token in row.ids[row.start:]], device=device)    # (N,)
+    hidden = model.model(ids.to(device), cache)                                   # (B, T, D)
+    hidden = hidden[wanted.to(device)]                                            # (N, D)
+    target = torch.tensor([token for query in queries for token in query.ids[query.start:]], device=device)
     pieces = []
-    for h, t in zip(hidden.split(1024), target.split(1024)):  # all N x V logits at once might not fit
+    for h, t in zip(hidden.split(1024), target.split(1024)):                      # N x V logits might not fit
         pieces.append(-F.cross_entropy(model.project(h).float(), t, reduction="none"))
     log_probs = torch.cat(pieces).double().cpu()                                  # (N,)
     scored, first = [], 0
-    for row in rows:
-        count, log_mass = len(row.ids) - row.start, 0.0
-        if row.cover:
-            logits = model.project(hidden[first + row.cover - row.start]).double()                    # (V,)
-            log_mass = float(logits.log_softmax(dim=0)[list(row.among)].logsumexp(dim=0))
+    for query in queries:
+        count, log_mass = len(query.ids) - query.start, 0.0
+        if query.cover:
+            logits = model.project(hidden[first + query.cover - query.start]).double()                # (V,)
+            log_mass = float(logits.log_softmax(dim=0)[list(query.among)].logsumexp(dim=0))
         scored.append(Scored(log_probs[first:first + count], log_mass))
         first += count
     return scored
 
 
-def read_prefixes(model: Llama, groups: list[list[Row]], prefix: int, width: int) -> KVCache:
-    """Keys and values of the first `prefix` tokens of each group, once for each of its rows, with room for
-    `width` more.
-    """
+def read_prefixes(model: Llama, groups: list[list[Query]], prefix: int, width: int) -> KVCache:
+    """A cache with the first `prefix` tokens of each group for each of its queries, and room for `width`."""
     embedding = model.model.embed_tokens.weight
     cache = KVCache(model.config, len(groups), prefix + width, embedding.device, embedding.dtype)
     model.model(torch.tensor([group[0].ids[:prefix] for group in groups], device=embedding.device), cache)
@@ -167,14 +168,12 @@ def read_prefixes(model: Llama, groups: list[list[Row]], prefix: int, width: int
 
 # ---------------------------------------------------------------------------- where a choice begins in a text
 
-# a marker with the byte it deletes, or a byte that reaches the reader
+# Either a marker with the byte it deletes, or a byte of the decoded text.
 VISIBLE = re.compile(rb"\x7f.?|(.)", re.DOTALL)
 
 
 def covering(tokenizer: Tokenizer, ids: list[int], visible: int) -> tuple[int, bytes]:
-    """Index of the token that holds the last of the first `visible` bytes of the text of `ids`, and that
-    token's bytes up to there.
-    """
+    """Which token of `ids` holds byte number `visible` of their text, and its bytes up to that one."""
     pieces = [tokenizer.token_bytes([token]) for token in ids]
     ends = [match.end() for match in VISIBLE.finditer(b"".join(pieces)) if match[1]]
     end = ends[visible - 1]
@@ -186,119 +185,123 @@ def covering(tokenizer: Tokenizer, ids: list[int], visible: int) -> tuple[int, b
 
 
 @functools.lru_cache(maxsize=4096)
-def beginning_with(tokenizer: Tokenizer, begun: bytes) -> tuple[int, ...]:
-    """All tokens whose bytes begin with `begun`."""
+def beginning_with(tokenizer: Tokenizer, bytes_: bytes) -> tuple[int, ...]:
+    """All tokens whose bytes begin with `bytes_`."""
     return tuple(
-        token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes([token]).startswith(begun)
+        token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes([token]).startswith(bytes_)
     )
 
 
-def choice_rows(
+def choice_queries(
     tokenizer: Tokenizer, context: str, choices: list[str], boundary: str = "bytes"
-) -> tuple[list[Row], bool]:
-    """Rows that score each of `choices` (texts that follow `context`), and whether the encoder's look-ahead
-    crosses the boundary.
+) -> tuple[list[Query], bool]:
+    """Queries that score each choice (a text after `context`), and whether a token crosses the boundary.
 
-    An encoder that looks ahead may cut the context otherwise before each choice, or cover its end and the
-    beginning of the choice with one token: the tokens of "he is using" are [" he is", " using"], those of
-    "he" alone [" he"].
+    An encoder that looks ahead may split the context differently before each choice, or cover its end and the
+    beginning of the choice with one token: "he is using" is [" he is", " using"], "he" alone is [" he"].
 
-    boundary "lm-eval": the tokens of the context alone, then those of context + choice from that number on,
-    as lm-eval does it. Where the context's tokens do not begin the whole's, bytes are lost or scored twice ("
-    is" above); where no token is left, token 0 is scored, as the Stentor3 card patched it.
+    boundary "lm-eval": as lm-eval does it, the context is encoded alone, and the tokens of context + choice
+    after that many are scored. If the context's tokens are not the first ones of context + choice, bytes are
+    lost or scored twice (" is" above). If no token is left, token 0 is scored, as the Stentor3 card's patch
+    does.
 
-    boundary "bytes" scores the bytes of the choice, all of them and no others. Let E_c be the tokens of
-    context + choice c, E_0 those of the context alone. If E_0 begins every E_c, the rest of E_c is scored;
-    this is lm-eval's score. Else let P be the longest beginning that E_0 and all E_c share, and in each E let
-    q be the tokens after P that lie before the one that holds the context's last byte, and r_q the context's
-    bytes that are left for that one. Then
+    boundary "bytes" scores exactly the bytes of the choice. Let E_c be the tokens of context + choice c, and
+    E_0 those of the context. If every E_c begins with E_0, the rest of E_c is scored, which is lm-eval's
+    score. Otherwise let P be the longest beginning that E_0 and all E_c share. In each E let q be the tokens
+    after P and before the one that holds the last byte of the context, and r_q the bytes of the context in
+    that one. Then
 
-        score(c) = log p(E_c after P | P) - log Z,      Z = sum over the distinct q of  p(q | P) * sum over v
-                                                        of p(v | P q),
+        score(c) = log p(E_c after P | P) - log Z
+        Z = sum over the distinct q of  p(q | P) * (sum over v of p(v | P q)),
 
-    v running over the tokens whose bytes begin with r_q. The first term is the model's probability of
-    meeting, after P, the rest of the context and the choice; Z is that of meeting the rest of the context,
-    along all the paths that the encoder takes. Their ratio is the probability of the choice's bytes given the
-    context's. `choice_scores` applies Z, for which the rows end with one more, E_0.
+    where v runs over the tokens whose bytes begin with r_q. The first term is the probability that the rest
+    of the context and the choice follow P; Z is the probability that the rest of the context does, along all
+    the ways in which the encoder splits it. Their ratio is the probability of the choice's bytes given the
+    context's. `choice_scores` subtracts log Z; for it the last query is E_0.
+
+    Before the context comes what a foreign tokenizer puts there (`prefix_ids`), as in lm-eval.
     """
     if boundary == "lm-eval":
         blanks = context[len(context.rstrip()):]
         context, choices = context.rstrip(), [blanks + choice for choice in choices]
+    prefix = tokenizer.prefix_ids
     alone = tokenizer.encode(context, document=True)
-    wholes = [tokenizer.encode(context + choice, document=True) for choice in choices]
+    complete = [tokenizer.encode(context + choice, document=True) for choice in choices]
     if not alone:
-        return [Row([tokenizer.eos_id] + whole, 1) for whole in wholes], False
-    crossed = any(whole[:len(alone)] != alone for whole in wholes)
+        return [Query(begin(tokenizer) + tokens, len(begin(tokenizer))) for tokens in complete], False
+    start = len(prefix) + len(alone)
+    crossed = any(tokens[:len(alone)] != alone for tokens in complete)
     if boundary == "lm-eval":
-        return [Row(alone + (whole[len(alone):] or [0]), len(alone)) for whole in wholes], crossed
+        return [Query(prefix + alone + (tokens[len(alone):] or [0]), start) for tokens in complete], crossed
     if not crossed:
-        return [Row(whole, len(alone)) for whole in wholes], False
-    encodings = [*wholes, alone]
-    shared = shared_prefix([Row(tokens, len(tokens) + 1) for tokens in encodings])
-    before = [] if shared else [tokenizer.eos_id]  # a model predicts after something: the document separator
+        return [Query(prefix + tokens, start) for tokens in complete], False
+    encodings = [*complete, alone]
+    shared = common_beginning(encodings)
+    before = prefix if shared else begin(tokenizer)               # a model predicts only after some token
     visible = sum(bool(match[1]) for match in VISIBLE.finditer(tokenizer.token_bytes(alone)))
-    rows = []
+    queries = []
     for tokens in encodings:
-        cover, begun = covering(tokenizer, tokens, visible)
-        rows.append(
-            Row(before + tokens, len(before) + shared, len(before) + cover, beginning_with(tokenizer, begun))
-        )
-    return rows, True
+        cover, covered = covering(tokenizer, tokens, visible)
+        among = beginning_with(tokenizer, covered)
+        queries.append(Query(before + tokens, len(before) + shared, len(before) + cover, among))
+    return queries, True
 
 
-def choice_scores(rows: list[Row], scored: list[Scored]) -> list[float]:
-    """log p of each choice, from the rows of `choice_rows` and what `score` says of them."""
+def choice_scores(queries: list[Query], scored: list[Scored]) -> list[float]:
+    """log p of each choice, from the queries of `choice_queries` and the answers of `score`."""
     totals = [float(one.log_probs.sum()) for one in scored]
-    if not rows[0].cover:
+    if not queries[0].cover:
         return totals
-    stems = {
-        tuple(row.ids[row.start : row.cover]): float(one.log_probs[: row.cover - row.start].sum())
-        + one.log_mass
-        for row, one in zip(rows, scored)
-    }
+    stems = {}
+    for query, one in zip(queries, scored):
+        before_cover = float(one.log_probs[:query.cover - query.start].sum())
+        stems[tuple(query.ids[query.start:query.cover])] = before_cover + one.log_mass
     log_z = float(torch.logsumexp(torch.tensor(list(stems.values()), dtype=torch.float64), dim=0))
-    return [total - log_z for total in totals[:-1]]  # the last row is the context alone
+    return [total - log_z for total in totals[:-1]]               # the last query is the context alone
 
 
 # ------------------------------------------------------------------------------------------------- perplexity
 
-def windows(ids: list[int], context: int, stride: int) -> list[Row]:
-    """Rows that score every token of `ids` but the first once, each with as much context as fits: all, or at
-    least context - stride tokens.
+def windows(ids: list[int], start: int, context: int, stride: int) -> list[Query]:
+    """Queries that score every token from `start` on once, each after as many tokens as fit in `context`.
+
+    That is all tokens before it, or at least context - stride.
     """
-    rows, scored = [], 1
-    while scored < len(ids):
-        end = min(len(ids), max(context + 1, scored + stride))
-        begin = max(0, end - context - 1)
-        rows.append(Row(ids[begin:end], scored - begin))
-        scored = end
-    return rows
+    queries = []
+    while start < len(ids):
+        end = min(len(ids), max(context + 1, start + stride))
+        first = max(0, end - context - 1)
+        queries.append(Query(ids[first:end], start - first))
+        start = end
+    return queries
 
 
 def perplexity(
     model: Llama, tokenizer: Tokenizer, text: str | list[str], context: int | None = None
 ) -> dict[str, Any]:
-    """How well the model predicts a text, or each of a list of documents: separator + encode(text), all but
-    the separator scored.
+    """How well the model predicts a text, or each of a list of documents.
 
-        loss = -1/N sum log p(token)   ppl = exp(loss)   bits_per_byte = -sum log2 p / bytes of UTF-8
-                                       bits_per_char = the same / characters
+        loss = -1/N sum log p(token)    ppl = exp(loss)    bits_per_byte = -sum log2 p / bytes of UTF-8
+                                        bits_per_char = the same / characters
 
-    Loss and perplexity are per token, so they compare models of one vocabulary only; the bits compare any. A
-    document longer than `context` positions (default: all the model has) is read in windows that overlap by
-    half. `stderr` is the standard error of loss: over documents if there are several (the tokens of one are
-    not independent), else over tokens. Raises UserError for a text without tokens.
+    Each document is encoded with document=True, after the separator or what a foreign tokenizer puts there;
+    all of its tokens are scored. Loss and perplexity are per token, so they compare models of one vocabulary
+    only; the bits compare any two. A document longer than `context` positions (default: all that the model
+    has) is read in windows that overlap by half. `stderr` is the standard error of loss: over documents if
+    there are several, since the tokens of one depend on each other, else over tokens. Raises UserError for a
+    text without tokens.
     """
     documents = [text] if isinstance(text, str) else list(text)
     context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
-    rows = [
-        windows([tokenizer.eos_id] + tokenizer.encode(document, document=True), context, max(1, context // 2))
+    first = begin(tokenizer)
+    queries = [
+        windows(first + tokenizer.encode(document, document=True), len(first), context, max(1, context // 2))
         for document in documents
     ]
-    if not any(rows):
+    if not any(queries):
         raise UserError("nothing to score: the text is empty, or none of its bytes is in the vocabulary")
-    scored = iter(score(model, [[row] for document in rows for row in document]))
-    losses = [torch.cat([-next(scored)[0].log_probs for _ in document]) for document in rows if document]
+    scored = iter(score(model, [[query] for document in queries for query in document]))
+    losses = [torch.cat([-next(scored)[0].log_probs for _ in document]) for document in queries if document]
     total, tokens = float(sum(loss.sum() for loss in losses)), sum(len(loss) for loss in losses)
     mean = total / tokens
     excess = losses[0] - mean if len(losses) == 1 else torch.stack([(loss - mean).sum() for loss in losses])
@@ -318,23 +321,34 @@ def perplexity(
     }
 
 
+def beside_uniform(loss: float, vocab_size: int) -> str:
+    """A warning if a loss is above ln V, the loss of a uniform guess among V tokens; else ""."""
+    if loss <= math.log(vocab_size):
+        return ""
+    return f"worse than knowing nothing: a uniform guess among its {vocab_size:,} tokens has that perplexity"
+
+
 # ----------------------------------------------------------------------------------- items, blocks, intervals
 
 def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
-    """The JSON objects of a .jsonl or .jsonl.gz file. Raises UserError that says what is wrong and where,
-    also for a field that is not as told.
+    """The JSON objects of a .jsonl or .jsonl.gz file, each with these fields.
+
+    Raises UserError that names the file, the item and what is wrong with it.
     """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: {'not a regular file' if Path(path).exists() else 'no such file'}")
     items = []
     try:
-        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for line in filter(str.strip, file):
-                item = json.loads(line)
+        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"the line is longer than {LONGEST_LINE:,} bytes")
+                if not line.strip():
+                    continue
+                item = json.loads(line.decode("utf-8-sig" if not items else "utf-8"))
                 for name, kind in fields.items():
                     if not isinstance(item, dict) or not isinstance(item.get(name), kind):
-                        raise UserError(
-                            f"{path}, item {len(items) + 1}: expected an object with {name!r} of type "
-                            f"{kind.__name__}"
-                        )
+                        raise ValueError(f"expected an object with {name!r} of type {kind.__name__}")
                 items.append(item)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise UserError(f"{path}, item {len(items) + 1}: cannot be read: {error}") from None
@@ -346,8 +360,8 @@ def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
 def in_blocks(
     name: str, items: list, size: int, judge: Callable[[list], list], finished: dict[str, list]
 ) -> list:
-    """`judge` of all items, `size` at a time; a part that `finished` already holds is not judged again, and
-    each new one is put there.
+    """`judge` of all items, `size` at a time. Parts that are in `finished` are not judged again; new ones are
+    added to it.
     """
     results = []
     for first in range(0, len(items), size):
@@ -359,30 +373,30 @@ def in_blocks(
     return results
 
 
-def interval(share: float, count: int) -> list[float]:
-    """The 95% interval of a share of `count` independent trials (Wilson 1927): it stays within 0 and 1, also
-    for a share of 0 or 1.
+def wilson_interval(share: float, count: int) -> list[float]:
+    """The 95% interval of a share of `count` independent trials (Wilson 1927). It never leaves 0 to 1.
+
+    >>> [round(end, 2) for end in wilson_interval(0.0, 24)]
+    [0.0, 0.14]
     """
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return [middle - half, middle + half]
+    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean, and its standard error: the sample's standard deviation / sqrt(n), as in lm-eval (0 for a single
-    value).
-    """
+    """Mean and its standard error, as in lm-eval: standard deviation / sqrt(n), or 0 for one value."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return statistics.fmean(values), spread / math.sqrt(len(values))
 
 
 # ------------------------------------------------------------------------------------------------------ BLiMP
 
-# The Stentor2-30M card sums up in eight categories without saying which paradigm belongs where. Ours, by
-# BLiMP's phenomena (its field `linguistics_term`; the paper counts s-selection as argument structure) and by
-# the card's examples: it names the gender of anaphors under binding and the existential quantifiers under
-# raising; the superlative ones, wrong under negation, go with licensing ("any", "ever").
+# The Stentor2-30M card has eight categories and does not say which paradigm belongs to which. This is our
+# assignment, by BLiMP's phenomena (the field `linguistics_term`; the paper counts s-selection as argument
+# structure) and the card's examples: gender of anaphors under binding, existential quantifiers under raising.
+# The superlative quantifiers, which are wrong under negation, go with licensing ("any", "ever").
 CATEGORIES = {
     "determiner_noun_agreement": "Agreement",
     "subject_verb_agreement": "Agreement",
@@ -415,18 +429,16 @@ def blimp(
     limit: int | None = None,
     finished: dict[str, list] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy on BLiMP's pairs (Warstadt et al. 2020): is the acceptable sentence the more probable one of
-    the two?
+    """Accuracy on BLiMP's pairs (Warstadt et al. 2020): is the acceptable sentence the more probable one?
 
         right if  log p(good | separator) > log p(bad | separator),  summed over all tokens;  a tie is half
-        right
 
-    `overall` is the mean over the paradigms, as are `phenomena` (BLiMP's own) and `categories` (the
-    Stentor2-30M card's eight), all as fractions; `intervals` has the 95% interval of each (pairs taken as
-    independent), `bands` the card's name for each paradigm, `ties` their number, `overall_lm_eval` the score
-    with ties counted as right, which is what lm-eval does (7 pairs of the full set are identical). prompt
-    "lm-eval" puts lm-eval's blank before each sentence. `limit` takes the first pairs of each paradigm.
-    `finished` as in `in_blocks`.
+    A foreign model reads its `prefix_ids` in place of the separator. `overall` is the mean over the
+    paradigms, as are `phenomena` (BLiMP's own) and `categories` (the Stentor2-30M card's eight), all as
+    fractions. `intervals` has the 95% interval of each (Wilson 1927, pairs taken as independent), `bands` the
+    card's name for each paradigm, `ties` their number, `overall_lm_eval` the score with ties counted as
+    right, as lm-eval does (7 pairs of the full set are identical). prompt "lm-eval" puts lm-eval's blank
+    before each sentence. `limit` takes the first pairs of each paradigm. `finished`: see `in_blocks`.
     """
     paradigms: dict[str, list[dict]] = {}
     for item in read_items(
@@ -434,16 +446,20 @@ def blimp(
     ):
         paradigms.setdefault(item["UID"], []).append(item)
     blank = " " if prompt == "lm-eval" else ""
+    first = begin(tokenizer)
+
+    def query(pair: list[list[int]]) -> list[Query]:
+        # what both sentences begin with has the same probability in both, so it is not scored
+        start = min(common_beginning(pair), *(len(ids) - 1 for ids in pair))
+        return [Query(ids, max(start, len(first))) for ids in pair]
 
     def judge(pairs: list[dict]) -> list[float]:
-        sentences = [(blank + pair["sentence_good"], blank + pair["sentence_bad"]) for pair in pairs]
-        groups = [
-            [Row([tokenizer.eos_id] + tokenizer.encode(text, document=True), 1) for text in texts]
-            for texts in sentences
-        ]
+        sentences = [[blank + pair["sentence_good"], blank + pair["sentence_bad"]] for pair in pairs]
+        encoded = [[first + tokenizer.encode(text, document=True) for text in pair] for pair in sentences]
+        groups = [query(pair) for pair in encoded]
         results = []
-        for (good, bad), rows in zip(score(model, groups), groups):
-            difference = 0.0 if rows[0] == rows[1] else float(good.log_probs.sum() - bad.log_probs.sum())
+        for (good, bad), (right, wrong) in zip(score(model, groups), groups):
+            difference = 0.0 if right == wrong else float(good.log_probs.sum() - bad.log_probs.sum())
             results.append(0.5 if difference == 0 else float(difference > 0))
         return results
 
@@ -461,15 +477,16 @@ def blimp(
         )
     values = [value for result in results.values() for value in result]
     overall = statistics.fmean(map(statistics.fmean, results.values()))
-    summary: dict[str, Any] = {"overall": overall, "intervals": {"overall": interval(overall, len(values))}}
+    intervals: dict[str, Any] = {"overall": wilson_interval(overall, len(values))}
+    summary: dict[str, Any] = {"overall": overall, "intervals": intervals}
     for kind, members in kinds.items():
         summary[kind] = {
             name: statistics.fmean(statistics.fmean(results[paradigm]) for paradigm in names)
             for name, names in members.items()
         }
         counts = {name: sum(len(results[paradigm]) for paradigm in names) for name, names in members.items()}
-        summary["intervals"][kind] = {
-            name: interval(share, counts[name]) for name, share in summary[kind].items()
+        intervals[kind] = {
+            name: wilson_interval(share, counts[name]) for name, share in summary[kind].items()
         }
     summary["bands"] = {paradigm: band(share) for paradigm, share in summary["paradigms"].items()}
     lenient = [statistics.fmean(value > 0 for value in result) for result in results.values()]
@@ -484,11 +501,10 @@ def blimp(
 # -------------------------------------------------------------------------------------------- multiple choice
 
 def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
-    """Contexts and what may follow each, by the item's `kind`: question, continuation, or cloze (one `_` in
-    the context).
+    """Contexts and what may follow each, by the item's `kind`: question, continuation or cloze.
 
-    A cloze has a context for each choice: what goes before the blank, and the choice; what follows it is
-    scored (Trinh and Le 2018).
+    A cloze has one `_` in its context, and one context for each choice: what is before the blank, then the
+    choice. What comes after the blank is scored (Trinh and Le 2018).
     """
     if item["kind"] == "cloze":
         before, after = item["context"].split("_")
@@ -497,10 +513,8 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
     return [(context, [" " + choice for choice in item["choices"]])]
 
 
-def check_words(boundary: str, prompt: str) -> None:
-    """Raise UserError for a way to cut or to join that there is not: another spelling would silently be
-    another score.
-    """
+def check_options(boundary: str, prompt: str) -> None:
+    """Raise UserError for an unknown boundary or prompt; it would silently give another score."""
     for name, value, known in (
         ("boundary", boundary, ("bytes", "lm-eval")),
         ("prompt", prompt, ("plain", "lm-eval")),
@@ -520,11 +534,12 @@ def check_item(path: str | Path, number: int, item: dict) -> None:
             and all(label in (0, 1) for label in labels)
             and any(labels)
         )
+    blank = item["kind"] == "cloze" or item["task"] == "winogrande"
     rules = {
         "choices must be two or more texts": len(choices) > 1
         and all(isinstance(choice, str) and choice for choice in choices),
         "kind must be question, continuation or cloze": item["kind"] in ("question", "continuation", "cloze"),
-        "a cloze has one _ in its context, and text after it": item["kind"] != "cloze"
+        "a cloze has one _ in its context, and text after it": not blank
         or re.fullmatch(r"[^_]*_[^_]*\S[^_]*", item["context"]),
         "label must be the index of a choice, or labels 0 or 1 for each, with at least one 1": label_is_good,
     }
@@ -558,13 +573,13 @@ def multiple_choice(
         with `labels` (TruthfulQA MC2, Lin et al. 2022): acc = sum over true c of p(c) / sum over all c of
         p(c), and no acc_norm
 
-    `boundary` says which tokens are scored, see `choice_rows`; `crossed` counts the items for which it
-    matters. prompt "plain" joins context and choice by the item's `kind`, "lm-eval" as its task there; as
-    there, no separator goes before the context. `stderr` is that of acc; `chance` is what guessing gives;
-    `groups` has acc for each group of MMLU. The file has one item a line: task, kind, context, choices, label
-    or labels (subject for MMLU).
+    `boundary` says which tokens are scored (see `choice_queries`); `crossed` counts the items for which it
+    matters. prompt "plain" joins context and choice by the item's `kind`, "lm-eval" as the task in lm-eval;
+    as there, no separator goes before the context. `stderr` is that of acc, `interval` its 95% interval
+    (Wilson 1927), `chance` what guessing gives, `groups` acc for each group of MMLU. The file has one item a
+    line: task, kind, context, choices, label or labels, and subject for MMLU.
     """
-    check_words(boundary, prompt)
+    check_options(boundary, prompt)
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)
@@ -573,14 +588,14 @@ def multiple_choice(
     def judge(part: list[dict]) -> list[list]:
         prompts = [make(item) for item in part]
         found = [
-            [choice_rows(tokenizer, context, choices, boundary) for context, choices in prompt]
+            [choice_queries(tokenizer, context, choices, boundary) for context, choices in prompt]
             for prompt in prompts
         ]
-        scored = iter(score(model, [rows for contexts in found for rows, _ in contexts]))
+        scored = iter(score(model, [queries for contexts in found for queries, _ in contexts]))
         results = []
         for item, prompt, contexts in zip(part, prompts, found):
-            log_p = [value for rows, _ in contexts for value in choice_scores(rows, next(scored))]
-            # without the blank that joins
+            log_p = [value for queries, _ in contexts for value in choice_scores(queries, next(scored))]
+            # in characters, without the blank before the choice
             sizes = [max(1, len(choice) - 1) for _, choices in prompt for choice in choices]
             results.append([*judge_choices(item, log_p, sizes), any(crossed for _, crossed in contexts)])
         return results
@@ -597,6 +612,7 @@ def multiple_choice(
         "acc": acc,
         "acc_norm": None,
         "stderr": stderr,
+        "interval": wilson_interval(acc, len(items)),
         "items": len(items),
         "task": items[0]["task"],
         "chance": sum(sum(item.get("labels") or [1]) / len(item["choices"]) for item in items) / len(items),
@@ -606,6 +622,7 @@ def multiple_choice(
     }
     if all(normed is not None for _, normed, _ in results):
         summary["acc_norm"], summary["stderr_norm"] = mean_and_error([normed for _, normed, _ in results])
+        summary["interval_norm"] = wilson_interval(summary["acc_norm"], len(items))
     if all("subject" in item for item in items):
         summary["groups"] = mmlu_groups(
             [item["subject"] for item in items], [right for right, _, _ in results]
@@ -648,8 +665,7 @@ MMLU_GROUPS = {
 
 
 def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
-    """(context, continuations) as the lm-eval task that the item's `task` names makes them. Raises UserError
-    for another task.
+    """Contexts and continuations as the lm-eval task named `task` makes them. UserError for an unknown task.
 
     >>> lm_eval_prompt({"task": "piqa", "context": "To boil water", "choices": ["heat it", "cool it"]})
     [('Question: To boil water\\nAnswer:', [' heat it', ' cool it'])]
@@ -667,6 +683,8 @@ def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
                 )
             subject = item["subject"].replace("_", " ")
             head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+        if len(choices) > len(LETTERS):
+            raise UserError(f"item {item.get('id')!r}: {len(choices)} choices, but only 26 letters")
         listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
         context, choices = f"{head}{context.strip()}{listed}\nAnswer:", list(LETTERS[:len(choices)])
     elif task in ("arc_easy", "arc_challenge", "piqa"):
@@ -679,7 +697,7 @@ def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
 
 
 def mmlu_groups(subjects: list[str], values: list[float]) -> dict[str, float]:
-    """Group -> mean of the items' values, each item counting once, as lm-eval weighs."""
+    """Group of MMLU -> mean over its items, each item with weight 1, as in lm-eval."""
     groups: dict[str, list[float]] = {}
     for subject, value in zip(subjects, values):
         group = next((group for group, members in MMLU_GROUPS.items() if subject in members.split()), "STEM")
@@ -690,9 +708,7 @@ def mmlu_groups(subjects: list[str], values: list[float]) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------- command line
 
 def main() -> None:
-    """Judge the models that the command line names on what it names; flags, table and files are in
-    judging/scoreboard.py.
-    """
+    """The command line; judging/scoreboard.py has its flags, its table and the files that it writes."""
     from judging.scoreboard import judge_all, parser
     args = parser().parse_args()
     judge_all([find_run(name) for name in args.runs or [None]], args)

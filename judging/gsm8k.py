@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GSM8K: the model writes out the solution of a word problem, and the number at its end is compared (Cobbe et
-al. 2021).
+"""GSM8K: the model writes the solution of a word problem; its last number is compared (Cobbe et al. 2021).
 
-Prompt, end of an answer, extraction and comparison are those of lm-eval 0.4.13's task gsm8k, filter
+Prompt, end of an answer, extraction and comparison are those of lm-eval 0.4.13: task gsm8k, filter
 flexible-extract.
 """
 from __future__ import annotations
@@ -14,22 +13,22 @@ from typing import Any
 import torch
 
 from common import UserError, sha256_file
-from evaluate import in_blocks, mean_and_error, read_items
+from evaluate import in_blocks, mean_and_error, read_items, wilson_interval
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
-STOPS = ("Question:", "</s>", "<|im_end|>")  # where an answer ends, besides the document separator
+STOPS = ("Question:", "</s>", "<|im_end|>")                       # an answer ends here, or at a stop id
 ANSWER_TOKENS = 256
-ROWS = 32  # prompts in one pass
+ROWS = 32                                                         # prompts in one pass
 
 
 @torch.inference_mode()
 def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[str]:
-    """The most probable continuation of each prompt, token by token, all prompts at once: up to
-    ANSWER_TOKENS, the separator or a text of STOPS.
+    """The greedy continuation of each prompt, all prompts at once.
 
-    Shorter prompts are padded on the left and the padding is masked. Positions are counted from the padding
-    on; that changes nothing, because rotary attention depends on distances only.
+    An answer ends after ANSWER_TOKENS, at an id of `tokenizer.stop_ids`, or at a text of STOPS. Shorter
+    prompts are padded on the left and the padding is masked. Positions are counted from the padding on, which
+    changes nothing, because rotary attention depends on distances only.
     """
     device = model.model.embed_tokens.weight.device
     width = max(len(prompt) for prompt in prompts)
@@ -39,13 +38,10 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
         ids[number, width - len(prompt):] = torch.tensor(prompt)
         real[number, width - len(prompt):] = True
     real = real.to(device)[:, None, None]                                         # (B, 1, 1, S)
-    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()  # (T, T)
-    itself = torch.eye(
-        width, dtype=torch.bool, device=device
-    )  # (T, T) for padding, which would else see nothing
-    cache = KVCache(
-        model.config, len(prompts), width + ANSWER_TOKENS, device, model.model.embed_tokens.weight.dtype
-    )
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()     # (T, T)
+    itself = torch.eye(width, dtype=torch.bool, device=device)                    # (T, T), for the padding
+    dtype = model.model.embed_tokens.weight.dtype
+    cache = KVCache(model.config, len(prompts), width + ANSWER_TOKENS, device, dtype)
     hidden = model.model(ids.to(device), cache, real[..., :width] & causal | itself)[:, -1]           # (B, D)
     answers: list[list[int]] = [[] for _ in prompts]
     texts = [""] * len(prompts)
@@ -55,11 +51,11 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
         tokens = newest.tolist()
         for number in unfinished:
             answers[number].append(tokens[number])
-        # reading the texts at every step would take longer than the model
-        if step % 16 == 0 or tokenizer.eos_id in tokens:
+        # decoding the texts at every step would take longer than the model
+        if step % 16 == 0 or tokenizer.stop_ids & set(tokens):
             for number in list(unfinished):
                 texts[number] = tokenizer.decode(answers[number], skip_special=True)
-                if answers[number][-1] == tokenizer.eos_id or any(stop in texts[number] for stop in STOPS):
+                if answers[number][-1] in tokenizer.stop_ids or any(stop in texts[number] for stop in STOPS):
                     unfinished.discard(number)
         if not unfinished or step == ANSWER_TOKENS:
             break
@@ -68,8 +64,7 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
 
 
 def final_number(text: str) -> str:
-    """The answer in a worked solution by flexible extraction: the last thing that looks like a number,
-    without $, commas and a final point.
+    """The answer of a solution by flexible extraction: the last number, without $, commas and final point.
 
     >>> final_number("6 * 2 = $1,012.50.\\n#### 1,012.50")
     '1012.50'
@@ -88,26 +83,27 @@ def exact_match(
     limit: int | None = None,
     finished: dict[str, list] | None = None,
 ) -> dict[str, Any]:
-    """Share of problems whose greedy answer ends in the right number, after `shots` worked examples:
-    {exact_match, stderr, items, shots}.
+    """Share of problems whose greedy answer ends in the right number, after `shots` worked examples.
 
-    The examples are the first ones of the file `examples` (the training split); without it the first other
-    problems of `path`. A prompt that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval.
-    Raises UserError if the model has no room for an answer at all, or there are fewer examples than `shots`.
+    Returns {exact_match, stderr, interval, items, shots}; `interval` is Wilson's 95% interval. The examples
+    are the first ones of the file `examples` (the training split), or else the first other problems of
+    `path`. A prompt that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval. Raises
+    UserError if the model has no room for an answer, or if there are fewer examples than `shots`.
     """
     fields = {"question": str, "answer": str}
-    whole = read_items(path, fields)
-    items = whole[:limit]
-    pool = read_items(examples, fields) if examples else whole
+    problems = read_items(path, fields)
+    items = problems[:limit]
+    pool = read_items(examples, fields) if examples else problems
     most = len(pool) - (examples is None)
     if not 0 <= shots <= most:
         raise UserError(
-            f"{examples or path}: {shots} worked examples are asked for; it has room for 0 to {most}"
+            f"{examples or path}: --shots {shots} needs more worked examples than it has; give 0 to {most}"
         )
-    room = model.config.max_position_embeddings - ANSWER_TOKENS
+    room = model.config.max_position_embeddings - ANSWER_TOKENS - len(tokenizer.prefix_ids)
     if room <= 0:
         raise UserError(
-            f"the model has {model.config.max_position_embeddings} positions; an answer alone takes {ANSWER_TOKENS}"
+            f"the model has {model.config.max_position_embeddings} positions; an answer alone needs "
+            f"{ANSWER_TOKENS}"
         )
     tasks = []
     for item in items:
@@ -118,7 +114,7 @@ def exact_match(
         ][:shots]
         prompt = f"{''.join(worked)}Question: {item['question']}\nAnswer:"
         wanted = final_number(item["answer"].split("#### ")[-1])
-        tasks.append((tokenizer.encode(prompt, document=True)[-room:], wanted))
+        tasks.append((tokenizer.prefix_ids + tokenizer.encode(prompt, document=True)[-room:], wanted))
     tasks.sort(key=lambda task: len(task[0]))
 
     def judge(part: list[tuple[list[int], str]]) -> list[float]:
@@ -134,4 +130,10 @@ def exact_match(
         {} if finished is None else finished,
     )
     exact, stderr = mean_and_error(results)
-    return {"exact_match": exact, "stderr": stderr, "items": len(items), "shots": shots}
+    return {
+        "exact_match": exact,
+        "stderr": stderr,
+        "interval": wilson_interval(exact, len(items)),
+        "items": len(items),
+        "shots": shots,
+    }

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several models, several benchmarks, one table: the command line of `evaluate.py` and what it runs.
 
-Finished parts are kept in `evaluation_blocks.json` of each run, so an interrupted evaluation goes on where it
-stopped, and a model that was judged before is not judged again. The table is the cards': chance, one column
-for each model, the mean over chance, best and second best marked.
+Finished parts are kept in `evaluation_blocks.json` of each run: an interrupted evaluation continues there,
+and a model that was judged before is not judged again. The file has the cards' table as Markdown: chance, one
+column for each model, the mean over chance, best and second best marked. The terminal has one line for each
+benchmark and model.
 """
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,15 @@ import torch
 
 import data
 from common import Parser, UserError, atomic_write, positive, read_json, sha256_file
-from evaluate import band, blimp, multiple_choice, perplexity, read_items
+from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
 from model import Llama
-from params import read_cards
+from params import Table, read_cards
 from devices.open import open_device
 from tokenizer import Tokenizer, load, lost_text
 
-# The cards' benchmarks: the task of a file, its column's title, and which score stands there (the cards take
-# acc_norm where lm-eval has it).
+# The cards' benchmarks: task of a file -> title of its line, and which score the cards give (acc_norm where
+# lm-eval has it).
 BENCHMARKS = {
     "openbookqa": ("OpenBookQA", "acc_norm"),
     "truthfulqa_mc2": ("TruthfulQA", "acc"),
@@ -44,103 +45,53 @@ BENCHMARKS = {
     "truthfulqa_mc1": ("TruthfulQA MC1", "acc"),
     "truthfulqa_binary": ("TruthfulQA binary", "acc"),
 }
-EXAMPLES = """  python evaluate.py                                          the newest run on the validation part of its own data
-  python evaluate.py runs/20m --text my.txt                   perplexity, bits per byte and per character of a text
-  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz --choices hellaswag.jsonl.gz
-  python evaluate.py runs/20m --curve                         its training curve over the published one of its size"""
+LESS = " (less is better)"                                        # ends the title of a line of the table
+Scores = dict[str, dict[str, float]]                              # model -> benchmark -> score
+Intervals = dict[str, dict[str, list[float]]]                     # model -> benchmark -> 95% interval
+EXAMPLES = """  python evaluate.py                           the newest run on the validation part of its data
+  python evaluate.py runs/20m --text my.txt    perplexity, bits per byte and per character
+  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz
+  python evaluate.py runs/20m --curve          its training curve over the published one"""
 
 
 def parser() -> Parser:
     """The flags of evaluate.py."""
-    parser = Parser("Judge models as the cards do, side by side.", EXAMPLES)
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="run folders or model folders (default: the newest run)"
-    )
-    parser.add_argument(
-        "--text",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="perplexity on a text, a .jsonl(.gz) with a field text, or the validation part of a folder made by data.py prepare",
-    )
-    parser.add_argument(
-        "--blimp",
-        nargs="?",
-        const="",
-        metavar="FILE",
-        help="BLiMP as .jsonl(.gz); without FILE it is downloaded once",
-    )
-    parser.add_argument(
-        "--choices",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="multiple-choice items as .jsonl(.gz); may be given again",
-    )
-    parser.add_argument(
-        "--gsm8k", action="append", default=[], metavar="FILE", help="GSM8K items as .jsonl(.gz)"
-    )
-    parser.add_argument(
-        "--shots",
-        type=int,
-        nargs="+",
-        default=[0],
-        metavar="N",
-        help="worked examples before each GSM8K problem (default: 0)",
-    )
-    parser.add_argument(
-        "--examples", metavar="FILE", help="where those come from (default: the other problems of the file)"
-    )
-    parser.add_argument(
-        "--prompt",
-        choices=["plain", "lm-eval"],
-        default="plain",
-        help="how context and choice are joined (default: plain)",
-    )
-    parser.add_argument(
-        "--boundary",
-        choices=["bytes", "lm-eval"],
-        default="bytes",
-        help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice (default: bytes)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=positive,
-        metavar="N",
-        help="only the first N items (of each paradigm, of each source of a folder)",
-    )
-    parser.add_argument(
-        "--context",
-        type=positive,
-        metavar="N",
-        help="positions for --text (default: as trained, else all the model has)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=["cpu", "cuda", "mps"],
-        help="where to compute (default: cuda where there is one, else cpu)",
-    )
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="put the models of the Stentor3 card's comparison table beside them",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="STEM",
-        help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)",
-    )
-    parser.add_argument(
-        "--curve",
-        action="store_true",
-        help="plot the run's losses over the published ones of its size, as RUN/curve.svg",
-    )
-    return parser
+    p = Parser("Judge models as the cards do, side by side.", EXAMPLES)
+    p.add_argument("runs", nargs="*", metavar="RUN", help="run or model folders (default: the newest run)")
+    p.add_argument("--text", action="append", default=[], metavar="FILE",
+                   help="perplexity on a text, on a .jsonl(.gz) with a field text, or on the validation part "
+                   "of a folder made by data.py prepare")
+    p.add_argument("--blimp", nargs="?", const="", metavar="FILE",
+                   help="BLiMP as .jsonl(.gz); without FILE it is downloaded once")
+    p.add_argument("--choices", action="append", default=[], metavar="FILE",
+                   help="multiple-choice items as .jsonl(.gz); may be given again")
+    p.add_argument("--gsm8k", action="append", default=[], metavar="FILE", help="GSM8K items as .jsonl(.gz)")
+    p.add_argument("--shots", type=int, nargs="+", default=[0], metavar="N",
+                   help="worked examples before each GSM8K problem (default: 0)")
+    p.add_argument("--examples", metavar="FILE",
+                   help="the file of worked examples (default: the other problems of the file)")
+    p.add_argument("--prompt", choices=["plain", "lm-eval"], default="plain",
+                   help="how context and choice are joined (default: plain)")
+    p.add_argument("--boundary", choices=["bytes", "lm-eval"], default="bytes",
+                   help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice "
+                   "(default: bytes)")
+    p.add_argument("--limit", type=positive, metavar="N",
+                   help="only the first N items (of each paradigm, of each source of a folder)")
+    p.add_argument("--context", type=positive, metavar="N",
+                   help="positions for --text (default: as trained, else all that the model has)")
+    p.add_argument("--device", choices=["cpu", "cuda", "mps"],
+                   help="where to compute (default: cuda if there is one, else cpu)")
+    p.add_argument("--peers", action="store_true",
+                   help="put the models of the Stentor3 card's comparison table beside them")
+    p.add_argument("--out", metavar="STEM",
+                   help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)")
+    p.add_argument("--curve", action="store_true",
+                   help="plot the run's losses over the published ones of its size, as RUN/curve.svg")
+    return p
 
 
 def mean_over_chance(scores: dict[str, dict[str, float]], chance: dict[str, float]) -> dict[str, float]:
-    """Model -> mean of score - baseline over the benchmarks that all models have, as the Stentor3 card
-    defines it.
+    """Model -> mean of score - baseline over the benchmarks that all models have, as in the Stentor3 card.
 
     `scores` is model -> benchmark -> fraction, `chance` benchmark -> fraction. The baseline of TruthfulQA is
     the lowest score in the table, that of GSM8K is 0, any other is chance. BLiMP is not part of the mean.
@@ -160,9 +111,7 @@ def mean_over_chance(scores: dict[str, dict[str, float]], chance: dict[str, floa
 
 
 def card_peers() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """(scores, chance) of the Stentor3 card's comparison table. Its authors ran lm-eval on whole test sets:
-    compare like with like.
-    """
+    """(scores, chance) of the Stentor3 card's comparison table, made with lm-eval on complete test sets."""
     table = read_cards()["Stentor3-20M"]["benchmarks"]["peer_table"][0]
     titles = [re.sub(r"GSM8K_(\d)shot_flexible", r"GSM8K (\1-shot)", name) for name in table["columns"][1:-1]]
     rows = {
@@ -173,56 +122,69 @@ def card_peers() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     return rows, {title: chance.get(title, 0.0) for title in titles}
 
 
-def markdown(
-    scores: dict[str, dict[str, float]], errors: dict[str, dict[str, float]], chance: dict[str, float]
-) -> str:
-    """The table: a line for each benchmark, a column for each model; the best score bold, the second best in
-    italics.
+def ranks(name: str, row: dict[str, float]) -> dict[str, int]:
+    """Model -> 1 for the best score, 2 for the second best, of at least two; less is better where `name` says so.
+    """
+    sign = -1 if name.endswith(LESS) else 1
+    order = sorted({round(sign * value, 4) for value in row.values()}, reverse=True)
+    return {model: order.index(round(sign * value, 4)) + 1 for model, value in row.items() if len(row) > 1}
 
-    A line whose name ends in "(less is better)" is ranked the other way.
+
+def lines_of(scores: Scores, chance: dict[str, float]) -> Scores:
+    """Benchmark -> model -> score, the mean over chance last."""
+    titles = dict.fromkeys(title for row in scores.values() for title in row)
+    found = {title: {model: row[title] for model, row in scores.items() if title in row} for title in titles}
+    means = mean_over_chance(scores, chance)
+    return found | ({"mean over chance": means} if means else {})
+
+
+def markdown(scores: Scores, intervals: Intervals, chance: dict[str, float]) -> str:
+    """The cards' table: one line for each benchmark, one column for each model.
+
+    The best score is bold, the second best in italics; 95% intervals are in brackets.
     """
     models = list(scores)
     lines = ["| benchmark | chance | " + " | ".join(models) + " |", "| --- | --- |" + " ---: |" * len(models)]
-    means = mean_over_chance(scores, chance)
-    table = {
-        name: {model: scores[model].get(name) for model in models}
-        for name in dict.fromkeys(name for row in scores.values() for name in row)
-    }
-    if means:
-        table["mean over chance"] = means
-    for name, row in table.items():
-        sign = -1 if name.endswith("(less is better)") else 1
-        ranks = sorted({round(sign * value, 4) for value in row.values() if value is not None}, reverse=True)
-        compared = sum(value is not None for value in row.values())
-        cells = []
-        for model, value in row.items():
-            cell = "" if value is None else f"{value:.4f}"
-            if cell and compared > 1 and round(sign * value, 4) in ranks[:2]:
-                mark = "**" if round(sign * value, 4) == ranks[0] else "_"
-                cell = mark + cell + mark
-            if name in errors.get(model, {}):
-                cell += f" ± {errors[model][name]:.4f}"
+    for title, row in lines_of(scores, chance).items():
+        rank, cells = ranks(title, row), []
+        for model in models:
+            mark = {1: "**", 2: "_"}.get(rank.get(model, 0), "")
+            cell = f"{mark}{row[model]:.4f}{mark}" if model in row else ""
+            if title in intervals.get(model, {}):
+                cell += " ({:.4f} to {:.4f})".format(*intervals[model][title])
             cells.append(cell)
-        lines.append(
-            f"| {name} | {format(chance[name], '.4f') if name in chance else ''} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        guess = format(chance[title], ".4f") if title in chance else ""
+        lines.append(f"| {title} | {guess} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def aligned(scores: Scores, intervals: Intervals, chance: dict[str, float]) -> str:
+    """The same for a terminal: one line for each benchmark and model."""
+    columns = {"benchmark": "", "model": "", "score": ".4f", "95% interval": "", "chance": ".4f", "rank": ""}
+    table = Table("", columns)
+    for title, row in lines_of(scores, chance).items():
+        rank = ranks(title, row)
+        for model, score in row.items():
+            ends = intervals.get(model, {}).get(title)
+            interval = "{:.4f} to {:.4f}".format(*ends) if ends else ""
+            place = {1: "best", 2: "second"}.get(rank.get(model, 0), "")
+            table.rows.append((title.removesuffix(LESS), model, score, interval, chance.get(title), place))
+    if any(title.endswith(LESS) for row in scores.values() for title in row):
+        table.notes = ["Bits per byte: less is better."]
+    return table.text()
+
+
 def blimp_report(name: str, result: dict[str, Any]) -> str:
-    """BLiMP in full, as Markdown: categories and phenomena, then every paradigm from strong to weak, each
-    with its 95% interval.
-    """
+    """BLiMP as Markdown: categories, phenomena and paradigms, from strong to weak, with 95% intervals."""
     low, high = result["intervals"]["overall"]
     strong, moderate, weak = (
         list(result["bands"].values()).count(name) for name in ("strong", "moderate", "weak")
     )
     lines = [
         f"\n## {name}: BLiMP {result['overall']:.2%} (95% interval {low:.2%} to {high:.2%})\n",
-        f"{strong} paradigms strong (>= 85%), {moderate} moderate, {weak} weak (<= 55%). {result['ties']} ties of {result['pairs']} pairs "
-        f"score 0.5; lm-eval counts a tie as right, which gives {result['overall_lm_eval']:.2%}.\n",
+        f"{strong} paradigms strong (>= 85%), {moderate} moderate, {weak} weak (<= 55%). {result['ties']} ties "
+        f"of {result['pairs']} pairs score 0.5; lm-eval counts a tie as right, which gives "
+        f"{result['overall_lm_eval']:.2%}.\n",
     ]
     for kind in ("categories", "phenomena", "paradigms"):
         lines += [f"| {kind} | accuracy | 95% interval | band |", "| --- | ---: | ---: | --- |"]
@@ -234,13 +196,12 @@ def blimp_report(name: str, result: dict[str, Any]) -> str:
 
 
 class Blocks(dict):
-    """Finished parts of an evaluation, written to `path` after each, so that an interrupted evaluation goes
-    on where it stopped.
-    """
+    """Finished parts of an evaluation, written to `path` after each one, so that it can be continued."""
 
     def __init__(self, path: Path, model: str):
         super().__init__()
         self.path, self.model = path, model
+        self.writable = writing_problem(path.parent) is None      # a read-only run can be judged, not continued
         if path.is_file():
             stored = read_json(path, limit=256 << 20)
             if stored.get("model") == model and isinstance(stored.get("blocks"), dict):
@@ -248,8 +209,17 @@ class Blocks(dict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
-        with contextlib.suppress(PermissionError):  # a read-only folder can be judged, only not continued
+        if self.writable:
             atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
+
+
+def writing_problem(folder: Path) -> str | None:
+    """Why no file can be written into `folder`, or None; found by writing one."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def run_home(folder: Path) -> Path:
@@ -257,8 +227,8 @@ def run_home(folder: Path) -> Path:
     return folder.parent if folder.name.split(".")[0] in ("best", "last") else folder
 
 
-def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
-    """Everything that the flags ask for on one model: title -> result."""
+def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, dict]:
+    """Everything that the flags ask for on one model, called `name` in what is printed: title -> result."""
     device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
     model = Llama.from_pretrained(folder).to(device).eval()
     tokenizer = load(folder)
@@ -283,27 +253,37 @@ def judge_run(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     results = {}
     for path in map(Path, texts):
         alike = [other for other in texts if Path(other).name == path.name]
-        name = path.name if len(alike) == 1 else str(path)
-        results[f"{name}: bits per byte (less is better)"] = judge_text(
-            model, tokenizer, path, context, args.limit, finished
+        title = path.name if len(alike) == 1 else str(path)
+        results[f"{title}: bits per byte{LESS}"] = judge_text(
+            name, model, tokenizer, path, context, args.limit, finished
         )
     if args.blimp:
         results["BLiMP"] = {
-            **blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished),
-            "chance": 0.5,
+            **blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished), "chance": 0.5
         }
+        warn_of_lost_text(tokenizer, args.blimp, ("sentence_good", "sentence_bad"))
     for path in args.choices:
         result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
-        print(
-            f"{path}: the encoder crosses the boundary of context and choice in {result['crossed']} of {result['items']} items"
-        )
+        if result["crossed"]:
+            print(f"{name}: {path}: in {result['crossed']} of {result['items']} items a token crosses the "
+                  "boundary of context and choice")
+        warn_of_lost_text(tokenizer, path, ("context", "choices"))
         title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
         results[f"{title} ({Path(path).name})" if title in results else title] = result
     for path in args.gsm8k:
+        warn_of_lost_text(tokenizer, path, ("question",))
         for shots in args.shots:
             result = gsm8k.exact_match(model, tokenizer, path, shots, args.examples, args.limit, finished)
             results[f"GSM8K ({shots}-shot)"] = {**result, "chance": 0.0}
     return results
+
+
+def warn_of_lost_text(tokenizer: Tokenizer, path: str | Path, fields: tuple[str, ...]) -> None:
+    """Warn on stderr if the vocabulary drops part of the texts in these fields of an item file."""
+    values = [item[field] for item in read_items(path, {}) for field in fields]
+    lost = lost_text(tokenizer, ["\n".join("\n".join(value) if isinstance(value, list) else value for value in values)])
+    if lost:
+        print(f"warning: {path}: {lost}; the scores do not see them", file=sys.stderr)
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -312,11 +292,10 @@ def asked(args: argparse.Namespace) -> bool:
 
 
 def judge_text(
-    model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None, finished: Blocks
+    name: str, model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None,
+    finished: Blocks,
 ) -> dict[str, Any]:
-    """`perplexity` on a file or prepared folder, and a line that says all of it: the table has room for the
-    bits only.
-    """
+    """`perplexity` on a file or prepared folder, and a line with all of it; the table has only the bits."""
     digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
     form = "folder" if path.is_dir() else "rows" if path.name.endswith((".jsonl", ".jsonl.gz")) else "text"
     key = f"{form} {digest[:16]} context {context} limit {limit}"
@@ -328,9 +307,12 @@ def judge_text(
         }
     found = finished[key]
     print(
-        f"{path}: loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, perplexity {found['ppl']:.2f}, {found['bits_per_byte']:.4f} bits"
-        f" per byte, {found['bits_per_char']:.4f} per character, {found['tokens']:,} tokens"
+        f"{name}: {path}, {found['tokens']:,} tokens:\n"
+        f"  loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, perplexity {found['ppl']:,.2f}\n"
+        f"  {found['bits_per_byte']:.4f} bits per byte, {found['bits_per_char']:.4f} per character"
     )
+    if warning := beside_uniform(found["loss"], model.config.vocab_size):
+        print(f"  {warning}")
     if found.get("lost"):
         print(
             f"warning: {path}: {found['lost']}; the bits per byte count them as read, so they are too low",
@@ -339,44 +321,42 @@ def judge_text(
     return found
 
 
-def headline(result: dict) -> tuple[float, float]:
-    """The score of a result that stands in the table, and its standard error."""
+def headline(result: dict) -> tuple[float, list[float]]:
+    """The score of a result that the table shows, and its 95% interval (Wilson's for shares of right answers)."""
     if "bits_per_byte" in result:
-        return result["bits_per_byte"], result["stderr"] / result["loss"] * result["bits_per_byte"]
+        bits = result["bits_per_byte"]
+        half = 1.96 * result["stderr"] / result["loss"] * bits if result["loss"] else 0.0
+        return bits, [bits - half, bits + half]
     if "overall" in result:
-        low, high = result["intervals"]["overall"]
-        return result["overall"], (high - low) / (2 * 1.96)
+        return result["overall"], result["intervals"]["overall"]
     if "exact_match" in result:
-        return result["exact_match"], result["stderr"]
-    normed = (
-        BENCHMARKS.get(result["task"], ("", "acc_norm"))[1] == "acc_norm" and result["acc_norm"] is not None
-    )
-    return (result["acc_norm"], result["stderr_norm"]) if normed else (result["acc"], result["stderr"])
+        return result["exact_match"], result["interval"]
+    normed = BENCHMARKS.get(result["task"], ("", "acc_norm"))[1] == "acc_norm"
+    if normed and result["acc_norm"] is not None:
+        return result["acc_norm"], result["interval_norm"]
+    return result["acc"], result["interval"]
 
 
 def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
-    """The validation documents of a folder made by data.py prepare, at most `limit` of each source, all if
-    None.
+    """The validation documents of a prepared folder, at most `limit` of each source.
 
-    They come as text (NFC, as they went in), so that a model of any vocabulary can be judged on them. Every
-    token counts once; the losses of training are means over blocks in the mixture's shares, so they differ a
-    little.
+    They are decoded to text (NFC, as they were before), so that a model of any vocabulary can be judged on
+    them. Every token counts once. The losses of training differ a little, because they are means over blocks
+    in the shares of the mixture.
     """
     corpus = data.Corpus(folder, seq_len=2, batch_size=1, split="validation")
-    coder = load(corpus.vocab_path)
+    tokenizer = load(corpus.vocab_path)
     documents = []
     for source, starts in enumerate(corpus.starts):
         ids = numpy.empty(starts[-1], dtype=numpy.int64)
         corpus.read(source, 0, ids)
         for document in numpy.split(ids, numpy.flatnonzero(ids == corpus.eos_id) + 1)[:limit]:
-            documents.append(unicodedata.normalize("NFC", coder.decode(document.tolist(), skip_special=True)))
+            documents.append(unicodedata.normalize("NFC", tokenizer.decode(document.tolist(), skip_special=True)))
     return [document for document in documents if document]
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
-    """The documents of a prepared folder, of a .jsonl(.gz) file (the field `text` of each line), or one: the
-    whole text of any other file.
-    """
+    """The documents of a prepared folder, or of a .jsonl(.gz) file (field `text`); any other file is one text."""
     path = Path(path)
     if path.is_dir():
         return corpus_documents(path, limit)
@@ -388,9 +368,18 @@ def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Raise UserError for an input that is no regular file (a device has no end), before any model is loaded."""
+    items = [*args.choices, *args.gsm8k, *filter(None, (args.blimp, args.examples))]
+    for path in map(Path, [*args.text, *items]):
+        if not (path.is_file() or path.is_dir() and str(path) in map(str, args.text)):
+            raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+
+
 def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
-    """Judge the models of these folders, print the table and write it as Markdown and JSON; plot their curves
-    first if asked for.
+    """Judge the models of these folders; print the table and write it as Markdown and JSON.
+
+    With --curve, plot their curves first.
     """
     if args.examples and not args.gsm8k:
         raise UserError("--examples goes with --gsm8k, whose problems they are examples for")
@@ -404,22 +393,21 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
             print(overlay(home))
         if not asked(args):
             return
+    check_files(args)
     out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
     out.parent.mkdir(parents=True, exist_ok=True)
+    if problem := writing_problem(out.parent):
+        raise UserError(f"{out.parent}: the results cannot be written here ({problem}); give another --out STEM")
     alike = [home.resolve().name for home in homes]
     names = [home if alike.count(home) == 1 else str(folder) for home, folder in zip(alike, folders)]
-    results = {name: judge_run(folder, args) for name, folder in zip(names, folders)}
-    heads = {
-        name: {title: headline(result) for title, result in row.items()} for name, row in results.items()
-    }
+    results = {name: judge_run(name, folder, args) for name, folder in zip(names, folders)}
+    heads = {name: {title: headline(one) for title, one in row.items()} for name, row in results.items()}
     scores = {name: {title: score for title, (score, _) in row.items()} for name, row in heads.items()}
+    intervals = {name: {title: ends for title, (_, ends) in row.items()} for name, row in heads.items()}
     for name, row in results.items():
-        scores[name] |= {
-            f"{title}, {group}": share
-            for title, result in row.items()
-            for group, share in result.get("groups", {}).items()
-        }
-    errors = {name: {title: error for title, (_, error) in row.items()} for name, row in heads.items()}
+        for title, result in row.items():
+            groups = result.get("groups", {})
+            scores[name] |= {f"{title}, {group}": share for group, share in groups.items()}
     chance = {
         title: result["chance"]
         for row in results.values()
@@ -430,11 +418,18 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
         peers, card_chance = card_peers()
         scores |= {f"{name} (card)": row for name, row in peers.items()}
         chance = {**card_chance, **chance}
-    table = markdown(scores, errors, chance)
-    print(table, end="")
+    common = set.intersection(*(set(scores[name]) for name in names))
+    shown = {
+        name: {title: score for title, score in row.items() if title in common} for name, row in scores.items()
+    }
+    everything = {
+        "models": results,
+        "scores": scores,
+        "chance": chance,
+        "mean_over_chance": mean_over_chance(scores, chance),
+    }
     report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
-    means = mean_over_chance(scores, chance)
-    atomic_write(out.with_name(out.name + ".md"), table + report)
-    everything = {"models": results, "scores": scores, "chance": chance, "mean_over_chance": means}
+    atomic_write(out.with_name(out.name + ".md"), markdown(shown, intervals, chance) + report)
     atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
+    print(aligned(shown, intervals, chance) if common else "\nnothing that all of them were judged on", end="\n")
     print(f"written: {out}.md and {out}.json")

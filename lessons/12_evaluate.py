@@ -168,11 +168,11 @@ assert judged["pairs"] == 60
 # it is printed with two digits after the point.
 
 # %%
-assert [round(100 * end) for end in evaluate.interval(12 / 20, 20)] == [39, 78]
-assert [round(100 * end) for end in evaluate.interval(15 / 20, 20)] == [53, 89]
+assert [round(100 * end) for end in evaluate.wilson_interval(12 / 20, 20)] == [39, 78]
+assert [round(100 * end) for end in evaluate.wilson_interval(15 / 20, 20)] == [53, 89]
 # the share of a normal distribution within 1.96 deviations
 assert abs(math.erf(1.96 / math.sqrt(2)) - 0.95) < 0.001
-assert evaluate.interval(14 / 20, 20)[0] < 0.5 < evaluate.interval(15 / 20, 20)[0]
+assert evaluate.wilson_interval(14 / 20, 20)[0] < 0.5 < evaluate.wilson_interval(15 / 20, 20)[0]
 assert 67 * 1000 == 67_000 and 20 == 60 / 3
 
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
@@ -245,7 +245,7 @@ print(
 chosen = {"acc": [], "acc_norm": []}
 for item in items:
     question = f"Question: {item['context']}\nAnswer:"
-    asked, _ = evaluate.choice_rows(words, question, [" " + choice for choice in item["choices"]])
+    asked, _ = evaluate.choice_queries(words, question, [" " + choice for choice in item["choices"]])
     log_p = evaluate.choice_scores(asked, evaluate.score(model, [asked])[0])
     lengths = [len(choice) for choice in item["choices"]]
     per_character = [value / length for value, length in zip(log_p, lengths)]

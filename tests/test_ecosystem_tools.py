@@ -18,7 +18,7 @@ from oracle_runner import oracle, python_of
 from corpus.command import prepare_files
 import tokenizer
 from common import ROOT, UserError
-from evaluate import choice_rows, score
+from evaluate import choice_queries, score
 from publishing import to_gguf as export_gguf
 from audit.shapes import lora_parameters
 from model import SIZES, Llama
@@ -104,7 +104,7 @@ def test_lm_eval(shared, trained, texts, tmp_path):
 
     right = []
     rows = [
-        choice_rows(t, item["query"], [" " + choice for choice in item["choices"]], boundary="lm-eval")[0]
+        choice_queries(t, item["query"], [" " + choice for choice in item["choices"]], boundary="lm-eval")[0]
         for item in asked
     ]
     for item, scored, answers in zip(asked, score(model, rows), found["choice"]["answers"]):

@@ -19,7 +19,7 @@ import common
 import evaluate
 import tokenizer
 from common import UserError
-from evaluate import Row, choice_rows, choice_scores, score
+from evaluate import Query, choice_queries, choice_scores, score
 from data_helpers import numbered, write_corpus
 from judging import curve
 from judging import fetch_blimp
@@ -63,6 +63,7 @@ class Toy:
         b"\nAnswer:",
     ]
     eos_id, bos_id, pad_id, vocab_size = 0, None, 0, CONFIG.vocab_size
+    prefix_ids, stop_ids = [], {0}
     fingerprint = "toy"
 
     def encode(self, text, document=False):
@@ -121,7 +122,7 @@ def test_score_equals_one_pass_per_row(model, pays, monkeypatch):
         group = []
         for _ in range(draw.randrange(1, 5)):
             rest = [draw.randrange(64) for _ in range(draw.randrange(1, 20))]
-            group.append(Row(prefix + rest, draw.randrange(1, len(prefix) + len(rest) + 1)))
+            group.append(Query(prefix + rest, draw.randrange(1, len(prefix) + len(rest) + 1)))
         groups.append(group)
     for group, scored in zip(groups, score(model, groups), strict=True):
         for row, one in zip(group, scored, strict=True):
@@ -131,7 +132,7 @@ def test_score_equals_one_pass_per_row(model, pays, monkeypatch):
 
 
 def test_sharing_computes_fewer_positions():
-    group = [Row([1] * 40 + [choice, choice], 40) for choice in (2, 3, 4, 5)]
+    group = [Query([1] * 40 + [choice, choice], 40) for choice in (2, 3, 4, 5)]
     shared, plan = evaluate.batches([group] * 3)
     apart, _ = evaluate.batches([[row] for row in group] * 3)
     assert shared == 3 * (39 + 4 * 2) and apart == 12 * 41 and plan == [(39, [0, 1, 2])]
@@ -139,10 +140,10 @@ def test_sharing_computes_fewer_positions():
 
 def test_too_long_a_row_loses_its_beginning_as_in_lm_eval(model):
     ids = [random.Random(2).randrange(64) for _ in range(130)]
-    (scored,), = score(model, [[Row(ids, 120)]])
-    assert torch.allclose(scored.log_probs, naive(model, Row(ids[-97:], 97 - 10)), atol=1e-4)
+    (scored,), = score(model, [[Query(ids, 120)]])
+    assert torch.allclose(scored.log_probs, naive(model, Query(ids[-97:], 97 - 10)), atol=1e-4)
     with pytest.raises(UserError, match="100 tokens are to be scored at once, more than the 96 positions"):
-        score(model, [[Row(ids, 30)]])
+        score(model, [[Query(ids, 30)]])
 
 
 # ------------------------------------------------------------------------------------------------- perplexity
@@ -150,7 +151,7 @@ def test_too_long_a_row_loses_its_beginning_as_in_lm_eval(model):
 @pytest.mark.parametrize("length", [2, 20, 21, 22, 100])
 def test_windows_score_every_token_once_with_context(length):
     ids = list(range(length))
-    rows = evaluate.windows(ids, context=20, stride=10)
+    rows = evaluate.windows(ids, 1, context=20, stride=10)
     assert [token for row in rows for token in row.ids[row.start:]] == ids[1:]
     assert all(len(row.ids) <= 21 for row in rows)
     assert all(row.start >= 10 for row in rows[1:])
@@ -160,7 +161,7 @@ def test_perplexity_of_a_short_and_a_long_text(model, toy):
     text = "the cat sat. she is using the cat. " * 2
     ids = [0] + toy.encode(text)
     assert len(ids) < CONFIG.max_position_embeddings
-    losses = -naive(model, Row(ids, 1))
+    losses = -naive(model, Query(ids, 1))
     found = evaluate.perplexity(model, toy, text)
     assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5) and found["ppl"] == pytest.approx(
         math.exp(found["loss"])
@@ -205,31 +206,31 @@ def test_perplexity_equals_the_loss_of_transformers(model, toy, tmp_path):
 # ---------------------------------------------------------------------------- where a choice begins in a text
 
 def test_a_stable_boundary_is_lm_evals(model, toy):
-    plain, crossed = choice_rows(toy, "the cat", [" sat", " swims"])
-    assert not crossed and plain == choice_rows(toy, "the cat", [" sat", " swims"], "lm-eval")[0]
+    plain, crossed = choice_queries(toy, "the cat", [" sat", " swims"])
+    assert not crossed and plain == choice_queries(toy, "the cat", [" sat", " swims"], "lm-eval")[0]
 
 
 def test_lm_evals_slice_loses_bytes_and_may_be_empty(toy):
-    (row, other), crossed = choice_rows(toy, "the cat. he", [" is using", " swims"], "lm-eval")
+    (row, other), crossed = choice_queries(toy, "the cat. he", [" is using", " swims"], "lm-eval")
     assert crossed
     assert toy.token_bytes(row.ids) == b"the cat. he using"  # " is" was swallowed by the token " he is"
-    (empty,), _ = choice_rows(toy, "the cat. he", [" is"], "lm-eval")
+    (empty,), _ = choice_queries(toy, "the cat. he", [" is"], "lm-eval")
     assert empty.ids[empty.start:] == [0]  # the Stentor3 card's patch: token 0
     assert toy.token_bytes(other.ids) == b"the cat. he swims"
 
 
 def test_a_crossed_boundary_by_brute_force(model, toy):
     """score(c) = log p(context and c) - log p(context), both along the encoder's paths, written out without
-    `choice_rows`.
+    `choice_queries`.
     """
     context, choices = "the cat. he", [" is using", " swims", " is"]
-    rows, crossed = choice_rows(toy, context, choices)
+    rows, crossed = choice_queries(toy, context, choices)
     assert crossed and len(rows) == 4
     found = choice_scores(rows, score(model, [rows])[0])
     start = toy.encode("the cat.")
 
     def log_p(ids):
-        return float(naive(model, Row(start + ids, len(start))).sum())
+        return float(naive(model, Query(start + ids, len(start))).sum())
 
     he = toy.pieces.index(b" he")
     begin_so = [token for token, piece in enumerate(toy.pieces) if piece.startswith(b" he")]
@@ -249,14 +250,14 @@ def test_a_context_cut_otherwise_is_summed_over_both_cuts(model, toy):
     terms.
     """
     context, choices = "_the", [" cat sat", " swims"]
-    rows, crossed = choice_rows(toy, context, choices)
+    rows, crossed = choice_queries(toy, context, choices)
     assert crossed
     assert {tuple(row.ids[row.start:row.cover]) for row in rows} == {(), tuple(toy.encode("th"))}
     found = choice_scores(rows, score(model, [rows])[0])
     first = toy.encode("_")
 
     def log_p(ids):
-        return float(naive(model, Row(first + ids, 1)).sum())
+        return float(naive(model, Query(first + ids, 1)).sum())
 
     one = sum(math.exp(log_p([token])) for token, piece in enumerate(toy.pieces) if piece.startswith(b"the"))
     two = sum(
@@ -274,7 +275,7 @@ def test_choices_of_one_token_share_all_probability(model, toy):
     """What may follow the bytes " he" within one token: " is", "r", or the end of the token. Their
     probabilities sum to one.
     """
-    rows, _ = choice_rows(toy, "the cat. he", [" is", "r"])
+    rows, _ = choice_queries(toy, "the cat. he", [" is", "r"])
     found = choice_scores(rows, score(model, [rows])[0])
     (alone, *_), = [score(model, [[rows[-1]]])[0]]
     log_z = alone.log_mass
@@ -283,13 +284,13 @@ def test_choices_of_one_token_share_all_probability(model, toy):
 
 
 def test_nothing_shared_falls_back_on_the_separator(model, toy):
-    rows, crossed = choice_rows(toy, "the", [" cat", " swims"])
+    rows, crossed = choice_queries(toy, "the", [" cat", " swims"])
     assert crossed and rows[0].ids == [0, toy.pieces.index(b"the cat")] and rows[0].start == 1
     assert all(value < 0 for value in choice_scores(rows, score(model, [rows])[0]))
 
 
 def test_an_empty_context_is_the_separator(toy):
-    rows, crossed = choice_rows(toy, "", [" sat", " cat"])
+    rows, crossed = choice_queries(toy, "", [" sat", " cat"])
     assert not crossed and [row.ids[0] for row in rows] == [0, 0] and all(row.start == 1 for row in rows)
 
 
@@ -303,7 +304,7 @@ def test_real_items_score_exactly_the_choices_bytes(shared):
     for name, count in (("hellaswag_val", 60), ("winogrande_dev", 60), ("openbookqa_test", 15)):
         for item in evaluate.read_items(shared / "eval" / f"{name}.jsonl.gz", {"context": str})[:count]:
             for context, choices in evaluate.plain_prompt(item):
-                rows, crossed = choice_rows(coder, context, choices)
+                rows, crossed = choice_queries(coder, context, choices)
                 crossings += crossed
                 for row, choice in zip(rows, choices):
                     end = len(coder.token_bytes(row.ids[:row.start]))
@@ -348,7 +349,7 @@ def test_blimp_compares_whole_sentences_and_halves_a_tie(model, toy, tmp_path):
     right = []
     for item in pairs:
         good, bad = (
-            float(naive(model, Row([0] + toy.encode(item[key]), 1)).sum())
+            float(naive(model, Query([0] + toy.encode(item[key]), 1)).sum())
             for key in ("sentence_good", "sentence_bad")
         )
         right.append(0.5 if item["sentence_good"] == item["sentence_bad"] else float(good > bad))
@@ -387,9 +388,9 @@ def test_bands_and_interval():
         "moderate",
         "weak",
     ]
-    low, high = evaluate.interval(0.5, 100)
+    low, high = evaluate.wilson_interval(0.5, 100)
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert evaluate.interval(1.0, 1000)[1] == pytest.approx(1) and evaluate.interval(0.0, 10)[
+    assert evaluate.wilson_interval(1.0, 1000)[1] == pytest.approx(1) and evaluate.wilson_interval(0.0, 10)[
         0
     ] == pytest.approx(0)
 
@@ -451,7 +452,7 @@ def question(context, choices, task="arc_easy", kind="question", **label):
 
 def manual(model, toy, context, choice):
     begin = len(toy.encode(context))
-    return float(naive(model, Row(toy.encode(context) + toy.encode(choice), begin)).sum())
+    return float(naive(model, Query(toy.encode(context) + toy.encode(choice), begin)).sum())
 
 
 def test_acc_and_acc_norm_on_hand_made_arc(model, toy, tmp_path):
@@ -505,7 +506,7 @@ def test_a_cloze_scores_what_follows_given_each_choice(model, toy, tmp_path):
     )
     values = []
     for context, choices in prompts:
-        rows, _ = choice_rows(toy, context, choices)
+        rows, _ = choice_queries(toy, context, choices)
         values += choice_scores(rows, score(model, [rows])[0])
     found = evaluate.multiple_choice(model, toy, write(tmp_path / "w.jsonl", [item]))
     assert found["acc"] == found["acc_norm"] == float(values[0] > values[1]) and found["crossed"] == 1

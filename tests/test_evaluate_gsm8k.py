@@ -27,6 +27,7 @@ class Bytes:
     """One token for each ASCII byte; id 128 ends a text."""
 
     eos_id, vocab_size = 128, CONFIG.vocab_size
+    prefix_ids, stop_ids = [], {128}
 
     def encode(self, text, document=False):
         return list(text.encode("ascii"))
@@ -70,6 +71,7 @@ def test_generation_stops_at_the_separator_and_at_a_stop_text(model, monkeypatch
     assert text == Bytes().decode(whole).split(stop)[0] and len(steps) < 64
     ending = Bytes()
     ending.eos_id = next(token for token in whole if token != whole[0])
+    ending.stop_ids = {ending.eos_id}
     steps.clear()
     problems.greedy(model, ending, [prompt])
     assert len(steps) == whole.index(ending.eos_id) + 1
@@ -113,7 +115,7 @@ def test_the_score_counts_right_answers(model, tmp_path, monkeypatch):
     )
     for shots, examples, room in ((5, None, 4), (6, path, 5), (-1, None, 4)):
         with pytest.raises(
-            UserError, match=f"{shots} worked examples are asked for; it has room for 0 to {room}"
+            UserError, match=f"--shots {shots} needs more worked examples than it has; give 0 to {room}"
         ):
             exact_match(model, Bytes(), path, shots=shots, examples=examples)
 

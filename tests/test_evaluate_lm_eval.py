@@ -83,7 +83,7 @@ def test_choices(made, name):
         ours, exact = [], []
         for context, choices in lm_eval_prompt(item):
             for boundary, values in (("lm-eval", ours), ("bytes", exact)):
-                rows, moved = evaluate.choice_rows(coder, context, choices, boundary)
+                rows, moved = evaluate.choice_queries(coder, context, choices, boundary)
                 values += evaluate.choice_scores(rows, evaluate.score(model, [rows])[0])
         assert ours == pytest.approx(answers, abs=1e-3)
         crossed += max(abs(a - b) for a, b in zip(ours, exact)) > 1e-3
