@@ -123,8 +123,7 @@ def card_peers() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
 
 
 def ranks(name: str, row: dict[str, float]) -> dict[str, int]:
-    """Model -> 1 for the best score, 2 for the second best, of at least two; less is better where `name` says so.
-    """
+    """Model -> 1 for the best score, 2 for the second best; empty for a single model."""
     sign = -1 if name.endswith(LESS) else 1
     order = sorted({round(sign * value, 4) for value in row.values()}, reverse=True)
     return {model: order.index(round(sign * value, 4)) + 1 for model, value in row.items() if len(row) > 1}
@@ -182,9 +181,9 @@ def blimp_report(name: str, result: dict[str, Any]) -> str:
     )
     lines = [
         f"\n## {name}: BLiMP {result['overall']:.2%} (95% interval {low:.2%} to {high:.2%})\n",
-        f"{strong} paradigms strong (>= 85%), {moderate} moderate, {weak} weak (<= 55%). {result['ties']} ties "
-        f"of {result['pairs']} pairs score 0.5; lm-eval counts a tie as right, which gives "
-        f"{result['overall_lm_eval']:.2%}.\n",
+        f"{strong} paradigms strong (>= 85%), {moderate} moderate, {weak} weak (<= 55%). "
+        f"{result['ties']} ties of {result['pairs']} pairs score 0.5; lm-eval counts a tie as right, "
+        f"which gives {result['overall_lm_eval']:.2%}.\n",
     ]
     for kind in ("categories", "phenomena", "paradigms"):
         lines += [f"| {kind} | accuracy | 95% interval | band |", "| --- | ---: | ---: | --- |"]
@@ -201,7 +200,7 @@ class Blocks(dict):
     def __init__(self, path: Path, model: str):
         super().__init__()
         self.path, self.model = path, model
-        self.writable = writing_problem(path.parent) is None      # a read-only run can be judged, not continued
+        self.writable = writing_problem(path.parent) is None      # a read-only run can be judged all the same
         if path.is_file():
             stored = read_json(path, limit=256 << 20)
             if stored.get("model") == model and isinstance(stored.get("blocks"), dict):
@@ -264,9 +263,8 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
         warn_of_lost_text(tokenizer, args.blimp, ("sentence_good", "sentence_bad"))
     for path in args.choices:
         result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
-        if result["crossed"]:
-            print(f"{name}: {path}: in {result['crossed']} of {result['items']} items a token crosses the "
-                  "boundary of context and choice")
+        print(f"{name}: {path}: in {result['crossed']} of {result['items']} items a token crosses the "
+              "boundary of context and choice")
         warn_of_lost_text(tokenizer, path, ("context", "choices"))
         title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
         results[f"{title} ({Path(path).name})" if title in results else title] = result
@@ -281,7 +279,8 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
 def warn_of_lost_text(tokenizer: Tokenizer, path: str | Path, fields: tuple[str, ...]) -> None:
     """Warn on stderr if the vocabulary drops part of the texts in these fields of an item file."""
     values = [item[field] for item in read_items(path, {}) for field in fields]
-    lost = lost_text(tokenizer, ["\n".join("\n".join(value) if isinstance(value, list) else value for value in values)])
+    texts = ["\n".join(value) if isinstance(value, list) else value for value in values]
+    lost = lost_text(tokenizer, ["\n".join(texts)])
     if lost:
         print(f"warning: {path}: {lost}; the scores do not see them", file=sys.stderr)
 
@@ -322,7 +321,7 @@ def judge_text(
 
 
 def headline(result: dict) -> tuple[float, list[float]]:
-    """The score of a result that the table shows, and its 95% interval (Wilson's for shares of right answers)."""
+    """The score of a result that the table shows, and its 95% interval (Wilson's for accuracies)."""
     if "bits_per_byte" in result:
         bits = result["bits_per_byte"]
         half = 1.96 * result["stderr"] / result["loss"] * bits if result["loss"] else 0.0
@@ -351,12 +350,13 @@ def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
         ids = numpy.empty(starts[-1], dtype=numpy.int64)
         corpus.read(source, 0, ids)
         for document in numpy.split(ids, numpy.flatnonzero(ids == corpus.eos_id) + 1)[:limit]:
-            documents.append(unicodedata.normalize("NFC", tokenizer.decode(document.tolist(), skip_special=True)))
+            text = tokenizer.decode(document.tolist(), skip_special=True)
+            documents.append(unicodedata.normalize("NFC", text))
     return [document for document in documents if document]
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
-    """The documents of a prepared folder, or of a .jsonl(.gz) file (field `text`); any other file is one text."""
+    """The documents of a prepared folder, the texts of a .jsonl(.gz) file, or the one text of another file."""
     path = Path(path)
     if path.is_dir():
         return corpus_documents(path, limit)
@@ -369,7 +369,7 @@ def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """Raise UserError for an input that is no regular file (a device has no end), before any model is loaded."""
+    """Raise UserError for an input that is not a regular file, since a device may have no end."""
     items = [*args.choices, *args.gsm8k, *filter(None, (args.blimp, args.examples))]
     for path in map(Path, [*args.text, *items]):
         if not (path.is_file() or path.is_dir() and str(path) in map(str, args.text)):
@@ -397,7 +397,9 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
     out.parent.mkdir(parents=True, exist_ok=True)
     if problem := writing_problem(out.parent):
-        raise UserError(f"{out.parent}: the results cannot be written here ({problem}); give another --out STEM")
+        raise UserError(
+            f"{out.parent}: the results cannot be written here ({problem}); give another --out STEM"
+        )
     alike = [home.resolve().name for home in homes]
     names = [home if alike.count(home) == 1 else str(folder) for home, folder in zip(alike, folders)]
     results = {name: judge_run(name, folder, args) for name, folder in zip(names, folders)}
@@ -419,9 +421,7 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
         scores |= {f"{name} (card)": row for name, row in peers.items()}
         chance = {**card_chance, **chance}
     common = set.intersection(*(set(scores[name]) for name in names))
-    shown = {
-        name: {title: score for title, score in row.items() if title in common} for name, row in scores.items()
-    }
+    shown = {name: {title: row[title] for title in row if title in common} for name, row in scores.items()}
     everything = {
         "models": results,
         "scores": scores,
@@ -431,5 +431,5 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
     atomic_write(out.with_name(out.name + ".md"), markdown(shown, intervals, chance) + report)
     atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
-    print(aligned(shown, intervals, chance) if common else "\nnothing that all of them were judged on", end="\n")
+    print(aligned(shown, intervals, chance) if common else "no text or benchmark in common: no table")
     print(f"written: {out}.md and {out}.json")

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+import re
 import statistics
 import zipfile
 from argparse import Namespace
@@ -574,6 +575,29 @@ def test_a_wrong_file_is_named(tmp_path):
         evaluate.read_items(tmp_path / "list.jsonl", {"a": int})
     with pytest.raises(UserError, match="nowhere.jsonl"):
         evaluate.read_items(tmp_path / "nowhere.jsonl", {})
+    (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
+    assert evaluate.read_items(tmp_path / "bom.jsonl", {"a": int}) == [{"a": 1}]
+
+
+def test_an_item_without_an_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "LONGEST_LINE", 100)
+    (tmp_path / "long.jsonl.gz").write_bytes(gzip.compress(b'{"a": "' + b"x" * 200))
+    with pytest.raises(UserError, match="item 1: cannot be read: the line is longer than 100 bytes"):
+        evaluate.read_items(tmp_path / "long.jsonl.gz", {})
+
+
+def test_two_blanks_are_refused_whatever_the_item_is_called(model, toy, tmp_path):
+    """`split("_")` of lm-eval's prompt for Winogrande and of a cloze gives two parts for one blank only."""
+    for kind, prompt in (("cloze", "plain"), ("cloze", "lm-eval"), ("continuation", "lm-eval")):
+        item = question("a _ b _ c", ["he", "she"], task="winogrande", label=0) | {"kind": kind}
+        with pytest.raises(UserError, match="item 1: a cloze has one _"):
+            evaluate.multiple_choice(model, toy, write(tmp_path / "w.jsonl", [item]), prompt=prompt)
+
+
+def test_more_choices_than_letters_are_refused(model, toy, tmp_path):
+    item = question("a?", ["he"] * 27, task="commonsenseqa", label=26)
+    with pytest.raises(UserError, match="27 choices, but only 26 letters"):
+        evaluate.multiple_choice(model, toy, write(tmp_path / "w.jsonl", [item]), prompt="lm-eval")
 
 
 # -------------------------------------------------------------------------------------- tables, blocks, curve
@@ -600,12 +624,77 @@ def test_the_table_marks_best_and_second_best():
         "b": {"PIQA": 0.5, "x: bits per byte (less is better)": 1.1},
         "c": {"PIQA": 0.6, "MMLU": 0.3},
     }
-    table = scoreboard.markdown(scores, {"a": {"PIQA": 0.01}}, {"PIQA": 0.5})
+    table = scoreboard.markdown(scores, {"a": {"PIQA": [0.59, 0.61]}}, {"PIQA": 0.5})
     assert table.splitlines()[2:] == [
-        "| PIQA | 0.5000 | **0.6000** ± 0.0100 | _0.5000_ | **0.6000** |",
+        "| PIQA | 0.5000 | **0.6000** (0.5900 to 0.6100) | _0.5000_ | **0.6000** |",
         "| x: bits per byte (less is better) |  | _1.2000_ | **1.1000** |  |",
         "| MMLU |  |  |  | 0.3000 |",
         "| mean over chance |  | **0.1000** | _0.0000_ | **0.1000** |"]
+
+
+MODEL = Namespace(config=CONFIG)                                  # where only the configuration is read
+
+
+def test_the_terminals_table_names_each_run_and_fits_80_columns():
+    scores = {"one": {"ARC-Challenge": 0.25, "my.txt: bits per byte (less is better)": 1.5}, "two": {}}
+    scores["two"] = {title: value + 0.1 for title, value in scores["one"].items()}
+    ends = {name: {title: [0.1, 0.9] for title in row} for name, row in scores.items()}
+    lines = scoreboard.aligned(scores, ends, {"ARC-Challenge": 0.25}).splitlines()
+    assert [line.split() for line in lines if line.startswith("ARC-C")] == [
+        ["ARC-Challenge", "one", "0.2500", "0.1000", "to", "0.9000", "0.2500", "second"],
+        ["ARC-Challenge", "two", "0.3500", "0.1000", "to", "0.9000", "0.2500", "best"]]
+    assert [line.split()[-1] for line in lines if line.startswith("my.txt")] == ["best", "second"]
+    assert max(map(len, lines)) <= 80 and "Bits per byte: less is better." in lines
+
+
+def test_an_accuracy_of_a_few_items_has_wilsons_interval():
+    """None of 24 right is 0 to 14%, not 0.000 ± 0.000."""
+    interval = evaluate.wilson_interval(0, 24)
+    result = {"acc": 0.0, "acc_norm": None, "stderr": 0.0, "task": "x", "interval": interval}
+    score, (low, high) = scoreboard.headline(result)
+    assert (score, low) == (0, 0) and high == pytest.approx(0.138, abs=1e-3)
+
+
+def test_worse_than_knowing_nothing_is_said(monkeypatch, tmp_path, capsys):
+    """Perplexity 40,442 with 64 tokens is worse than a uniform guess; perplexity 60 is not."""
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.setattr(scoreboard, "lost_text", lambda *_: None)
+    for ppl, said in ((40_442.0, True), (60.0, False)):
+        found = dict.fromkeys(("stderr", "bits_per_byte", "bits_per_char", "tokens"), 1)
+        found |= {"loss": math.log(ppl), "ppl": ppl}
+        monkeypatch.setattr(scoreboard, "perplexity", lambda *_, found=found: found)
+        scoreboard.judge_text("my run", MODEL, None, tmp_path / "a.txt", 8, None, {})
+        printed = capsys.readouterr().out
+        assert printed.startswith("my run: ") and ("worse than knowing nothing" in printed) == said
+
+
+@pytest.mark.parametrize("flag", ["text", "choices", "blimp", "gsm8k"])
+def test_a_device_is_no_input(two_runs, flag):
+    if not Path("/dev/zero").exists():
+        pytest.skip("no /dev/zero here")
+    with pytest.raises(UserError, match="/dev/zero: not a regular file"):
+        scoreboard.judge_all(two_runs, flags(**{flag: "/dev/zero" if flag == "blimp" else ["/dev/zero"]}))
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_anything_is_judged(two_runs, tmp_path, monkeypatch):
+    """The same for a read-only run: it is judged if the results go elsewhere, but cannot be continued."""
+    (tmp_path / "a.txt").write_text("the cat sat")
+    monkeypatch.setattr(scoreboard, "judge_run", None)            # would fail
+    real = scoreboard.tempfile.TemporaryFile
+
+    def read_only(dir):
+        if Path(dir).resolve() == tmp_path / "one":
+            raise OSError(30, "Read-only file system")
+        return real(dir=dir)
+
+    monkeypatch.setattr(scoreboard.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match="one: the results cannot be written here .Read-only.*--out STEM"):
+        scoreboard.judge_all(two_runs[:1], flags(text=[tmp_path / "a.txt"]))
+    monkeypatch.undo()
+    monkeypatch.setattr(scoreboard.tempfile, "TemporaryFile", read_only)
+    blocks = scoreboard.Blocks(tmp_path / "one" / "evaluation_blocks.json", "a model")
+    blocks["part"] = [1.0]
+    assert blocks == {"part": [1.0]} and not blocks.path.exists()
 
 
 def flags(**given):
@@ -649,7 +738,7 @@ def test_one_content_read_in_two_ways_is_judged_twice(two_runs, tmp_path, monkey
     for name in ("a.jsonl", "a.txt"):
         (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"}\n')
     assert [
-        scoreboard.judge_text(None, None, tmp_path / name, 8, None, finished)["tokens"]
+        scoreboard.judge_text("run", MODEL, None, tmp_path / name, 8, None, finished)["tokens"]
         for name in ("a.jsonl", "a.txt")
     ] == [2, 1]
 
@@ -663,11 +752,10 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "new folder" / "table.json").read_text())
     assert list(report["models"]) == ["one", "two"] and report["models"]["one"]["ARC-Easy"]["items"] == 4
-    assert (
-        (tmp_path / "new folder" / "table.md").read_text() in printed
-        and "Stentor3-20M (card)" in printed
-        and "per character" in printed
-    )
+    assert "Stentor3-20M (card)" in printed and "per character" in printed
+    assert "one: " in printed and "two: " in printed, "each line names its run"
+    table = (tmp_path / "new folder" / "table.md").read_text()
+    assert "| ARC-Easy | 0.5000 | " in table and "HellaSwag" not in table + printed, "only rows of all runs"
     monkeypatch.setattr(evaluate, "score_batch", None)  # computing anything now would fail
     scoreboard.judge_all(two_runs, asked)
     assert json.loads((tmp_path / "new folder" / "table.json").read_text()) == report
@@ -685,7 +773,7 @@ def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, cap
         ("english.txt", "the caf\u00e9,\r\ntwice\r"),
     ):
         (tmp_path / name).write_text(content, encoding="utf-8")
-        scoreboard.judge_text(None, words, tmp_path / name, 8, None, {})
+        scoreboard.judge_text("run", MODEL, words, tmp_path / name, 8, None, {})
         told.append(capsys.readouterr().err)
     assert (
         told[1] == ""
@@ -820,8 +908,8 @@ def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
         == 0
     )
     printed = capsys.readouterr().out
-    assert "| PIQA | 0.5000 |" in printed and "| BLiMP | 0.5000 |" in printed
-    assert "crosses the boundary of context and choice in 0 of 3 items" in printed
+    assert re.search(r"^PIQA +m +[01]\.", printed, re.MULTILINE) and "BLiMP" in printed
+    assert "in 0 of 3 items a token crosses the boundary of context and choice" in printed
     report = json.loads((tmp_path / "m" / "evaluation.json").read_text())["models"]["m"]
     assert report["PIQA"]["items"] == 3 and report["BLiMP"]["pairs"] == 1
     written = (tmp_path / "m" / "evaluation.md").read_text()

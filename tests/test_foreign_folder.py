@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model folders that other programs wrote: several end-of-text ids, what a tokenizer puts before a text."""
+import dataclasses
 import json
 
 import pytest
+import torch
 
+import evaluate
+import model
 from common import UserError
-from model import SIZES, Llama
+from model import SIZES, Llama, ModelConfig
 from tokenizer import load
 
 
@@ -79,3 +83,101 @@ def test_a_folder_of_ours_has_no_prefix(tmp_path):
     """Our training puts nothing before a text, so the copy of a vocabulary in our folders says so."""
     load(bpe_folder(tmp_path / "with")).save_pretrained(tmp_path / "ours")
     assert load(tmp_path / "ours").prefix_ids == []
+
+
+@pytest.mark.parametrize("value, read", [("silu", True), ("swish", True), ("gelu", False)])
+def test_swish_is_another_name_of_silu(folder, value, read):
+    change(folder / "config.json", hidden_act=value)
+    if read:
+        assert ModelConfig.from_json(folder / "config.json") == SIZES["tiny"]
+    else:
+        with pytest.raises(UserError, match="hidden_act 'gelu'"):
+            ModelConfig.from_json(folder / "config.json")
+
+
+def test_a_file_without_permission_is_not_called_damaged(folder, monkeypatch):
+    def refuse(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(folder), "open", refuse)
+    with pytest.raises(UserError, match="model.safetensors: cannot be read: Permission denied"):
+        model.tensor_index(folder)
+
+
+# ----------------------------------------------------------------------------- what is scored begins with it
+
+class Prefixed:
+    """Letters as tokens, with a beginning-of-text id that the tokenizer itself puts before a text."""
+
+    eos_id, bos_id, pad_id, vocab_size, fingerprint = 0, 1, 0, 64, "prefixed"
+    prefix_ids, stop_ids = [1], {0}
+
+    def encode(self, text, document=False):
+        return [2 + byte % 62 for byte in text.encode()]
+
+    def token_bytes(self, ids):
+        return bytes(id + 60 for id in ids)
+
+
+CONFIG = ModelConfig(64, 32, 48, 2, 4, 2, 8, 96, tie_word_embeddings=True)
+
+
+def log_p(network, ids, start):
+    """Sum of log p of the tokens from `start` on, by one plain forward pass."""
+    with torch.no_grad():
+        found = network(torch.tensor([ids[:-1]])).double().log_softmax(dim=-1)[0]
+    return float(sum(found[i - 1, ids[i]] for i in range(start, len(ids))))
+
+
+def test_perplexity_blimp_and_choices_begin_with_the_prefix(tmp_path):
+    torch.manual_seed(0)
+    network, tokenizer = Llama(CONFIG).eval(), Prefixed()
+    for parameter in network.parameters():
+        parameter.data.mul_(3)
+    ids = tokenizer.encode("the cat sat")
+    found = evaluate.perplexity(network, tokenizer, "the cat sat")
+    expected = -log_p(network, [1, *ids], 1) / len(ids)
+    assert found["tokens"] == len(ids) and found["loss"] == pytest.approx(expected, 1e-5)
+    long = tokenizer.encode("the cat sat on the mat " * 9)
+    assert evaluate.perplexity(network, tokenizer, "the cat sat on the mat " * 9)["tokens"] == len(long)
+    (queries, _) = evaluate.choice_queries(tokenizer, "the", [" cat", " mat"])
+    assert [query.ids for query in queries] == [[1, *tokenizer.encode(text)] for text in ("the cat", "the mat")]
+    assert {query.start for query in queries} == {4}
+    (queries, _) = evaluate.choice_queries(tokenizer, "", ["cat"])
+    assert queries[0].ids == [1, *tokenizer.encode("cat")] and queries[0].start == 1
+    pairs = [("he is", "is he"), ("she", "shy"), ("a b", "b")]
+    file = tmp_path / "blimp.jsonl"
+    items = [{"sentence_good": good, "sentence_bad": bad, "UID": str(number), "linguistics_term": "x"}
+             for number, (good, bad) in enumerate(pairs)]
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    found = evaluate.blimp(network, tokenizer, file)["paradigms"]
+    for number, texts in enumerate(pairs):
+        good, bad = (log_p(network, [1, *tokenizer.encode(text)], 1) for text in texts)
+        assert found[str(number)] == float(good > bad)
+
+
+def test_a_foreign_folder_is_judged_as_transformers_does(tmp_path):
+    """Perplexity of a text and log p of a choice, with the ids that transformers' own tokenizer gives."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: it is the oracle")
+    folder = bpe_folder(tmp_path / "foreign")
+    tokenizer = load_with_config(folder)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    network = Llama.from_pretrained(folder)
+    ids = theirs("the cat sat on the mat", return_tensors="pt").input_ids
+    assert ids[0].tolist() == tokenizer.prefix_ids + tokenizer.encode("the cat sat on the mat")
+    with torch.no_grad():
+        loss = float(reference(ids, labels=ids).loss)
+    found = evaluate.perplexity(network, tokenizer, "the cat sat on the mat")
+    assert found["loss"] == pytest.approx(loss, abs=1e-4)
+    queries, _ = evaluate.choice_queries(tokenizer, "the cat", [" sat", " is using it"])
+    for query, choice in zip(queries, [" sat", " is using it"]):
+        assert query.ids == theirs("the cat" + choice).input_ids
+
+
+def load_with_config(folder):
+    """The folder's tokenizer, after a small model of its size is put there."""
+    rows = load(folder).vocab_size
+    torch.manual_seed(0)
+    Llama(dataclasses.replace(CONFIG, vocab_size=rows)).save_pretrained(folder, eos_token_id=1, bos_token_id=0)
+    return load(folder)
