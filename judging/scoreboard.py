@@ -356,7 +356,7 @@ def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
-    """The documents of a prepared folder, the texts of a .jsonl(.gz) file, or the one text of another file."""
+    """The documents of a prepared folder, the texts of a .jsonl(.gz) file, or another file as one text."""
     path = Path(path)
     if path.is_dir():
         return corpus_documents(path, limit)

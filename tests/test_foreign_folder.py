@@ -141,7 +141,8 @@ def test_perplexity_blimp_and_choices_begin_with_the_prefix(tmp_path):
     long = tokenizer.encode("the cat sat on the mat " * 9)
     assert evaluate.perplexity(network, tokenizer, "the cat sat on the mat " * 9)["tokens"] == len(long)
     (queries, _) = evaluate.choice_queries(tokenizer, "the", [" cat", " mat"])
-    assert [query.ids for query in queries] == [[1, *tokenizer.encode(text)] for text in ("the cat", "the mat")]
+    encoded = [[1, *tokenizer.encode(text)] for text in ("the cat", "the mat")]
+    assert [query.ids for query in queries] == encoded
     assert {query.start for query in queries} == {4}
     (queries, _) = evaluate.choice_queries(tokenizer, "", ["cat"])
     assert queries[0].ids == [1, *tokenizer.encode("cat")] and queries[0].start == 1
@@ -158,7 +159,7 @@ def test_perplexity_blimp_and_choices_begin_with_the_prefix(tmp_path):
 
 def test_a_foreign_folder_is_judged_as_transformers_does(tmp_path):
     """Perplexity of a text and log p of a choice, with the ids that transformers' own tokenizer gives."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: it is the oracle")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     folder = bpe_folder(tmp_path / "foreign")
     tokenizer = load_with_config(folder)
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -179,5 +180,6 @@ def load_with_config(folder):
     """The folder's tokenizer, after a small model of its size is put there."""
     rows = load(folder).vocab_size
     torch.manual_seed(0)
-    Llama(dataclasses.replace(CONFIG, vocab_size=rows)).save_pretrained(folder, eos_token_id=1, bos_token_id=0)
+    network = Llama(dataclasses.replace(CONFIG, vocab_size=rows))
+    network.save_pretrained(folder, eos_token_id=1, bos_token_id=0)
     return load(folder)
