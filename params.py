@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count everything that follows from a shape: parameters, memory, FLOPs. This is how a reader checks a model
-card.
+"""Count what follows from the shape of a model: parameters, memory, FLOPs. It checks a model card.
 
 Every function takes a ModelConfig and returns plain numbers or a `Table`; nothing is trained or downloaded.
 The letters of the formulas are those of model.py (B batch, T positions, D hidden_size, H query heads, K
-key/value heads, F width of one head, M width of the MLP, V vocabulary) and L layers, N parameters. What needs
-figures of devices stands in audit/cost.py, the audit in audit/cards.py.
+key/value heads, F width of one head, M width of the MLP, V vocabulary), and L layers, N parameters. What
+needs figures of hardware is in audit/cost.py, the audit of the cards in audit/all.py.
 """
 from __future__ import annotations
 
@@ -33,17 +32,15 @@ BYTES = {"FP32": 4.0, "FP16/BF16": 2.0, "INT8": 1.0, "INT4": 0.5}        # per v
 
 @dataclass
 class Table:
-    """What a section prints: named columns with a format each, rows of raw values, notes below. `--json`
-    gives the raw values.
-    """
+    """A printed table: named columns with a format each, rows of raw values, notes below."""
 
     title: str
-    columns: dict[str, str]  # name -> format of its values: ",d", ".1f", "" for text
+    columns: dict[str, str]                                       # name -> format: ",d", ".1f", "" for text
     rows: list[tuple] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """Aligned for a terminal: numbers to the right, text to the left."""
+        """Aligned for a terminal: numbers on the right, text on the left."""
         forms = list(self.columns.values())
         cells = [
             ["-" if value is None else format(value, form) for value, form in zip(row, forms)]
@@ -58,7 +55,7 @@ class Table:
         return "\n".join(lines + self.notes) + "\n"
 
     def plain(self) -> dict[str, Any]:
-        """The table as JSON has it."""
+        """The table for `--json`, with raw values."""
         return {
             "title": self.title,
             "rows": [dict(zip(self.columns, row)) for row in self.rows],
@@ -74,9 +71,7 @@ def read_cards() -> dict[str, dict]:
 # ------------------------------------------------------------------------------------------------- parameters
 
 def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
-    """The cards' line-by-line arithmetic: name -> (formula with this model's numbers, value), each line using
-    those before it.
-    """
+    """The cards' arithmetic, line by line: name -> (formula with the model's numbers, value)."""
     c = config
     q_width = c.num_attention_heads * c.head_dim
     kv_width = c.num_key_value_heads * c.head_dim
@@ -86,7 +81,7 @@ def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
     matrix = c.vocab_size * c.hidden_size
     head, head_formula = matrix, f"{c.vocab_size} * {c.hidden_size} (untied)"
     if c.tie_word_embeddings:
-        head, head_formula = 0, "0, the embedding again (tied)"
+        head, head_formula = 0, "0, the embedding is used again (tied)"
     total = matrix + head + c.num_hidden_layers * per_layer + c.hidden_size
     return {
         "kv_dim": (f"{c.num_key_value_heads} key/value heads * {c.head_dim} head_dim", kv_width),
@@ -107,8 +102,7 @@ def arithmetic(config: ModelConfig) -> dict[str, tuple[str, int]]:
 
 
 def count(config: ModelConfig) -> dict[str, int]:
-    """Parameters by component; the components do not overlap and add up to "total". Raises UserError for an
-    impossible shape.
+    """Parameters by component, which add up to "total". Raises UserError for an impossible shape.
 
     >>> count(SIZES["20m"])["total"], count(SIZES["150m"])["lm_head"]
     (20324160, 0)
@@ -120,15 +114,13 @@ def count(config: ModelConfig) -> dict[str, int]:
 
 
 def embedding_share(config: ModelConfig) -> float:
-    """Percent of the parameters that the vocabulary costs: embedding and, untied, output head."""
+    """Percent of the parameters that belong to the vocabulary: embedding, and output head if untied."""
     parts = count(config)
     return 100 * (parts["embedding"] + parts["lm_head"]) / parts["total"]
 
 
 def breakdown(name: str, config: ModelConfig) -> list[Table]:
-    """The cards' two displays of a model: components with percent, and the arithmetic of one layer line by
-    line.
-    """
+    """The two tables of a model in the cards: components with percent, and the arithmetic line by line."""
     parts = count(config)
     labels = {
         "embedding": "embedding table (tied)" if config.tie_word_embeddings else "embedding table",
@@ -155,38 +147,29 @@ def breakdown(name: str, config: ModelConfig) -> list[Table]:
 
 
 def family(models: dict[str, ModelConfig]) -> Table:
-    """One row per model: shape, total, embedding share."""
-    columns = ("vocab", "hidden", "mlp", "layers", "heads", "kv", "head_dim", "context", "total")
-    table = Table("family", {"model": "", **dict.fromkeys(columns, ",d"), "embedding %": ".1f", "head": ""})
+    """One row for each model: shape, total, embedding share."""
+    columns = ("V", "D", "M", "L", "H", "K", "F", "T", "total")
+    table = Table("family", {"model": "", **dict.fromkeys(columns, ",d"), "V %": ".1f", "head": ""})
     for name, config in models.items():
+        head = "tied" if config.tie_word_embeddings else "untied"
         shape = dataclasses.astuple(config)[:8]
-        table.rows.append(
-            (
-                name,
-                *shape,
-                count(config)["total"],
-                embedding_share(config),
-                "tied" if config.tie_word_embeddings else "untied",
-            )
-        )
+        table.rows.append((name, *shape, count(config)["total"], embedding_share(config), head))
+    table.notes = [
+        "V vocabulary, D hidden_size, M intermediate_size (MLP), L layers, H query heads,",
+        "K key/value heads, F width of a head, T positions; V %: the share of V.",
+    ]
     return table
 
 
 # ----------------------------------------------------------------------------------------------------- memory
 
 def kv_cache_bytes(config: ModelConfig, length: int, batch: int = 1, bytes_each: float = 2.0) -> float:
-    """Bytes of the KV cache: 2 (keys and values) * L * K * F * T * B * bytes of a value. MHA has K = H; K < H
-    is GQA's saving.
+    """Bytes of the KV cache: 2 (keys and values) * L * K * F * T * B * bytes of a value.
+
+    Multi-head attention (MHA) has K = H; grouped-query attention saves memory with K < H.
     """
-    return (
-        2
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * config.head_dim
-        * length
-        * batch
-        * bytes_each
-    )
+    values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * batch
+    return 2 * values * bytes_each
 
 
 def training_memory(
@@ -198,21 +181,21 @@ def training_memory(
     accumulate: bool = False,
     loss_chunk: int | None = None,
 ) -> dict[str, float]:
-    """Bytes that one training step of this project's model holds, by part, and the "peak" of the step.
+    """Bytes in memory during one training step of this project's model, by part, and the "peak" of the step.
 
-    Weights, gradients and AdamW's two moments take 4 bytes a parameter each, whatever the precision of the
-    products. For each token and layer, backward needs 4D + H + 2 values in FP32 (input and normed input of
-    two norms; row sums of softmax and norms) and, in the dtype of the products, the inputs of the linears
-    (2D; under autocast 5D, a cast copy each for q, k, v, gate and up), q and the attention output (2HF), k
-    and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps the input of each layer only,
-    and rebuilds one layer at a time. At the loss there are four FP32 tensors (B, T, V): logits,
-    log-probabilities, and a gradient of each; with `loss_chunk` three (the logits are gone by then) for so
-    many positions at a time, and two of the output matrix's gradient (so far, and of one chunk). `autocast`
-    adds a 16-bit copy of the matrices. Attention is a fused kernel; scores written out would add B*H*T*T a
-    layer.
+    Weights, gradients and AdamW's two moments take 4 bytes a parameter each, in every precision. For each
+    token and layer, backward needs 4D + H + 2 values in FP32 (input and normalized input of two norms; row
+    sums of softmax and norms). In the dtype of the matrix products it needs the inputs of the linears (2D;
+    under autocast 5D, one cast copy for each of q, k, v, gate and up), q and the attention output (2HF), k
+    and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps only the input of each layer and
+    computes one layer at a time again. At the loss there are four FP32 tensors (B, T, V): logits,
+    log-probabilities, and a gradient of each. With `loss_chunk` there are three for that many positions (the
+    logits are freed by then), and two gradients of the output matrix (so far, and of one chunk). `autocast`
+    adds a 16-bit copy of the matrices. Attention is a fused kernel; with its scores in memory, each layer
+    would need B*H*T*T values more.
 
-    The peak is at the loss, or at the end of backward, when the gradients are whole; with `accumulate`, those
-    of earlier micro-batches are there from the start.
+    The peak is at the loss, or at the end of backward, when the gradients are complete; with `accumulate`,
+    those of earlier micro-batches are there from the start.
     """
     c = config
     parts = count(c)
@@ -243,23 +226,20 @@ def training_memory(
 
 
 def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> list[Table]:
-    """Weights and KV cache in each precision, and one training step with and without recomputation; MB are
-    10^6 bytes, MiB 2^20.
-    """
+    """Weights and KV cache in each precision, and one training step, in MB (10^6 bytes)."""
     total = count(config)["total"]
     kept, heads = config.num_key_value_heads, config.num_attention_heads
-    columns = ("weights MB", "weights MiB", "KV MB", "KV MiB", "sum MB", "sum MiB", "KV with MHA MB")
+    columns = ("weights", "KV cache", "sum", "KV cache with MHA")
     serving = Table(
-        f"{name}: weights and KV cache, {batch} x {length:,} tokens",
+        f"{name}: weights and KV cache, {batch} x {length:,} tokens, in MB (10^6 bytes)",
         {"precision": "", **dict.fromkeys(columns, ",.1f")},
     )
     for precision, each in BYTES.items():
-        weights = total * each
-        cache = kv_cache_bytes(config, length, batch, each)
-        both = [size / unit for size in (weights, cache, weights + cache) for unit in (1e6, 2**20)]
-        serving.rows.append((precision, *both, cache * heads / kept / 1e6))
+        weights = total * each / 1e6
+        cache = kv_cache_bytes(config, length, batch, each) / 1e6
+        serving.rows.append((precision, weights, cache, weights + cache, cache * heads / kept))
     serving.notes = [
-        f"MB: 10^6 bytes, MiB: 2^20. {kept} of {heads} heads have keys and values:",
+        f"{kept} key/value heads for {heads} query heads: "
         f"{100 - 100 * kept / heads:.0f}% less cache than with MHA.",
         "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4,",
         "and quantize neither embedding nor norms.",
@@ -268,17 +248,16 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         f"{name}: one training step of {batch} x {length:,} tokens, in MB (10^6 bytes)", {"part": ""}
     )
     settings = {}
-    for products in ("FP32", "16-bit autocast"):
+    for products in ("FP32", "16-bit"):
         for recompute in (False, True):
-            label = products + ", recompute" * recompute
+            label = products + " recompute" * recompute
             settings[label] = training_memory(config, batch, length, products != "FP32", recompute)
             training.columns[label] = ",.1f"
     for part in settings["FP32"]:
         training.rows.append((part, *(memory[part] / 1e6 for memory in settings.values())))
-    training.rows.append(("peak in MiB", *(memory["peak"] / 2**20 for memory in settings.values())))
     training.notes = [
-        "The peak is at the loss or at the end of backward, whichever holds more: never all rows at once.",
-        "With gradient accumulation the gradients are there at the loss too.",
+        "The peak is at the loss or at the end of backward, so it is less than the sum of",
+        "all rows. With gradient accumulation the gradients are there at the loss too.",
     ]
     training.notes += recorded(name, config)
     return [serving, training]
@@ -302,9 +281,9 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
         if name == size:
             memory = training_memory(config, 8, 4096, autocast=True, recompute=recompute, loss_chunk=chunk)
             how = f"{attention}, {'layers recomputed' if recompute else 'no recompute'}"
-            how += f", loss in chunks of {chunk}" if chunk else ", loss in one piece"
+            how += f", loss chunks of {chunk}" if chunk else ", loss in one piece"
             lines += [
-                f"TPU v5e-8, 8 x 4,096 tokens a chip, {how}:",
+                f"TPU v5e-8, 8 x 4,096 tokens/chip, {how}:",
                 f"  its compiler {figure:.2f} GiB of {LIMIT} ({RECORDED_ON}), our formula's peak "
                 f"{memory['peak'] / 2**30:.2f}",
             ]
@@ -314,12 +293,11 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- compute
 
 def flops(config: ModelConfig, length: int) -> dict[str, float]:
-    """FLOPs per token at context T = `length`, one multiply-add counted as two (Chowdhery et al. 2022,
-    appendix B).
+    """FLOPs per token at context T = `length`, a multiply-add as two (Chowdhery et al. 2022, appendix B).
 
-    Forward 2N + 4LHFT, training three times that, 6N + 12LHFT, with N all parameters. The term in T is
-    attention's two products, in full: a kernel that skips the masked half does 2LHFT and 6LHFT. "training
-    matmul" leaves out an untied input embedding, a lookup.
+    Forward 2N + 4LHFT; training three times that, 6N + 12LHFT, with N all parameters. The term in T is that
+    of attention's two products in full; a kernel that skips the masked half does 2LHFT and 6LHFT. "training
+    matmul" leaves out an untied input embedding, which is a lookup.
     """
     parts = count(config)
     attention = 4.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
@@ -347,7 +325,7 @@ EXAMPLES = """  python params.py --size 20m                      the breakdown o
 
 
 def parser() -> Parser:
-    """The flags; those of an architecture are the fields of ModelConfig."""
+    """The flags; those of the architecture are the fields of ModelConfig."""
     p = Parser("Count parameters, memory, FLOPs and cost of a Llama, and audit the model cards.", EXAMPLES)
     p.add_argument(
         "folder",
@@ -355,7 +333,9 @@ def parser() -> Parser:
         metavar="CONFIG_OR_FOLDER",
         help="a Llama config.json, a model folder or a run folder",
     )
-    p.add_argument("--size", choices=list(SIZES), help="one of the built-in shapes (default: 20m)")
+    p.add_argument(
+        "--size", type=str.lower, choices=list(SIZES), help="one of the built-in shapes (default: 20m)"
+    )
     p.add_argument("--all", action="store_true", help="the seven models of the cards")
     p.add_argument("--memory", action="store_true", help="weights, KV cache and training memory")
     p.add_argument(
@@ -368,6 +348,7 @@ def parser() -> Parser:
         metavar="FOLDER",
         help="check the three cards, or a folder of our own",
     )
+    p.add_argument("--full", action="store_true", help="--audit: print every finding")
     p.add_argument("--json", action="store_true", help="machine-readable output")
     p.add_argument(
         "--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go"
@@ -402,10 +383,10 @@ def parser() -> Parser:
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="share of a device's peak (default: 0.4)",
+        help="share of the hardware's peak (default: 0.4)",
     )
     p.add_argument(
-        "--measure", action="store_true", help="--flops, and train here for some seconds and count"
+        "--measure", action="store_true", help="--flops, with the speed of this machine measured"
     )
     shape = p.add_argument_group(
         "architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads"
@@ -418,9 +399,7 @@ def parser() -> Parser:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
-    """Name -> configuration that the command line asks about. Raises UserError that lists all problems of an
-    impossible one.
-    """
+    """Name -> configuration that the command line names. Raises UserError with all problems of a shape."""
     changed = {
         item.name: getattr(args, item.name)
         for item in dataclasses.fields(ModelConfig)
@@ -466,7 +445,11 @@ def main() -> int:
     if args.audit:
         from audit import all as every_card, own_folder
         folder = args.folder if args.audit == "cards" else args.audit
-        return own_folder.main(folder, args.json) if folder else every_card.main(args.json)
+        return (
+            own_folder.main(folder, args.json, args.full) if folder else every_card.main(args.json, args.full)
+        )
+    if args.full:
+        raise UserError("--full goes with --audit")
     models, beyond = chosen(args), args.memory or args.flops or args.measure
     idle = [
         name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)
@@ -486,8 +469,8 @@ def main() -> int:
         if not (args.all or beyond):
             tables += breakdown(name, config)
     if args.plot:
-        from audit import plot as plot_params
-        plot_params.plot({name: count(config) for name, config in models.items()}, args.plot)
+        from audit import plot
+        plot.plot({name: count(config) for name, config in models.items()}, args.plot)
     if args.json:
         shapes = {
             name: {"config": dataclasses.asdict(c), "parameters": count(c)} for name, c in models.items()
@@ -495,6 +478,8 @@ def main() -> int:
         print(json.dumps({"models": shapes, "tables": [table.plain() for table in tables]}, indent=1))
     else:
         print("\n".join(table.text() for table in tables), end="")
+        if args.plot:
+            print(f"\nwritten: {args.plot}, where the parameters of {', '.join(models)} are")
     return 0
 
 

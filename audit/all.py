@@ -15,11 +15,11 @@ def audit() -> list[Finding]:
     return cards.findings
 
 
-def main(as_json: bool) -> int:
+def main(as_json: bool, full: bool = False) -> int:
     """Audit the cards and print the findings; the exit code.
 
     What is wrong in the cards is the result. The exit code is 1 only if our own tables contradict each other.
     """
     own = shapes.own_contradictions()
-    show(audit(), own, as_json)
+    show(audit(), own, as_json, full)
     return 1 if own else 0

@@ -283,53 +283,71 @@ def brief(value: Any, width: int = 24) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def report(findings: list[Finding]) -> Iterator[str]:
-    """The findings for a terminal: what is consistent, the names of what cannot be checked, then the errors
-    in full.
+def report(findings: list[Finding], full: bool) -> Iterator[str]:
+    """The findings for a terminal: one line for each inconsistent one, and the summary.
+
+    `full` adds the consistent ones as tables, the names of those that cannot be checked, and how each
+    inconsistent one was computed.
     """
     chosen = {
         verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in VERDICTS
     }
-    tables: dict[str, Table] = {}
-    for f in chosen["consistent"]:
-        subject = f.where.split(".")[1] if f.where.startswith("models.") else f.card
-        if subject not in tables:
-            tables[subject] = Table(
-                f"CONSISTENT: {subject}", {"finding": "", "stated": "", "computed": "", "formula": ""}
-            )
-        tables[subject].rows.append((f.id, brief(f.stated), brief(f.computed), brief(f.formula, 60)))
-    yield from (table.text() for table in tables.values())
-    if chosen["not checkable"]:
-        yield "NOT CHECKABLE: choices, measurements, descriptions, and what only an assumption could decide"
-    names = ", ".join(finding.id for finding in chosen["not checkable"])
-    yield textwrap.fill(names, 130, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
-    yield "\nINCONSISTENT\n" if chosen["inconsistent"] else ""
-    for finding in chosen["inconsistent"]:
-        yield colour(finding.id, "31;1")
-        lines = {
-            "where": f"{finding.card}, {finding.section} ({finding.where})",
-            "stated": brief(finding.stated, 400),
-            "computed": brief(finding.computed, 400),
-            "formula": finding.formula,
-        }
-        if finding.correction:
-            lines["correction"] = "{field}: {stated} -> {value}".format(**finding.correction)
-        for label, text in lines.items():
-            yield textwrap.fill(text, 130, initial_indent=f"    {label:11}", subsequent_indent=" " * 15)
-    summary = Table("\nSUMMARY", {"card": "", **dict.fromkeys(VERDICTS, "d")})
+    if full:
+        yield from consistent(chosen["consistent"])
+        yield "NOT CHECKABLE: choices, measurements, descriptions, and what depends on an assumption"
+        names = ", ".join(finding.id for finding in chosen["not checkable"])
+        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+        yield textwrap.fill(names, 78, break_on_hyphens=False, **indent) + "\n"
+        yield "INCONSISTENT\n"
+        yield from map(explained, chosen["inconsistent"])
+    elif chosen["inconsistent"]:
+        table = Table("INCONSISTENT", {"finding": "", "stated": "", "computed": ""})
+        for finding in chosen["inconsistent"]:
+            table.rows.append((brief(finding.id, 46), brief(finding.stated, 14), brief(finding.computed, 14)))
+        table.notes = ["--full shows where each one is, how it was computed, and everything else."]
+        yield table.text()
+    summary = Table("SUMMARY", {"card": "", **dict.fromkeys(VERDICTS, "d")})
     for card in sorted({finding.card for finding in findings}):
-        summary.rows.append(
-            (card, *(sum(finding.card == card for finding in chosen[verdict]) for verdict in VERDICTS))
-        )
+        counts = [sum(finding.card == card for finding in chosen[verdict]) for verdict in VERDICTS]
+        summary.rows.append((card, *counts))
     summary.rows.append(("all", *(len(chosen[verdict]) for verdict in VERDICTS)))
     yield summary.text()
 
 
-def show(findings: list[Finding], own: list[str], as_json: bool) -> None:
+def consistent(findings: list[Finding]) -> Iterator[str]:
+    """One table for each model of the cards, or for each file of a folder."""
+    tables: dict[str, Table] = {}
+    for finding in findings:
+        subject = finding.where.split(".")[1] if finding.where.startswith("models.") else finding.card
+        columns = {"finding": "", "stated": "", "computed": "", "formula": ""}
+        table = tables.setdefault(subject, Table(f"CONSISTENT: {subject}", columns))
+        cells = brief(finding.stated), brief(finding.computed), brief(finding.formula, 60)
+        table.rows.append((finding.id, *cells))
+    yield from (table.text() for table in tables.values())
+
+
+def explained(finding: Finding) -> str:
+    """A finding in full: where it is, what is stated, what was computed and how, and the correction."""
+    lines = {
+        "where": f"{finding.card}, {finding.section} ({finding.where})",
+        "stated": brief(finding.stated, 400),
+        "computed": brief(finding.computed, 400),
+        "formula": finding.formula,
+    }
+    if finding.correction:
+        lines["correction"] = "{field}: {stated} -> {value}".format(**finding.correction)
+    wrapped = [
+        textwrap.fill(text, 78, initial_indent=f"  {label:11}", subsequent_indent=" " * 13)
+        for label, text in lines.items()
+    ]
+    return "\n".join([colour(finding.id, "31;1"), *wrapped])
+
+
+def show(findings: list[Finding], own: list[str], as_json: bool, full: bool = False) -> None:
     """Print findings, and `own`: what our own tables contradict each other in."""
     if as_json:
         counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
         plain = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"summary": counts, "own": own, "findings": plain}, indent=1, ensure_ascii=False))
     else:
-        print("\n".join([*report(findings), *own]))
+        print("\n".join([*report(findings, full), *own]), end="")

@@ -356,10 +356,8 @@ def audit_folder(path: str | Path) -> list[Finding]:
     return folder.findings
 
 
-def main(path: str, as_json: bool) -> int:
-    """Audit FOLDER; unlike with the published cards, an inconsistency of our own is a failed check, exit code
-    1.
-    """
+def main(path: str, as_json: bool, full: bool = False) -> int:
+    """Audit FOLDER and print the findings; exit code 1 if a file of ours contradicts another."""
     findings = audit_folder(path)
-    show(findings, [], as_json)
+    show(findings, [], as_json, full)
     return 1 if any(finding.verdict == "inconsistent" for finding in findings) else 0

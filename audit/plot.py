@@ -11,10 +11,9 @@ PARTS = {"embedding": "embedding", "lm_head": "output head", "attention": "atten
 
 
 def plot(models: dict[str, dict[str, int]], path: str) -> None:
-    """Draw name -> `params.count(config)` as bars in percent of each total; the file's ending chooses the
-    format.
+    """Draw name -> `params.count(config)` as bars in percent of each total.
 
-    Raises UserError for an ending that matplotlib cannot write.
+    The ending of `path` is the format. Raises UserError for a format that matplotlib cannot write.
     """
     matplotlib.use("Agg")
     labels = [f"{name}  {parts['total'] / 1e6:.1f}M" for name, parts in models.items()]

@@ -8,7 +8,7 @@ import math
 import re
 
 from audit.cards import OWN_CARD, Audit, interval, spread
-from audit.cost import CHINCHILLA, DEVICES, energy
+from audit.cost import CHINCHILLA, HARDWARE, energy
 from model import SIZES
 from params import FAMILY, SIZE_OF, count
 
@@ -231,7 +231,7 @@ def footprint(cards: Audit) -> None:
     """Carbon is a matter of assumptions, so it is shown and not judged. Tokens per parameter are arithmetic.
     """
     for model, device, hours in ((S2, "2x T4", 6.75), (S3, "TPU v5e-8", 8.15), (P, "TPU v5e-8", 8.02)):
-        watts = DEVICES[device].watts
+        watts = HARDWARE[device].watts
         words = f"{hours} h at {watts:.0f} W, 0.37 kg CO2 per kWh: both assumed (audit/cost.py)"
         cards.note(model, "environment.carbon", None, f"{energy(3600 * hours, watts)[3]:.2f} kg", words)
     for model in (S3, P):

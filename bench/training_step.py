@@ -31,7 +31,7 @@ import torch
 
 from common import Parser, UserError, add_flags, flag, run
 from training.compiled import CompiledLoss, lacking
-from audit.cost import DEVICES
+from audit.cost import HARDWARE
 from devices.keep_memory import keep_freed_memory
 from devices.open import open_device
 from training.resolve import LAPTOP, LAPTOP_TINY
@@ -321,7 +321,7 @@ def main() -> int:
         gpu = f"{peaks[name] / 2**30:>10.1f} GiB" if on_gpu else ""
         if on_gpu and "nanoGPT" not in name:
             used = (
-                flops(SIZES[options.size], shape[1])["training"] * ids.numel() / clock / DEVICES["H200"].peak
+                flops(SIZES[options.size], shape[1])["training"] * ids.numel() / clock / HARDWARE["H200"].peak
             )
             gpu += f"{100 * used:>8.1f}% of 989 TFLOP/s"
         print(

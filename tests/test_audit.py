@@ -256,6 +256,10 @@ def test_command_line_prints_and_exits_0(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(sys, "argv", ["params.py", "--audit"])
     assert params.main() == 0
     text = capsys.readouterr().out
+    assert len(text.splitlines()) < 100 and text.count("12m-v1.architecture.num_hidden_layers") == 1
+    monkeypatch.setattr(sys, "argv", ["params.py", "--audit", "--full"])
+    assert params.main() == 0
+    text = capsys.readouterr().out
     for part in (
         "INCONSISTENT",
         "num_hidden_layers: 9 -> 12",

@@ -128,12 +128,12 @@ def test_kv_cache_of_the_cards():
     assert 1 - kv_cache_bytes(SIZES["20m"], 4096) / kv_cache_bytes(mha, 4096) == pytest.approx(0.8)
 
 
-def test_weights_table_names_both_units():
+def test_weights_table():
     table = params.memory_tables("20m", SIZES["20m"], 4096, 1)[0]
     rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
     assert list(rows) == ["FP32", "FP16/BF16", "INT8", "INT4"]
-    assert round(rows["FP16/BF16"]["weights MB"], 1) == 40.6 and round(rows["FP32"]["weights MiB"], 1) == 77.5
-    assert rows["FP16/BF16"]["KV with MHA MB"] == pytest.approx(5 * rows["FP16/BF16"]["KV MB"])
+    assert "MB (10^6 bytes)" in table.title and round(rows["FP16/BF16"]["weights"], 1) == 40.6
+    assert rows["FP16/BF16"]["KV cache with MHA"] == pytest.approx(5 * rows["FP16/BF16"]["KV cache"])
 
 
 def saved_for_backward(config: ModelConfig, batch: int, length: int, autocast: bool) -> int:
@@ -296,7 +296,8 @@ def test_run_of_the_20m_card():
     rows = {row[0]: row[1] for row in table.rows}
     assert rows["steps"] == 32425
     assert round(rows["tokens per parameter"], 1) == 418.2
-    assert round(rows["occurrences per token type"]) == 2_075_195
+    assert round(rows["thousand tokens per token type"], 3) == 2_075.195
+    assert round(rows["MFLOP per token, training"], 2) == 310.69
     times = cost.time_table("20m", flops(SIZES["20m"], 4096)["training"], 8.5e9, 304_000, 0.4, None)
     row = dict(zip(times.columns, times.rows[0]))
     assert row["device"] == "TPU v5e-8" and row["hours"] == pytest.approx(7.767, abs=0.001)
@@ -308,7 +309,7 @@ def test_run_of_the_20m_card():
 
 def test_utilization_and_throughput_agree():
     work = flops(SIZES["150m"], 4096)["training"]
-    rate = 0.4 * cost.DEVICES["H200"].peak / work
+    rate = 0.4 * cost.HARDWARE["H200"].peak / work
     by_rate = {row[0]: row for row in cost.time_table("x", work, 6e9, rate, 0.1, None).rows}
     by_share = {row[0]: row for row in cost.time_table("x", work, 6e9, None, 0.4, None).rows}
     assert by_rate["H200"][5] == pytest.approx(by_share["H200"][5])
@@ -346,6 +347,11 @@ def test_all_is_the_family(run):
     rows = json.loads(run("--all", "--json"))["tables"][0]["rows"]
     assert [row["model"] for row in rows] == list(params.FAMILY)
     assert rows[-1]["total"] == 151_026_432
+
+
+@pytest.mark.parametrize("flags", ["--all", "--all --memory", "--size 20M --flops", "--audit"])
+def test_tables_fit_80_columns(run, flags):
+    assert max(map(len, run(*flags.split()).splitlines())) <= 80
 
 
 def test_json_of_every_section(run):
@@ -421,7 +427,8 @@ def test_exit_code_of_a_mistake():
 def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(sys, "argv", ["params.py", "--all", "--plot", str(tmp_path / "family.png")])
     assert params.main() == 0
-    assert (tmp_path / "family.png").read_bytes().startswith(b"\x89PNG") and "150m" in capsys.readouterr().out
+    assert (tmp_path / "family.png").read_bytes().startswith(b"\x89PNG")
+    assert f"written: {tmp_path / 'family.png'}" in capsys.readouterr().out
 
 
 def test_measure_this_machine():
