@@ -540,7 +540,7 @@ def check_item(path: str | Path, number: int, item: dict) -> None:
         and all(isinstance(choice, str) and choice for choice in choices),
         "kind must be question, continuation or cloze": item["kind"] in ("question", "continuation", "cloze"),
         "a cloze has one _ in its context, and text after it": not blank
-        or re.fullmatch(r"[^_]*_[^_]*\S[^_]*", item["context"]),
+        or re.fullmatch(r"[^_]*_[^_]*[^_\s][^_]*", item["context"]),
         "label must be the index of a choice, or labels 0 or 1 for each, with at least one 1": label_is_good,
     }
     broken = [rule for rule, kept in rules.items() if not kept]

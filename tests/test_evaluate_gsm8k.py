@@ -125,5 +125,5 @@ def test_a_long_prompt_loses_its_beginning_and_a_short_model_is_refused(model, t
     path.write_text(json.dumps({"question": "x" * 900, "answer": "#### 1"}) + "\n")
     assert exact_match(model, Bytes(), path)["items"] == 1
     small = Llama(ModelConfig(**{**CONFIG.__dict__, "max_position_embeddings": 256}))
-    with pytest.raises(UserError, match="256 positions; an answer alone takes 256"):
+    with pytest.raises(UserError, match="256 positions; an answer alone needs 256"):
         exact_match(small, Bytes(), path)
