@@ -187,8 +187,8 @@ def training_memory(
     token and layer, backward needs 4D + H + 2 values in FP32 (input and normalized input of two norms; row
     sums of softmax and norms). In the dtype of the matrix products it needs the inputs of the linears (2D;
     under autocast 5D, one cast copy for each of q, k, v, gate and up), q and the attention output (2HF), k
-    and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps only the input of each layer and
-    computes one layer at a time again. At the loss there are four FP32 tensors (B, T, V): logits,
+    and v (2KF), and gate, silu(gate), up and gate * up (4M). `recompute` keeps only the input of each layer,
+    and computes one layer at a time again. At the loss there are four FP32 tensors (B, T, V): logits,
     log-probabilities, and a gradient of each. With `loss_chunk` there are three for that many positions (the
     logits are freed by then), and two gradients of the output matrix (so far, and of one chunk). `autocast`
     adds a 16-bit copy of the matrices. Attention is a fused kernel; with its scores in memory, each layer
