@@ -22,7 +22,8 @@ from corpus.grammar import Reading, pattern_of
 GROUPS = {
     "name": ("name", "NAME"),
     "pronoun": tuple(form for pair in tales.PRONOUNS.items() for form in pair),
-    "thing": ("thing", "look", "THING", "LOOK"),
+    "thing": ("thing", "THING"),
+    "look": ("look", "LOOK"),
     "kind": ("kind", "home", "KIND"),
 }
 SENTENCE = re.compile(
@@ -50,7 +51,8 @@ class Tale:
     good_sentences: int  # that some tale could contain, whoever is in it
     name: bool  # every name is one that was introduced, in its place
     pronoun: bool  # every pronoun fits who is meant
-    thing: bool  # every thing is one that was introduced, with its look
+    thing: bool  # every thing is one that was introduced
+    look: bool  # a thing that was red stays red
     kind: bool  # every animal stays of its kind and keeps its home
     faultless: bool  # complete, and no mistake of any sort
 

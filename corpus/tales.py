@@ -19,8 +19,8 @@ from typing import Any
 
 from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse
 
-GIRLS = "Nora Lena Clara Hazel Rosa Daisy Olive Poppy Greta Wendy".split()
-BOYS = "Otto Oscar Finley Hugo Jonas Felix Milo Theo Bruno Casper".split()
+GIRLS = "Nora Lena Clara Hazel Rosa Daisy Poppy Greta".split()
+BOYS = "Otto Oscar Finley Hugo Jonas Milo Bruno Casper".split()
 HOMES = {
     "fox": "den",
     "rabbit": "burrow",
@@ -35,124 +35,43 @@ HOMES = {
     "donkey": "shed",
     "hedgehog": "cottage",
     "tortoise": "boathouse",
-    "piglet": "sty",
     "badger": "hut",
-    "sparrow": "birdhouse",
 }
+
+
+def values(text: str) -> Sort:
+    """The values of a sort, written with a bar between them."""
+    return Sort(tuple(" ".join(value.split()) for value in text.split("|")))
+
+
 SORTS = {
     "NAME": Sort(tuple(GIRLS + BOYS)),
     "KIND": Sort(tuple(HOMES)),
-    "TRAIT": Sort(
-        tuple(
-            "shy brave clever curious cheerful sleepy hungry gentle "
-            "lazy proud quiet merry lonely polite".split()
-        )
+    "TRAIT": values(
+        "shy|brave|clever|curious|cheerful|sleepy|hungry|gentle|lazy|proud|quiet|merry|lonely|polite"
     ),
-    "LOOK": Sort(tuple("red blue green yellow golden silver striped shiny pretty little".split())),
-    "THING": Sort(
-        tuple(
-            "kite lantern drum whistle blanket kettle ribbon marble feather pillow wagon trumpet bucket "
-            "necklace scarf crown".split()
-        )
+    "LOOK": values("red|blue|green|yellow|golden|silver|striped|shiny"),
+    "THING": values(
+        "kite|lantern|drum|whistle|blanket|kettle|ribbon|marble|feather|pillow|trumpet|bucket|necklace|crown"
     ),
-    "PLACE": Sort(
-        (
-            "by the river",
-            "near the old mill",
-            "at the edge of the forest",
-            "on a green hill",
-            "behind the garden wall",
-            "beside the lake",
-            "at the foot of the mountain",
-            "in a quiet valley",
-            "under the tall pines",
-            "at the end of the village",
-        )
-    ),
-    "SPOT": Sort(
-        (
-            "under a bush",
-            "in the tall grass",
-            "on a flat rock",
-            "behind a fallen tree",
-            "on top of a fence",
-            "inside a hollow log",
-            "under the bridge",
-            "between two roots",
-            "under a pile of leaves",
-            "beside the stream",
-            "near the gate",
-            "in the hay",
-        )
-    ),
-    "FOOD": Sort(
-        (
-            "a piece of bread",
-            "a bowl of soup",
-            "some cheese",
-            "a honey cake",
-            "a ripe pear",
-            "a cup of milk",
-            "a plate of pancakes",
-            "some nuts",
-            "a slice of pie",
-            "a pot of jam",
-        )
-    ),
-    "GOAL": Sort(
-        (
-            "the bridge",
-            "the old oak",
-            "the mill",
-            "the lake",
-            "the church",
-            "the great stone",
-            "the well",
-            "the market",
-        )
-    ),
-    "SKY": Sort(
-        (
-            "The sun was shining",
-            "It was a warm day",
-            "A cold wind was blowing",
-            "The sky was blue",
-            "Birds were singing",
-            "Grey clouds covered the sky",
-            "The leaves were falling",
-            "The air was fresh and clear",
-        )
-    ),
-    "DARK": Sort(
-        (
-            "The moon was bright",
-            "Not a star could be seen",
-            "The wind howled",
-            "Everyone was asleep",
-            "An owl was calling",
-            "The air was cold",
-        )
-    ),
-    "LOVE": Sort(
-        (
-            "sing",
-            "dance",
-            "paint pictures",
-            "climb trees",
-            "tell stories",
-            "count the stars",
-            "bake bread",
-            "swim",
-            "pick flowers",
-            "watch the clouds",
-            "dig holes",
-            "listen to the rain",
-        )
-    ),
-    "TOOL": Sort(("a long rope", "a tall ladder", "a strong stick", "a fishing net", "a thick plank")),
-    "PLANT": Sort(("turnip", "pumpkin", "carrot", "melon", "cabbage", "radish")),
-    "NOISE": Sort(("a knock", "a strange sound", "a squeak", "a loud crash", "a rustling", "a soft hum")),
-    "NUMBER": Sort(("three", "four", "five", "six", "seven", "eight")),
+    "PLACE": values("""by the river|near the old mill|at the edge of the forest|on a green hill|behind the garden
+        wall|beside the lake|at the foot of the mountain|in a quiet valley|under the tall pines|at the end of
+        the village"""),
+    "SPOT": values("""under a bush|in the tall grass|on a flat rock|behind a fallen tree|on top of a fence|inside
+        a hollow log|under the bridge|between two roots|under a pile of leaves|beside the stream|near the gate|in
+        the hay"""),
+    "FOOD": values("""a piece of bread|a bowl of soup|some cheese|a honey cake|a ripe pear|a cup of milk|a plate
+        of pancakes|some nuts|a slice of pie|a pot of jam"""),
+    "GOAL": values("the bridge|the old oak|the mill|the lake|the church|the great stone|the well|the market"),
+    "SKY": values("""The sun was shining|It was a warm day|A cold wind was blowing|The sky was blue|Birds were
+        singing|Grey clouds covered the sky|The leaves were falling|The air was fresh and clear"""),
+    "DARK": values("""The moon was bright|Not a star could be seen|The wind howled|Everyone was asleep|An owl was
+        calling|The air was cold"""),
+    "LOVE": values("""sing|dance|paint pictures|climb trees|tell stories|count the stars|bake bread|swim|pick
+        flowers|watch the clouds|dig holes|listen to the rain"""),
+    "TOOL": values("a long rope|a tall ladder|a strong stick|a fishing net|a thick plank"),
+    "NOISE": values("a knock|a strange sound|a squeak|a loud crash|a rustling|a soft hum"),
+    "NUMBER": values("three|four|five|six|seven|eight"),
 }
 PRONOUNS = {"he": "she", "He": "She", "his": "her", "His": "Her", "him": "her"}
 ANY_NAME, ANY_THING, ANY_LOOK, ANY_KIND = (
@@ -195,7 +114,6 @@ SLOT_SORT = {
     "f": "FOOD",
     "g": "GOAL",
     "x": "LOVE",
-    "y": "PLANT",
     "z": "NOISE",
     "c": "NUMBER",
     "a": "TOOL",
@@ -288,7 +206,7 @@ LOST = tell(
             '"Do not [worry|cry|be sad]," said {k}.',
             '"[I will help you|Let us look together]."',
             "They searched [all day|until the evening|for a long time].",
-            "At last {k} found the {t.full} {r=SPOT}.",
+            "At last {k} found the {t} {r=SPOT}.",
         ],
     ),
     "[{h}|The {h.kind}] was so [happy|glad] that {h.he} [danced|sang|jumped for joy|laughed out loud].",
@@ -304,14 +222,14 @@ FOUND = tell(
     '"Is this your {t}?" asked {h}.',
     (
         [
-            '"Yes, that is my {t.full}," [said|cried] {k}.',
+            '"Yes, that is my {t}," [said|cried] {k}.',
             '"[Thank you|How kind of you], {h}!"',
             "{k} was so happy that {k.he} gave {h} {f=FOOD}.",
         ],
         [
             '"No, it is not mine," said {k}.',
             '"You may keep it, {h}."',
-            "So {h} took the {t.full} home and put it in {h.his} {h.home}.",
+            "So {h} took the {t} home and put it in {h.his} {h.home}.",
         ],
     ),
     "[{h.He}|The {h.kind}] [smiled|sang] all the way home.",
@@ -332,7 +250,7 @@ STUCK = tell(
         [
             '"Keep your {t}, {k}, a smile is enough," said {h}.',
             "[A week|A month|A year] later {h} was stuck {r=SPOT}.",
-            "This time it was {k} who came with {a}.",
+            "This time {k} came and helped {h.him} out.",
         ],
     ),
     maybe("Help others, and they will help you.", "No one is too small to help."),
@@ -342,17 +260,17 @@ STUCK = tell(
 def race(winner: str, loser: str) -> list:
     """Both ends of the race."""
     end = (
-        ["So {h} kept {h.his} {t.full}.", "{k} was [sad|angry], but {h} let {k.him} play with the {t}."]
+        ["So {h} kept {h.his} {t}.", "{k} was [sad|angry], but {h} let {k.him} play with the {t}."]
         if winner == "h"
         else [
-            "So {h} gave the {t.full} to {k}.",
+            "So {h} gave the {t} to {k}.",
             "{h} was [sad|angry], but {k} let {h.him} play with the {t}.",
         ]
     )
     return [
         f"{{{loser}}} was first at the start, "
         f"but {{{loser}.he}} [stopped to rest|fell over a root|took the wrong path].",
-        f"{{{winner}}} [ran on and on|did not stop] and reached {{g}} first.",
+        f"{{{winner}}} [ran on and on|did not stop] and was there first.",
         *end,
     ]
 
@@ -374,12 +292,12 @@ DARK = tell(
     "The {h.kind} was [afraid|cold and tired|all alone].",
     "{k=the} saw {h.him} {s=SPOT}.",
     '"[Where do you live|Are you lost|Why are you out so late], {h}?" asked {k}.',
-    '"I live in a {h.home} {p}," said {h}.',
+    '"I live in a {h.home}," said {h}.',
     '"Take my {t=}," said {k}.',
     '"The {t} will [bring you luck|show you the way|keep you safe]."',
     "{h} took the {t} and thanked {k}.",
     "Soon {h.he} saw the {h.home} and was home again.",
-    "The next [day|morning] {h} gave the {t.full} back to {k}.",
+    "The next [day|morning] {h} gave the {t} back to {k}.",
     maybe("A small light is enough in the dark.", "Give back what you borrow."),
 )
 
@@ -389,7 +307,7 @@ PRESENT = tell(
     "{h.He} hid the {t} {s=SPOT}, so that {k} would not see it.",
     '"[What are you hiding|What is your secret|Why do you smile], {h}?" asked {k}.',
     '"[Nothing at all|Nothing, only leaves|You will see]," said {h}.',
-    "On the [great day|birthday] {h} took the {t.full} out of its hiding place {s}.",
+    "On the [great day|birthday] {h} took the {t} out of its hiding place.",
     '"[Happy birthday|This is for you|Surprise], {k}!" [said|called|cried] {h}.',
     "{k} [could not believe it|laughed for joy] and thanked {h.him} for the {t}.",
     "Then {h} and {k} had {f=FOOD}[| and danced| and sang].",
@@ -402,7 +320,7 @@ TRADE = tell(
     "{k} had just such a {u}!",
     '"Will you give me your {u} for my {t}, {k}?" asked {h}.',
     '"[Gladly|With pleasure|Why not], {h}," [said|answered] {k}.',
-    "So {h} took the {u.full} home, and {k} took the {t.full} home.",
+    "So {h} took the {u} home, and {k} took the {t} home.",
     (
         [
             "But soon {h} [missed|longed for] {h.his} {t}.",
@@ -427,7 +345,7 @@ QUARREL = tell(
     "{h} and {k} [nodded|shook hands|laughed].",
     "{h} gave the {t} to {k}.",
     '"You go first, {k}," {h.he} said.',
-    "Soon they played with the {t.full} together.",
+    "Soon they played with the {t} together.",
     maybe("Sharing is better than fighting.", "A wise word ends a quarrel."),
 )
 
@@ -440,21 +358,21 @@ NOISE = tell(
     '"I have lost my {u=}."',
     "The {h.kind} [laughed|smiled].",
     '"I thought you were a [monster|ghost|robber]," {h.he} said.',
-    "{h} held up the {t}, and together they found the {u.full} {r=SPOT}.",
+    "{h} held up the {t}, and together they found the {u} {r=SPOT}.",
     "Then {h} and {k} went in and [had|shared] {f=FOOD}.",
     maybe("Fear makes small things big.", "Go and look, and the fear will go away."),
 )
 
 TURNIP = tell(  # a chain of helpers, told again each time it grows
-    DAY + " {h} found a huge {y=PLANT}.",
+    DAY + " {h} found a huge turnip.",
     maybe("{d=SKY}."),
-    "{h} pulled the {y}, but it did not move.",
+    "{h} pulled the turnip, but it did not move.",
     "{h} called {k=the}.",
-    "{k} pulled {h}, {h} pulled the {y}, but it did not move.",
+    "{k} pulled {h}, {h} pulled the turnip, but it did not move.",
     "{k} called {m=the}.",
-    "{m} pulled {k}, {k} pulled {h}, {h} pulled the {y}, but it did not move.",
+    "{m} pulled {k}, {k} pulled {h}, {h} pulled the turnip, but it did not move.",
     "{m} called {n=the}.",
-    "{n} pulled {m}, {m} pulled {k}, {k} pulled {h}, {h} pulled the {y}, and out it came!",
+    "{n} pulled {m}, {m} pulled {k}, {k} pulled {h}, {h} pulled the turnip, and out it came!",
     "The {h.kind} cooked a soup, and {h.he} gave some to {k}, {m} and {n}.",
     maybe("Together we are strong.", "Many small hands move great things."),
 )
@@ -475,9 +393,9 @@ FEAST = tell(  # names are called in turn and answered
     maybe("{d=SKY}."),
     "{k} brought {t=a}, and {m} brought {u=a}.",
     '"Who brought the {t}?" asked {h}.',
-    '"I brought the {t.full}," said {k}.',
+    '"I brought the {t}," said {k}.',
     '"And who brought the {u}?" asked {h}.',
-    '"I brought the {u.full}," said {m}.',
+    '"I brought the {u}," said {m}.',
     "The {h.kind} was so [happy|glad] that {h.he} gave {k} and {m} {f=FOOD}.",
     "They [sang|danced|played] until [the moon rose|it was dark].",
     '"Goodbye, {k} and {m}!" called {h}.',
