@@ -24,8 +24,9 @@ import math
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -546,6 +547,7 @@ class FastEncoder:
         bits = [flag >> bit & 1 for bit in range(8)]
         ends_letter, starts_letter, starts_space, ends_del, starts_del, whole_word, _, uniform = bits
         self.longest_token = monster.width
+        self.gap = 2 * self.longest_token + 2  # what the look-ahead after a text may read
         self.delete = -1 if vocab.delete is None else vocab.delete
         self.none, self.never, self.length = none, -(1 << 20), length
         self.whole_word = whole_word > 0
@@ -602,17 +604,22 @@ class FastEncoder:
                 nodes, deepest, here, place = nodes[alive], deepest[alive], here[alive], place[alive]
         return self.best[result // self.row]
 
-    def _block(self, data: bytes, size: int, virtual: int,
-               last: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
+    def _block(self, data: bytes, size: int, virtual: int, last: bool,
+               texts: Sequence[tuple[int, int]] | None = None) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Encode the first `size` bytes of `data`; the rest is look-ahead, which the `last` block lacks.
 
-        Returns ids, where each starts, and the state (start, virtual) in which the next block starts.
+        `texts` are the (start, end) of the texts that `data` holds, with zeros for the look-ahead after each;
+        without it, it is one text. Returns ids, where each starts, and the state (start, virtual) in which
+        the next block starts.
         """
         count = size + self.longest_token + 1  # places where a second token may begin
         data = np.frombuffer(data.ljust(count + self.longest_token + 1, b"\0"), dtype=np.uint8)
-        end = size if last else len(data)
+        texts = texts or [(0, size if last else len(data))]
+        ends = np.full(len(data), texts[-1][1])
         letters, following = self.letter_of[data], self.following[data]
-        letters[end:] = 0  # no token reaches past the end
+        for (start, end), (following_start, _) in zip(texts, [*texts[1:], (len(data), 0)]):
+            ends[start:following_start] = end
+            letters[end:following_start] = 0  # no token reaches past the end
         # The second token at every place: of the text (0), and of a space followed by the text (1).
         place = np.arange(count)
         second = np.full((2, count), self.none)
@@ -644,7 +651,7 @@ class FastEncoder:
                         score -= 100 * (reach < whole) + 10000 * (reach == whole)
                     best = np.maximum(best, 8 * score + 5 - number - 3 * b)
             before_space = self.whole_word[record] & (following[whole] == 2)
-            best[(whole >= end) | before_space | (best < 4 * self.never)] = 5  # no choice: emit the candidate
+            best[(whole >= ends[start]) | before_space | (best < 4 * self.never)] = 5  # no choice: emit the candidate
             number, deleting = _NUMBER[best & 7], _DELETING[best & 7]
             first = self.options[3 * record + number]
             state = 2 * start + virtual
@@ -661,10 +668,12 @@ class FastEncoder:
             known[wanted] = True
             turn(wanted // 2, second[1, wanted // 2], 1)
             wanted = follow[wanted]
-        path, state, next_state = [], virtual, follow.tolist()
-        while state < 2 * size:
-            path.append(state)
-            state = next_state[state]
+        path, next_state = [], follow.tolist()
+        for start, end in texts:
+            state, stop_at = 2 * start + virtual, 2 * min(end, size)
+            while state < stop_at:
+                path.append(state)
+                state = next_state[state]
         path = np.array(path)
         ids = np.stack([ids[path], np.where(deletes[path], self.delete, -1)], axis=1).ravel()
         return ids[ids >= 0], np.repeat(path // 2, 2)[ids >= 0], state // 2, state % 2
@@ -693,6 +702,29 @@ class FastEncoder:
         """The ids of a text of any length in int64 arrays; memory does not grow with the text."""
         for ids, _ in self.encode_normalized(normalize_pieces(text, document), size):
             yield ids
+
+    def encode_many(self, texts: Sequence[str], document: bool = False, size: int = 1 << 15) -> list[list[int]]:
+        """The ids of each text. Short texts share a block of about `size` bytes."""
+        results, block, held = [], [], 0
+        for text in texts:
+            data = normalize(text, document)
+            if block and held + len(data) > size:
+                results += self._many(block)
+                block, held = [], 0
+            if len(data) > size:
+                results.append(self.encode(text, document))
+            else:
+                block.append(data)
+                held += len(data) + self.gap
+        return results + (self._many(block) if block else [])
+
+    def _many(self, texts: list[bytes]) -> list[list[int]]:
+        """The ids of each normalized text, encoded in one block."""
+        starts = list(accumulate((len(text) + self.gap for text in texts), initial=0))
+        places = [(start, start + len(text)) for start, text in zip(starts, texts)]
+        data = b"".join(text.ljust(len(text) + self.gap, b"\0") for text in texts)
+        ids, where, _, _ = self._block(data, len(data), 0, True, places)
+        return [part.tolist() for part in np.split(ids, np.searchsorted(where, starts[1:-1]))]
 
     def encode(self, text: str | bytes, document: bool = False) -> list[int]:
         """The ids of a text."""
@@ -770,6 +802,10 @@ class Tokenizer(TokenMonster):
         separator.
         """
         return self.encode_plain(text, document) if len(text) < 160 else self.fast.encode(text, document)
+
+    def encode_many(self, texts: Sequence[str], document: bool = False) -> list[list[int]]:
+        """The ids of each of many texts, several times as fast as one by one where they are short."""
+        return self.fast.encode_many(texts, document)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; `skip_special` drops the special ids before the tokens' bytes are joined."""

@@ -86,7 +86,8 @@ def tokenize_piece(texts: list[str], folder: str, validation_below: int, clean: 
     """Clean, split and tokenize documents: the work of a worker."""
     coder = tokenizer_of(folder)
     cleaned = [clean_text(text, **clean) for text in texts]
-    documents = [coder.encode(text, document=True) + [coder.eos_id] if text else [] for text in cleaned]
+    encoded = coder.encode_many(cleaned, document=True)
+    documents = [ids + [coder.eos_id] if text else [] for ids, text in zip(encoded, cleaned)]
     validation = np.array([split_key(text) < validation_below for text in cleaned])
     characters, lengths = (
         np.array([len(text) for text in cleaned]),

@@ -467,3 +467,14 @@ def test_numpy_form_is_several_times_as_fast(builtin):
 def test_examples_in_docstrings(name):
     found = doctest.testmod(importlib.import_module(name))
     assert found.failed == 0 and (found.attempted > 0 or name == "vocab_files.bpe")
+
+
+def test_many_short_texts_in_one_block(builtin, real):
+    """`encode_many` gives what `encode` gives for each text: empty, short, odd and longer than a block."""
+    rng = random.Random(7)
+    pieces = ["the", "cat", " ", "ing", "'s", "\n\n", "Once", "3", ".", ",", " of the", "\r", "\0", "é", "A", '"']
+    texts = ["", "x", *("".join(rng.choice(pieces) for _ in range(rng.randrange(12))) for _ in range(400))]
+    texts.insert(200, "Once upon a time. " * 3000)
+    for coder in (builtin, *real.values()):
+        for document in (False, True):
+            assert coder.encode_many(texts, document) == [coder.encode_plain(text, document) for text in texts]

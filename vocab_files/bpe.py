@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common import UserError, atomic_write, read_json
@@ -145,6 +145,10 @@ class BPE:
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         text = data.decode("utf-8", "replace")
         return self.library.encode(text.replace("\r\n", "\n").replace("\r", "\n") if document else text)
+
+    def encode_many(self, texts: Sequence[str], document: bool = False) -> list[list[int]]:
+        """The ids of each text."""
+        return [self.encode(text, document) for text in texts]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; ids past the vocabulary give nothing."""

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model has learned of the built-in corpus, not only how much: measured at each evaluation of a run.
+
+    whole documents    loss per source beside the entropy that no model can go below, and the share of the way
+    mentions           the loss on first and on later mentions of a name: later ones can be copied
+    samples            a few continuations, read back by corpus/checker.py: names, pronouns and things kept
+    one prompt         the continuation of the same beginning each time
+
+A validation row begins in the middle of a document, and its loss is higher for that reason; only whole documents,
+read from their beginning, may be compared with the entropy.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from torch import Tensor
+
+import data
+from corpus import builtin, checker, tales
+from model import KVCache, Llama
+
+SAMPLES = 12  # continuations at each evaluation
+DOCUMENTS = 16  # whole documents of each source at each evaluation
+TEMPERATURE = 0.8
+LONGEST = 300  # tokens of a sampled document
+
+
+class Document(NamedTuple):
+    """A validation document: its text, its tokens with a separator before and after, its -log p in nats."""
+
+    text: str
+    ids: list[int]
+    nats: float
+
+
+class Way(NamedTuple):
+    """Three numbers in one unit, nats per token of the same documents, and how far a model has come."""
+
+    unigram: float
+    loss: float
+    bound: float
+
+    @property
+    def share(self) -> float:
+        """Share of the way from token frequencies alone to the bound."""
+        return (self.unigram - self.loss) / (self.unigram - self.bound)
+
+
+def knows_its_entropy(corpus: data.Corpus) -> bool:
+    """Whether this is a corpus of the generator as it is now, so that the checker can read its documents."""
+    sources = corpus.manifest.get("recipe", {}).get("sources", {})
+    known = {kind: f"built-in {about.name}, generator {builtin.GENERATOR}" for kind, about in builtin.KINDS.items()}
+    return bool(sources) and all(known.get(kind) == identity for kind, identity in sources.items())
+
+
+def validation_documents(corpus: data.Corpus, coder: Any, count: int) -> dict[str, list[Document]]:
+    """The first `count` validation documents of each source, with the nats that the grammar finds in their text."""
+    found = {}
+    for kind in corpus.names:
+        grammar, found[kind] = builtin.KINDS[kind].grammar, []
+        for ids in corpus.documents(kind, count):
+            text = coder.decode(ids[:-1].tolist())
+            found[kind].append(Document(text, [coder.eos_id, *ids.tolist()], grammar.read(text).nats))
+    return found
+
+
+@torch.no_grad()
+def token_losses(model: Llama, documents: list[Document], device: torch.device) -> list[numpy.ndarray]:
+    """-log p of each token after the first, float32 (n,) each, in nats. Rows are padded; padding is not counted."""
+    longest = max(len(document.ids) for document in documents)
+    ids = torch.zeros(len(documents), longest, dtype=torch.long)                          # (B, T)
+    for row, document in enumerate(documents):
+        ids[row, :len(document.ids)] = torch.tensor(document.ids)
+    ids = ids.to(device)                                                                  # (B, T)
+    logits = model(ids)[:, :-1].float()                                                   # (B, T-1, V)
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T-1)
+    losses = losses.cpu().numpy()
+    return [losses[row, :len(document.ids) - 1] for row, document in enumerate(documents)]
+
+
+def losses_by_source(model: Llama, documents: dict[str, list[Document]],
+                     device: torch.device) -> dict[str, list[numpy.ndarray]]:
+    """`token_losses` of each source, a few documents at a time."""
+    return {
+        kind: [losses for start in range(0, len(chosen), DOCUMENTS)
+               for losses in token_losses(model, chosen[start:start + DOCUMENTS], device)]
+        for kind, chosen in documents.items()
+    }
+
+
+def unigram_entropy(documents: list[Document]) -> float:
+    """Entropy of the token frequencies in these documents, in nats per token."""
+    counts = numpy.bincount([token for document in documents for token in document.ids[1:]])
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * numpy.log(shares)).sum())
+
+
+def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder: Any) -> tuple[float, float]:
+    """Mean loss in nats of a name (all its tokens), at its first and at its later mentions in a tale."""
+    first, later = [], []
+    for document, row in zip(documents, losses):
+        stream, starts, at = coder.stream(), [], 0
+        for token in document.ids[1:-1]:
+            starts.append(at)
+            at += len(stream.feed([token]))
+        seen = set()
+        for found in re.finditer(tales.ANY_NAME, document.text):
+            covering = [i for i, start in enumerate(starts)
+                        if start < found.end() and (starts[i + 1] if i + 1 < len(starts) else at) > found.start()]
+            (later if found[0] in seen else first).append(float(sum(row[i] for i in covering)))
+            seen.add(found[0])
+    return (float(numpy.mean(first)) if first else 0.0, float(numpy.mean(later)) if later else 0.0)
+
+
+@torch.no_grad()
+def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: float = TEMPERATURE,
+                  most: int = LONGEST, seed: int = 0) -> list[str]:
+    """Prompt and continuation up to the separator, for many prompts at once. Temperature 0 is greedy.
+
+    All rows advance together, one token a step: a row whose prompt goes on takes the prompt's token.
+    """
+    device = next(model.parameters()).device
+    rows = [[coder.eos_id, *coder.encode(prompt, document=True)] for prompt in prompts]
+    given, ended = [len(row) for row in rows], [False] * len(rows)
+    most = min(most, model.config.max_position_embeddings - 1)
+    cache = KVCache(model.config, len(rows), most, device=device)
+    chance = torch.Generator().manual_seed(seed)
+    newest = torch.tensor([[row[0]] for row in rows])                                     # (B, 1)
+    for position in range(1, most):
+        logits = model(newest.to(device), cache)[:, -1].float().cpu()                     # (B, V)
+        drawn = choose(logits, temperature, chance)
+        for number, row in enumerate(rows):
+            if position < given[number]:
+                drawn[number] = row[position]
+            elif not ended[number]:
+                ended[number] = drawn[number] == coder.eos_id
+                row += [] if ended[number] else [drawn[number]]
+        if all(ended):
+            break
+        newest = torch.tensor(drawn)[:, None]                                             # (B, 1)
+    return [coder.decode(row[1:]) for row in rows]
+
+
+def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[int]:
+    """A token for each row of logits (B, V), drawn at this temperature; the best one at 0."""
+    if temperature == 0:
+        return logits.argmax(-1).tolist()
+    weights = torch.softmax(logits / temperature, dim=-1)                                 # (B, V)
+    return torch.multinomial(weights, 1, generator=chance)[:, 0].tolist()
+
+
+def openings(count: int, first: int = 2 * 10**8) -> list[str]:
+    """First sentences of tales that no preparation contains, to be continued."""
+    return [checker.END.split(tales.tale(number).text)[0] for number in range(first, first + count)]
+
+
+def shares(texts: list[str]) -> dict[str, int]:
+    """Of the tales long enough to judge: how many there are, and how many keep each sort of fact."""
+    judged = [checker.check_tale(text) for text in texts]
+    counting = [tale for tale in judged if tale.counts]
+    kept = {group: sum(getattr(tale, group) for tale in counting) for group in checker.GROUPS}
+    return {
+        "tales": len(counting), **kept,
+        "name_and_pronoun": sum(tale.name and tale.pronoun for tale in counting),
+        "faultless": sum(tale.faultless for tale in counting),
+        "sentences": sum(tale.sentences for tale in judged),
+        "good_sentences": sum(tale.good_sentences for tale in judged),
+    }
+
+
+@dataclass
+class Learned:
+    """Measures a run at its evaluations. `documents` is empty where the corpus does not know its entropy."""
+
+    coder: Any
+    device: torch.device
+    documents: dict[str, list[Document]]
+    prompt: str
+
+    @classmethod
+    def of(cls, validation: data.Corpus, coder: Any, device: torch.device, count: int = DOCUMENTS) -> Learned:
+        """For a run that validates on this corpus."""
+        if knows_its_entropy(validation):
+            documents = validation_documents(validation, coder, count)
+            prompt = openings(1)[0] if "web" in documents else ""
+            return cls(coder, device, documents, prompt)
+        return cls(coder, device, {}, "")
+
+    def way(self, losses: dict[str, list[numpy.ndarray]]) -> Way:
+        """Unigram entropy, loss and bound over all documents."""
+        documents = [document for chosen in self.documents.values() for document in chosen]
+        tokens = sum(len(document.ids) - 1 for document in documents)
+        total = sum(float(row.sum()) for rows in losses.values() for row in rows)
+        return Way(unigram_entropy(documents), total / tokens, sum(document.nats for document in documents) / tokens)
+
+    def measure(self, model: Llama) -> dict[str, Any]:
+        """The fields that an evaluation row of the log gets; none where the corpus is not the built-in one."""
+        if not self.documents:
+            return {}
+        losses = losses_by_source(model, self.documents, self.device)
+        way = self.way(losses)
+        fields: dict[str, Any] = {
+            "whole_loss": way.loss, "entropy": way.bound, "unigram_entropy": way.unigram, "share_of_the_way": way.share,
+            "whole_loss_by_source": {kind: float(numpy.concatenate(rows).mean()) for kind, rows in losses.items()},
+        }
+        if self.prompt:
+            first, later = mention_losses(self.documents["web"], losses["web"], self.coder)
+            texts = continuations(model, self.coder, openings(SAMPLES, 3 * 10**8))
+            fields |= {"name_first": first, "name_later": later, "kept": shares(texts),
+                       "sample": continuations(model, self.coder, [self.prompt], seed=1)[0]}
+        return fields
