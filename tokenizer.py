@@ -651,7 +651,8 @@ class FastEncoder:
                         score -= 100 * (reach < whole) + 10000 * (reach == whole)
                     best = np.maximum(best, 8 * score + 5 - number - 3 * b)
             before_space = self.whole_word[record] & (following[whole] == 2)
-            best[(whole >= ends[start]) | before_space | (best < 4 * self.never)] = 5  # no choice: emit the candidate
+            settled = (whole >= ends[start]) | before_space | (best < 4 * self.never)
+            best[settled] = 5  # no choice: emit the candidate
             number, deleting = _NUMBER[best & 7], _DELETING[best & 7]
             first = self.options[3 * record + number]
             state = 2 * start + virtual
@@ -703,7 +704,8 @@ class FastEncoder:
         for ids, _ in self.encode_normalized(normalize_pieces(text, document), size):
             yield ids
 
-    def encode_many(self, texts: Sequence[str], document: bool = False, size: int = 1 << 15) -> list[list[int]]:
+    def encode_many(self, texts: Sequence[str], document: bool = False,
+                    size: int = 1 << 15) -> list[list[int]]:
         """The ids of each text. Short texts share a block of about `size` bytes."""
         results, block, held = [], [], 0
         for text in texts:

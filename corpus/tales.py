@@ -54,21 +54,34 @@ SORTS = {
     "THING": values(
         "kite|lantern|drum|whistle|blanket|kettle|ribbon|marble|feather|pillow|trumpet|bucket|necklace|crown"
     ),
-    "PLACE": values("""by the river|near the old mill|at the edge of the forest|on a green hill|behind the garden
-        wall|beside the lake|at the foot of the mountain|in a quiet valley|under the tall pines|at the end of
-        the village"""),
-    "SPOT": values("""under a bush|in the tall grass|on a flat rock|behind a fallen tree|on top of a fence|inside
-        a hollow log|under the bridge|between two roots|under a pile of leaves|beside the stream|near the gate|in
-        the hay"""),
-    "FOOD": values("""a piece of bread|a bowl of soup|some cheese|a honey cake|a ripe pear|a cup of milk|a plate
-        of pancakes|some nuts|a slice of pie|a pot of jam"""),
+    "PLACE": values(
+        "by the river|near the old mill|at the edge of the forest|on a green hill|"
+        "behind the garden wall|beside the lake|at the foot of the mountain|in a quiet valley|"
+        "under the tall pines|at the end of the village"
+    ),
+    "SPOT": values(
+        "under a bush|in the tall grass|on a flat rock|behind a fallen tree|on top of a fence|"
+        "inside a hollow log|under the bridge|between two roots|under a pile of leaves|"
+        "beside the stream|near the gate|in the hay"
+    ),
+    "FOOD": values(
+        "a piece of bread|a bowl of soup|some cheese|a honey cake|a ripe pear|a cup of milk|"
+        "a plate of pancakes|some nuts|a slice of pie|a pot of jam"
+    ),
     "GOAL": values("the bridge|the old oak|the mill|the lake|the church|the great stone|the well|the market"),
-    "SKY": values("""The sun was shining|It was a warm day|A cold wind was blowing|The sky was blue|Birds were
-        singing|Grey clouds covered the sky|The leaves were falling|The air was fresh and clear"""),
-    "DARK": values("""The moon was bright|Not a star could be seen|The wind howled|Everyone was asleep|An owl was
-        calling|The air was cold"""),
-    "LOVE": values("""sing|dance|paint pictures|climb trees|tell stories|count the stars|bake bread|swim|pick
-        flowers|watch the clouds|dig holes|listen to the rain"""),
+    "SKY": values(
+        "The sun was shining|It was a warm day|A cold wind was blowing|The sky was blue|"
+        "Birds were singing|Grey clouds covered the sky|The leaves were falling|"
+        "The air was fresh and clear"
+    ),
+    "DARK": values(
+        "The moon was bright|Not a star could be seen|The wind howled|Everyone was asleep|"
+        "An owl was calling|The air was cold"
+    ),
+    "LOVE": values(
+        "sing|dance|paint pictures|climb trees|tell stories|count the stars|bake bread|swim|"
+        "pick flowers|watch the clouds|dig holes|listen to the rain"
+    ),
     "TOOL": values("a long rope|a tall ladder|a strong stick|a fishing net|a thick plank"),
     "NOISE": values("a knock|a strange sound|a squeak|a loud crash|a rustling|a soft hum"),
     "NUMBER": values("three|four|five|six|seven|eight"),

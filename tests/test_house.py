@@ -30,11 +30,11 @@ data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
-training: training_curves settings compiled chunked_loss resolve job open_job signals log run_folder announce
+training: training_curves settings learned compiled chunked_loss resolve job open_job signals log run_folder announce
 train
 sampling: fast_decoder cuda_graph weights answers history terminal chat speculate explore arena web_views web
 evaluate
-judging: gsm8k fetch_blimp curve scoreboard lm_eval_model
+judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_folder
 publishing: gallery run_numbers card to_gguf to_onnx kaggle_notebook
 bench: pipeline encoder training_step recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile

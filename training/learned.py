@@ -6,8 +6,8 @@
     samples            a few continuations, read back by corpus/checker.py: names, pronouns and things kept
     one prompt         the continuation of the same beginning each time
 
-A validation row begins in the middle of a document, and its loss is higher for that reason; only whole documents,
-read from their beginning, may be compared with the entropy.
+A validation row begins in the middle of a document, and its loss is higher for that reason. Only the loss on
+whole documents, read from their beginning, may be compared with the entropy.
 """
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import data
 from corpus import builtin, checker, tales
+from corpus.documents import builtin_source
 from model import KVCache, Llama
 
 SAMPLES = 12  # continuations at each evaluation
@@ -53,12 +54,12 @@ class Way(NamedTuple):
 def knows_its_entropy(corpus: data.Corpus) -> bool:
     """Whether this is a corpus of the generator as it is now, so that the checker can read its documents."""
     sources = corpus.manifest.get("recipe", {}).get("sources", {})
-    known = {kind: f"built-in {about.name}, generator {builtin.GENERATOR}" for kind, about in builtin.KINDS.items()}
+    known = {kind: builtin_source(kind).identity for kind in builtin.KINDS}
     return bool(sources) and all(known.get(kind) == identity for kind, identity in sources.items())
 
 
 def validation_documents(corpus: data.Corpus, coder: Any, count: int) -> dict[str, list[Document]]:
-    """The first `count` validation documents of each source, with the nats that the grammar finds in their text."""
+    """The first `count` documents of each source; the grammar finds the nats in the text."""
     found = {}
     for kind in corpus.names:
         grammar, found[kind] = builtin.KINDS[kind].grammar, []
@@ -70,14 +71,14 @@ def validation_documents(corpus: data.Corpus, coder: Any, count: int) -> dict[st
 
 @torch.no_grad()
 def token_losses(model: Llama, documents: list[Document], device: torch.device) -> list[numpy.ndarray]:
-    """-log p of each token after the first, float32 (n,) each, in nats. Rows are padded; padding is not counted."""
+    """-log p of each token after the first, float32 (n,) each, in nats. Padding is left out."""
     longest = max(len(document.ids) for document in documents)
     ids = torch.zeros(len(documents), longest, dtype=torch.long)                          # (B, T)
     for row, document in enumerate(documents):
         ids[row, :len(document.ids)] = torch.tensor(document.ids)
     ids = ids.to(device)                                                                  # (B, T)
     logits = model(ids)[:, :-1].float()                                                   # (B, T-1, V)
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T-1)
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T-1)
     losses = losses.cpu().numpy()
     return [losses[row, :len(document.ids) - 1] for row, document in enumerate(documents)]
 
@@ -107,10 +108,10 @@ def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder
         for token in document.ids[1:-1]:
             starts.append(at)
             at += len(stream.feed([token]))
-        seen = set()
+        seen, starts = set(), [*starts, at]
         for found in re.finditer(tales.ANY_NAME, document.text):
-            covering = [i for i, start in enumerate(starts)
-                        if start < found.end() and (starts[i + 1] if i + 1 < len(starts) else at) > found.start()]
+            covering = [i for i in range(len(starts) - 1)
+                        if starts[i] < found.end() and starts[i + 1] > found.start()]
             (later if found[0] in seen else first).append(float(sum(row[i] for i in covering)))
             seen.add(found[0])
     return (float(numpy.mean(first)) if first else 0.0, float(numpy.mean(later)) if later else 0.0)
@@ -195,17 +196,19 @@ class Learned:
         documents = [document for chosen in self.documents.values() for document in chosen]
         tokens = sum(len(document.ids) - 1 for document in documents)
         total = sum(float(row.sum()) for rows in losses.values() for row in rows)
-        return Way(unigram_entropy(documents), total / tokens, sum(document.nats for document in documents) / tokens)
+        nats = sum(document.nats for document in documents)
+        return Way(unigram_entropy(documents), total / tokens, nats / tokens)
 
     def measure(self, model: Llama) -> dict[str, Any]:
-        """The fields that an evaluation row of the log gets; none where the corpus is not the built-in one."""
+        """The fields that an evaluation row of the log gets; none for another corpus."""
         if not self.documents:
             return {}
         losses = losses_by_source(model, self.documents, self.device)
         way = self.way(losses)
         fields: dict[str, Any] = {
-            "whole_loss": way.loss, "entropy": way.bound, "unigram_entropy": way.unigram, "share_of_the_way": way.share,
-            "whole_loss_by_source": {kind: float(numpy.concatenate(rows).mean()) for kind, rows in losses.items()},
+            "whole_loss": way.loss, "entropy": way.bound, "unigram_entropy": way.unigram,
+            "share_of_the_way": way.share,
+            "whole_losses": {kind: float(numpy.concatenate(rows).mean()) for kind, rows in losses.items()},
         }
         if self.prompt:
             first, later = mention_losses(self.documents["web"], losses["web"], self.coder)

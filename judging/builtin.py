@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model has learned of the built-in corpus: `evaluate.py RUN --builtin`.
+
+    tales        continued from their first sentence: names, pronouns, things, kinds kept; without a mistake
+    programs     written from the line with `def` and the docstring: parse, run, right results
+    exercises    answered one by one
+    bound        the loss on whole validation documents beside the entropy that no model can go below
+
+Shares have their 95% interval (Wilson 1927). The same seeds give the same texts on the same machine.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+
+from corpus import builtin, checker, exercises, programs
+from model import Llama
+from training import learned
+from training.learned import Document, continuations, openings
+
+COUNT = 100  # texts of each kind
+DOCUMENTS = 128  # whole documents of each kind
+UNSEEN = 2 * 10**8  # documents from this number on are in no preparation
+AT_ONCE = 25  # rows that are sampled together
+LABELS = {
+    "name_and_pronoun": "keep names and pronouns", "name": "keep all names", "pronoun": "keep all pronouns",
+    "thing": "keep the things", "look": "keep their looks", "kind": "keep kinds and homes",
+    "faultless": "no mistake to the end",
+}
+
+
+def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any]:
+    """Shares and losses of a model that was trained on the built-in corpus."""
+    tales = sampled(model, coder, openings(count, UNSEEN), learned.TEMPERATURE)
+    heads = [programs.program(UNSEEN + number).text for number in range(count)]
+    heads = ["\n".join(text.split("\n")[:2]) + "\n" for text in heads]
+    written = [checker.check_program(text) for text in sampled(model, coder, heads, 0)]
+    asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
+    asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]
+    answered = [text.split(" Question:")[0] for text in sampled(model, coder, asked, 0)]
+    return {
+        "tales": learned.shares(tales), "texts": tales,
+        "programs": {
+            "parse": (sum(program.parses for program in written), count),
+            "run": (sum(program.runs for program in written), count),
+            "right results": (sum(program.right for program in written),
+                              sum(program.examples for program in written)),
+        },
+        "exercises": {"right answers": (sum(checker.check_sheet(text).right for text in answered), count)},
+        "way": ways(model, coder),
+    }
+
+
+def sampled(model: Llama, coder: Any, prompts: list[str], temperature: float) -> list[str]:
+    """A continuation for each prompt, AT_ONCE at a time."""
+    return [text for start in range(0, len(prompts), AT_ONCE)
+            for text in continuations(model, coder, prompts[start:start + AT_ONCE],
+                                      temperature=temperature, seed=start)]
+
+
+def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
+    """Of each kind: unigram entropy, loss and bound in nats per token, share of the way, standard error."""
+    device, found = next(model.parameters()).device, {}
+    for kind, about in builtin.KINDS.items():
+        written = [about.grammar.write(UNSEEN + 10**6 + number) for number in range(DOCUMENTS)]
+        documents = [Document(text, [coder.eos_id, *coder.encode(text, document=True), coder.eos_id], nats)
+                     for text, nats in written]
+        losses = learned.losses_by_source(model, {kind: documents}, device)
+        probe = learned.Learned(coder, device, {kind: documents}, "")
+        way = probe.way(losses)
+        tokens = sum(len(document.ids) - 1 for document in documents)
+        above = [float(row.sum()) - document.nats for row, document in zip(losses[kind], documents)]
+        found[kind] = {**way._asdict(), "share": way.share,
+                       "stderr": math.sqrt(DOCUMENTS) * float(numpy.std(above, ddof=1)) / tokens}
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as text."""
+    kept = result["tales"]
+    lines = [f"built-in corpus: {kept['tales']} tales of at least 60 words and two later mentions, "
+             f"temperature {learned.TEMPERATURE}, no repetition penalty"]
+    lines += [share(label, kept[key], kept["tales"]) for key, label in LABELS.items()]
+    lines.append(share("well-formed sentences", kept["good_sentences"], kept["sentences"]))
+    for kind in ("programs", "exercises"):
+        lines += [share(f"{kind}: {what}", right, of) for what, (right, of) in result[kind].items()]
+    lines.append("  nats per token, whole documents       unigram     loss    bound  covered")
+    for kind, way in result["way"].items():
+        numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{100 * way['share']:8.1f}%"
+        lines.append(f"  {builtin.KINDS[kind].name:<36}{numbers}   loss - bound = {way['loss'] - way['bound']:.3f} "
+                     f"± {way['stderr']:.3f}")
+    return "\n".join(lines)
+
+
+def share(label: str, right: int, of: int) -> str:
+    """One line: a share and its interval, in percent."""
+    low, high = checker.wilson(right, of)
+    percent = f"{100 * right / of:5.1f}%" if of else "    -"
+    return f"  {label:<36}{percent}   [{100 * low:.1f}, {100 * high:.1f}]   {right} of {of}"
