@@ -65,7 +65,7 @@ def builtin_documents(kind: str, first: int = 0) -> Iterator[Known]:
 
 # -------------------------------------------------------------------------------- the text for a vocabulary
 
-HARD = [*tales.GIRLS, *tales.BOYS, *tales.HOMES, *tales.SORTS["THING"].values]
+HARD = [*tales.NAMES, *tales.HOMES, *tales.SORTS["THING"].values]
 VOCABULARY_SEED = 10**9  # documents that no preparation reaches
 
 

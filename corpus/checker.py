@@ -20,7 +20,7 @@ from corpus import exercises, programs, tales
 from corpus.grammar import Reading, pattern_of
 
 GROUPS = {
-    "name": ("name", "NAME"),
+    "name": ("name", "HERO", "NAME"),
     "pronoun": tuple(form for pair in tales.PRONOUNS.items() for form in pair),
     "thing": ("thing", "THING"),
     "look": ("look", "LOOK"),
@@ -89,7 +89,7 @@ def loose_mistakes(text: str, reading: Reading) -> set[str]:
     Names and things that nobody introduced, and pronouns that fit nobody.
     """
     rest, wrong = text[reading.at :], set()
-    names = {value for sort, value in reading.slots.values() if sort == "NAME"}
+    names = {value for sort, value in reading.slots.values() if sort in ("HERO", "NAME")}
     names |= {name for found in INTRODUCED.findall(rest) for name in found if name}
     things = {value for sort, value in reading.slots.values() if sort == "THING"} | set(
         NEW_THING.findall(rest)

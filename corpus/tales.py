@@ -19,8 +19,11 @@ from typing import Any
 
 from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse
 
-GIRLS = "Nora Lena Clara Hazel Rosa Daisy Poppy Greta".split()
-BOYS = "Otto Oscar Finley Hugo Jonas Milo Bruno Casper".split()
+# Heroes and those they meet have different names: no tale has two animals of one name.
+HEROES = "Nora Lena Clara Hazel Rosa Otto Oscar Finley Hugo Jonas".split()
+OTHERS = "Daisy Poppy Greta Olive Wendy Milo Bruno Casper Felix Theo".split()
+NAMES = HEROES + OTHERS
+BOYS = set("Otto Oscar Finley Hugo Jonas Milo Bruno Casper Felix Theo".split())
 HOMES = {
     "fox": "den",
     "rabbit": "burrow",
@@ -39,18 +42,20 @@ HOMES = {
 }
 
 
-def values(text: str) -> Sort:
+def values(text: str, distinct: bool = True) -> Sort:
     """The values of a sort, written with a bar between them."""
-    return Sort(tuple(" ".join(value.split()) for value in text.split("|")))
+    return Sort(tuple(text.split("|")), distinct)
 
 
 SORTS = {
-    "NAME": Sort(tuple(GIRLS + BOYS)),
-    "KIND": Sort(tuple(HOMES)),
+    "HERO": Sort(tuple(HEROES)),
+    "NAME": Sort(tuple(OTHERS)),
+    "KIND": Sort(tuple(HOMES), distinct=False),
     "TRAIT": values(
-        "shy|brave|clever|curious|cheerful|sleepy|hungry|gentle|lazy|proud|quiet|merry|lonely|polite"
+        "shy|brave|clever|curious|cheerful|sleepy|hungry|gentle|lazy|proud|quiet|merry|lonely|polite",
+        distinct=False,
     ),
-    "LOOK": values("red|blue|green|yellow|golden|silver|striped|shiny"),
+    "LOOK": values("red|blue|green|yellow|golden|silver|striped|shiny", distinct=False),
     "THING": values(
         "kite|lantern|drum|whistle|blanket|kettle|ribbon|marble|feather|pillow|trumpet|bucket|necklace|crown"
     ),
@@ -87,9 +92,10 @@ SORTS = {
     "NUMBER": values("three|four|five|six|seven|eight"),
 }
 PRONOUNS = {"he": "she", "He": "She", "his": "her", "His": "Her", "him": "her"}
-ANY_NAME, ANY_THING, ANY_LOOK, ANY_KIND = (
-    r"\b(?:" + "|".join(SORTS[sort].values) + r")\b" for sort in ("NAME", "THING", "LOOK", "KIND")
+ANY_THING, ANY_LOOK, ANY_KIND = (
+    r"\b(?:" + "|".join(SORTS[sort].values) + r")\b" for sort in ("THING", "LOOK", "KIND")
 )
+ANY_NAME = r"\b(?:" + "|".join(NAMES) + r")\b"
 MISTAKABLE = {  # what a model may write in the place of a copied value
     "name": ANY_NAME,
     "thing": ANY_THING,
@@ -137,18 +143,14 @@ SLOT_SORT = {
 
 def template(text: str) -> tuple[Node, ...]:
     """A sentence as nodes, after what is short in it was written out."""
-    text = re.sub(r"\{(\w)=a\}", lambda m: person_or_thing(m[1], "a "), text)
+    text = text.replace("{h=a}", "a {h.trait=TRAIT} {h.kind=KIND} named {h.name=HERO}")
+    text = re.sub(r"\{([tuvw])=a\}", r"a {\1.look=LOOK} {\1.thing=THING}", text)
+    text = re.sub(r"\{(\w)=a\}", r"a {\1.trait=TRAIT} {\1.kind=KIND} named {\1.name=NAME}", text)
     text = re.sub(r"\{(\w)=the\}", r"{\1.name=NAME} the {\1.kind=KIND}", text)
     text = re.sub(r"\{(\w)=,\}", r"{\1.name=NAME}, a {\1.trait=TRAIT} {\1.kind=KIND},", text)
     text = re.sub(r"\{(\w)=\}", r"{\1.look=LOOK} {\1.thing=THING}", text)
     text = re.sub(r"\{(\w)\.full\}", r"{\1.look} {\1}", text)
     return parse(text, copied)
-
-
-def person_or_thing(slot: str, article: str) -> str:
-    if slot in PEOPLE:
-        return f"{article}{{{slot}.trait=TRAIT}} {{{slot}.kind=KIND}} named {{{slot}.name=NAME}}"
-    return f"{article}{{{slot}.look=LOOK}} {{{slot}.thing=THING}}"
 
 
 SENTENCES: list[tuple[Node, ...]] = []  # all of them, for the checker
@@ -222,7 +224,7 @@ LOST = tell(
             "At last {k} found the {t} {r=SPOT}.",
         ],
     ),
-    "[{h}|The {h.kind}] was so [happy|glad] that {h.he} [danced|sang|jumped for joy|laughed out loud].",
+    "{h} was so [happy|glad] that {h.he} [danced|sang|jumped for joy|laughed out loud].",
     "From that day on {h} and {k} were [friends|the best of friends].",
     maybe("What is lost can be found again.", "A good friend is worth more than gold."),
 )
@@ -245,7 +247,7 @@ FOUND = tell(
             "So {h} took the {t} home and put it in {h.his} {h.home}.",
         ],
     ),
-    "[{h.He}|The {h.kind}] [smiled|sang] all the way home.",
+    "[{h}|{h.He}] [smiled|sang] all the way home.",
     maybe("An honest heart is a happy heart.", "It is good to give back what is not yours."),
 )
 
@@ -302,7 +304,7 @@ RACE = tell(
 DARK = tell(
     NIGHT + " {h} could not find the way back to {h.his} {h.home}.",
     maybe("{e=DARK}."),
-    "The {h.kind} was [afraid|cold and tired|all alone].",
+    "{h.He} was [afraid|cold and tired|all alone].",
     "{k=the} saw {h.him} {s=SPOT}.",
     '"[Where do you live|Are you lost|Why are you out so late], {h}?" asked {k}.',
     '"I live in a {h.home}," said {h}.',
@@ -369,7 +371,7 @@ NOISE = tell(
     "There sat {k=a}.",
     '"I am sorry, I did not want to scare you," said {k}.',
     '"I have lost my {u=}."',
-    "The {h.kind} [laughed|smiled].",
+    "{h} [laughed|smiled].",
     '"I thought you were a [monster|ghost|robber]," {h.he} said.',
     "{h} held up the {t}, and together they found the {u} {r=SPOT}.",
     "Then {h} and {k} went in and [had|shared] {f=FOOD}.",
@@ -383,10 +385,9 @@ TURNIP = tell(  # a chain of helpers, told again each time it grows
     "{h} called {k=the}.",
     "{k} pulled {h}, {h} pulled the turnip, but it did not move.",
     "{k} called {m=the}.",
-    "{m} pulled {k}, {k} pulled {h}, {h} pulled the turnip, but it did not move.",
-    "{m} called {n=the}.",
-    "{n} pulled {m}, {m} pulled {k}, {k} pulled {h}, {h} pulled the turnip, and out it came!",
-    "The {h.kind} cooked a soup, and {h.he} gave some to {k}, {m} and {n}.",
+    "{m} pulled {k}, {k} pulled {h}, {h} pulled the turnip, and out it came!",
+    "{h} cooked a soup, and {h.he} gave [a bowl|a cup|a plate] of it to {k} and {m}.",
+    "They [ate|sang|laughed] until [the moon rose|it was dark].",
     maybe("Together we are strong.", "Many small hands move great things."),
 )
 
@@ -409,7 +410,7 @@ FEAST = tell(  # names are called in turn and answered
     '"I brought the {t}," said {k}.',
     '"And who brought the {u}?" asked {h}.',
     '"I brought the {u}," said {m}.',
-    "The {h.kind} was so [happy|glad] that {h.he} gave {k} and {m} {f=FOOD}.",
+    "{h} was so [happy|glad] that {h.he} gave {k} and {m} {f=FOOD}.",
     "They [sang|danced|played] until [the moon rose|it was dark].",
     '"Goodbye, {k} and {m}!" called {h}.',
     maybe("A friend is always welcome.", "The more, the merrier."),
