@@ -16,7 +16,7 @@ from corpus.grammar import Grammar, Sort, parse
 from data import clean_text
 from tokenizer import load
 
-EXPECTED = ("tales-2", "a662e04f06a5b3006916b53a5da1ec78fd457bbd345ade67142e1f27ae8c5f76")
+EXPECTED = ("tales-3", "c94e442c4f4c71bdee74bbdf98f0b79554e2579797dc258b96b42ded59fba093")
 COUNTS = {"web": 1500, "code": 2000, "math": 1500}
 
 
@@ -111,28 +111,25 @@ def test_the_checker_accepts_what_the_grammar_writes():
 
 
 TALE = (
-    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora "
-    "found a red kite under a bush. "
-    '"Whose kite is this?" she asked. Nora took the kite to Otto the fox. "Is this your kite?" '
-    'asked Nora. "No, it is not mine," '
-    'said Otto. "You may keep it, Nora." So Nora took the red kite home and put it in her tunnel. '
-    "The mole sang all the way home."
+    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora lost her "
+    "red kite. Nora looked for the kite under a bush, but the kite was not there. She sat down and wept. Then a "
+    'shy fox named Milo came by. "What is wrong?" asked Milo. "I miss my red kite," said Nora. "Do not cry," said '
+    'Milo. "Let us look together." They searched all day. At last Milo found the kite in the hay. Nora was so '
+    "happy that she sang. From that day on Nora and Milo were friends."
 )
 
 
 @pytest.mark.parametrize(
     "old, new, wrong",
     [
-        ('"Whose kite', '"Whose drum', {"thing"}),
-        ("the red kite home", "the blue kite home", {"thing"}),
-        ('"You may keep it, Nora.', '"You may keep it, Greta.', {"name"}),
-        ("asked Nora", "asked Otto", {"name"}),
-        ("in her tunnel", "in his tunnel", {"pronoun"}),
-        ('?" she asked', '?" he asked', {"pronoun"}),
-        ("The mole sang", "The fox sang", {"kind"}),
-        ("put it in her tunnel", "put it in her den", {"kind"}),
-        ("to Otto the fox", "to Nora the fox", {"name"}),
-        ("took the kite to Otto", "kicked the kite to Otto", set()),
+        ("found the kite", "found the drum", {"thing"}),
+        ("my red kite", "my blue kite", {"look"}),
+        ("asked Milo", "asked Greta", {"name"}),
+        ("said Nora", "said Milo", {"name"}),
+        ("that she sang", "that he sang", {"pronoun"}),
+        ("lost her", "lost his", {"pronoun"}),
+        ("a small tunnel", "a small den", {"kind"}),
+        ("At last Milo found", "At last Milo kicked", set()),
     ],
 )
 def test_the_checker_finds_a_mistake(old, new, wrong):
@@ -151,7 +148,7 @@ def test_the_checker_judges_what_the_grammar_cannot_read():
         "She saw the drum.": {"thing"},
         "She saw a red drum. The drum was big.": set(),
         "He laughed.": {"pronoun"},
-        "She met Otto the fox, and he laughed.": set(),
+        "She met Milo the fox, and he laughed.": set(),
     }
     for rest, wrong in cases.items():
         found = checker.check_tale(start + rest)
