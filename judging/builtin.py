@@ -40,8 +40,11 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
     asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
     asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]
     answered = [text.split(" Question:")[0] for text in sampled(model, coder, asked, 0)]
+    kept = learned.shares(tales)
+    right = kept["faultless"] / max(1, kept["tales"])
     return {
-        "tales": learned.shares(tales), "texts": tales,
+        "task": "builtin", "acc": right, "acc_norm": None, "items": kept["tales"],
+        "interval": list(checker.wilson(kept["faultless"], kept["tales"])), "tales": kept, "texts": tales,
         "programs": {
             "parse": (sum(program.parses for program in written), count),
             "run": (sum(program.runs for program in written), count),
@@ -89,8 +92,8 @@ def table(result: dict[str, Any]) -> str:
     lines.append("  nats per token, whole documents       unigram     loss    bound  covered")
     for kind, way in result["way"].items():
         numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{100 * way['share']:8.1f}%"
-        lines.append(f"  {builtin.KINDS[kind].name:<36}{numbers}   loss - bound = {way['loss'] - way['bound']:.3f} "
-                     f"± {way['stderr']:.3f}")
+        above = f"loss - bound = {way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"
+        lines.append(f"  {builtin.KINDS[kind].name:<36}{numbers}   {above}")
     return "\n".join(lines)
 
 

@@ -24,6 +24,8 @@ import data
 from common import Parser, UserError, atomic_write, positive, read_json, sha256_file
 from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
+from judging.builtin import judge_builtin
+from judging.builtin import table as builtin_table
 from model import Llama
 from params import Table, read_cards
 from devices.open import open_device
@@ -58,6 +60,7 @@ def parser() -> Parser:
     """The flags of evaluate.py."""
     p = Parser("Judge models as the cards do, side by side.", EXAMPLES)
     p.add_argument("runs", nargs="*", metavar="RUN", help="run or model folders (default: the newest run)")
+    p.add_argument("--builtin", action="store_true", help="what a model learned of the built-in corpus")
     p.add_argument("--text", action="append", default=[], metavar="FILE",
                    help="perplexity on a text, on a .jsonl(.gz) with a field text, or on the validation part "
                    "of a folder made by data.py prepare")
@@ -247,7 +250,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     texts = args.text
     if not asked(args):
         if not stored:
-            raise UserError(f"{folder}: nothing to judge it on; give --text, --blimp, --choices or --gsm8k")
+            raise UserError(f"{folder}: nothing to judge it on; give --text, --blimp, --choices, --gsm8k or --builtin")
         texts = [stored["data"]]
     results = {}
     for path in map(Path, texts):
@@ -268,6 +271,9 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
         warn_of_lost_text(tokenizer, path, ("context", "choices"))
         title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
         results[f"{title} ({Path(path).name})" if title in results else title] = result
+    if args.builtin:
+        results["tales without a mistake"] = judge_builtin(model, tokenizer)
+        print(f"{folder}\n{builtin_table(results['tales without a mistake'])}\n")
     for path in args.gsm8k:
         warn_of_lost_text(tokenizer, path, ("question",))
         for shots in args.shots:
@@ -287,7 +293,7 @@ def warn_of_lost_text(tokenizer: Tokenizer, path: str | Path, fields: tuple[str,
 
 def asked(args: argparse.Namespace) -> bool:
     """Whether the flags name anything to judge a model on."""
-    return bool(args.text or args.blimp or args.choices or args.gsm8k)
+    return bool(args.text or args.blimp or args.choices or args.gsm8k or args.builtin)
 
 
 def judge_text(

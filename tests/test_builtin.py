@@ -111,11 +111,11 @@ def test_the_checker_accepts_what_the_grammar_writes():
 
 
 TALE = (
-    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora lost her "
-    "red kite. Nora looked for the kite under a bush, but the kite was not there. She sat down and wept. Then a "
-    'shy fox named Milo came by. "What is wrong?" asked Milo. "I miss my red kite," said Nora. "Do not cry," said '
-    'Milo. "Let us look together." They searched all day. At last Milo found the kite in the hay. Nora was so '
-    "happy that she sang. From that day on Nora and Milo were friends."
+    "Long ago there lived a lazy mole named Nora. She had a small tunnel by the river. One day Nora lost "
+    "her red kite. Nora looked for the kite under a bush, but the kite was not there. She sat down and wept. "
+    'Then a shy fox named Milo came by. "What is wrong?" asked Milo. "I miss my red kite," said Nora. '
+    '"Do not cry," said Milo. "Let us look together." They searched all day. At last Milo found the kite '
+    "in the hay. Nora was so happy that she sang. From that day on Nora and Milo were friends."
 )
 
 

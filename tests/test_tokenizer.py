@@ -472,9 +472,10 @@ def test_examples_in_docstrings(name):
 def test_many_short_texts_in_one_block(builtin, real):
     """`encode_many` gives what `encode` gives for each text: empty, short, odd and longer than a block."""
     rng = random.Random(7)
-    pieces = ["the", "cat", " ", "ing", "'s", "\n\n", "Once", "3", ".", ",", " of the", "\r", "\0", "é", "A", '"']
+    pieces = ["the", "cat", " ", "ing", "'s", "\n\n", "Once", "3", ".", ",", " of the", "\r", "\0", "é", '"']
     texts = ["", "x", *("".join(rng.choice(pieces) for _ in range(rng.randrange(12))) for _ in range(400))]
     texts.insert(200, "Once upon a time. " * 3000)
     for coder in (builtin, *real.values()):
         for document in (False, True):
-            assert coder.encode_many(texts, document) == [coder.encode_plain(text, document) for text in texts]
+            one_by_one = [coder.encode_plain(text, document) for text in texts]
+            assert coder.encode_many(texts, document) == one_by_one
