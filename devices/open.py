@@ -12,10 +12,9 @@ from importlib.util import find_spec
 import torch
 
 from common import UserError
-from devices import torchtpu
+from devices import attention_cpu, torchtpu
 from devices.attention_gpu import choose_attention
 from devices.device import Device
-from model import sdpa
 
 
 def open_device(name: str = "auto") -> Device:
@@ -58,7 +57,7 @@ def open_device(name: str = "auto") -> Device:
 
 def open_plain(name: str, reason: str) -> Device:
     """The CPU or a GPU; under torchrun after joining the group (NCCL between GPUs, gloo between CPUs)."""
-    attend = sdpa if name == "cpu" else choose_attention(name)
+    attend = attention_cpu.attend if name == "cpu" else choose_attention(name)
     device = Device(name, torch.device(name), reason, attend=attend, notes=torchtpu.without_chip())
     if os.environ.get("WORLD_SIZE", "1") != "1":
         if name == "cuda":

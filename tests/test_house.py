@@ -24,7 +24,7 @@ vocab_files: by_name tokenizer_files bpe
 tokenizer
 model
 params
-devices: keep_memory attention_gpu attention_tpu device torchtpu xla open
+devices: keep_memory attention_cpu attention_gpu attention_tpu device torchtpu xla open
 precision
 data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
@@ -37,7 +37,7 @@ evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_folder
 publishing: gallery run_numbers card to_gguf to_onnx kaggle_notebook
-bench: pipeline encoder training_step recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile
+bench: pipeline encoder attention training_step recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """
 
 

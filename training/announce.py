@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says before its first step and after its last: settings and where each came from, the card's own table, what was learned."""
+"""What a run says before its first step (settings and where each came from) and after its last."""
 from __future__ import annotations
 
 import dataclasses
@@ -13,6 +13,7 @@ import torch
 import data
 import sample
 from training.compiled import lacking
+from devices import attention_cpu
 from model import SIZES, Llama, next_token_loss
 from params import CARD_OF, count, read_cards
 from precision import report
@@ -58,6 +59,9 @@ def announce(job: Job, model: Llama, optimizer: dict[str, Any]) -> None:
         compiled = "torch.compile for blocks and loss" if job.config.compile else without
         products = "TF32" if torch.get_float32_matmul_precision() == "high" else "FP32"
         lines["kernels"] = f"fused AdamW; {compiled}; FP32 products in {products}"
+    if job.device.kind == "cpu":
+        heads = job.model_config.num_attention_heads
+        lines["attention"] = attention_cpu.summary(job.recipe.autocast, job.micro_batch, heads, config.seq_len)
     if job.device.kind != "xla":
         lines["time"] = f"about {total / measured_speed(model, job) / 60:.1f} minutes, from trial passes"
     lines.update({f"note {i + 1}": note for i, note in enumerate(job.notes)})
