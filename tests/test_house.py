@@ -37,7 +37,8 @@ evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_folder
 publishing: gallery run_numbers card to_gguf to_onnx kaggle_notebook
-bench: pipeline encoder attention training_step recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile
+bench: pipeline encoder attention training_step
+bench: recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """
 
 
