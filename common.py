@@ -260,6 +260,15 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
+def utf8_path(path: str | Path) -> Path:
+    """`path`, unless its name has bytes that are not UTF-8: run.json and manifests could not hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the name has bytes that are not UTF-8; rename it") from None
+    return Path(path)
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -321,6 +330,10 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     fsync_folder(folder.parent)
 
 
+class FolderBusy(UserError):
+    """Another process holds the folder."""
+
+
 def lock_folder(folder: Path) -> Any:
     """Hold `folder` for this process; the system lets go when the process ends, however it ends. Raises
     UserError if another holds it.
@@ -336,7 +349,7 @@ def lock_folder(folder: Path) -> Any:
             msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError:
         handle.close()
-        raise UserError(
+        raise FolderBusy(
             f"{folder}: another process is writing into this folder; wait for it or choose another one"
         ) from None
     return handle

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from common import UserError, read_json, run, sha256_file
+from tokenizer import lost_sentence
 
 START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
 # where the anneal ends: our assumption, the cards only say what rises
@@ -294,12 +295,8 @@ class Corpus:
         """SHA-256 of what decides the batches: tokenizer, mixture and shards. The same data prepared twice
         have the same.
         """
-        parts = [
-            self.manifest["tokenizer"]["fingerprint"],
-            self.manifest["mixture"],
-            {name: {**source, **{split: without_nats(source[split]) for split in SPLITS}}
-             for name, source in self.manifest["sources"].items()},
-        ]
+        sources = {name: deciding(source) for name, source in self.manifest["sources"].items()}
+        parts = [self.manifest["tokenizer"]["fingerprint"], self.manifest["mixture"], sources]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def check_files(self, verify: bool) -> None:
@@ -467,54 +464,88 @@ def tokens_of(split: dict) -> int:
     return sum(shard["tokens"] for shard in split["shards"])
 
 
-def without_nats(split: dict) -> dict:
-    """What a manifest says of a split, but its nats, which decide no batch."""
-    return {key: value for key, value in split.items() if key != "nats"}
+def deciding(record: dict) -> dict:
+    """A source's record in a manifest without the counts that decide no batch."""
+    kept = {key: value for key, value in record.items() if key not in ("nats", "lost", "without_text")}
+    return {key: deciding(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def lost_notes(manifest: dict) -> list[str]:
+    """Sentences about text that a preparation dropped: rows without text, characters without a token."""
+    notes = []
+    for name, source in manifest["sources"].items():
+        if source.get("without_text"):
+            notes.append(f"{name}: {source['without_text']:,} of {source['read']:,} rows have no text and were "
+                         "left out (null, a list, a number ...)")
+        lost = sum(source[split].get("lost", 0) for split in SPLITS)
+        characters = sum(source[split]["characters"] for split in SPLITS)
+        if lost > 0.005 * characters:
+            notes.append(f"{name}: {lost_sentence(lost, max(lost, characters))}; python tokenizer.py train "
+                         "makes a vocabulary of your own text")
+    return notes
+
+
+def clean_as(folder: str | Path, text: str) -> tuple[str, str]:
+    """`text` cleaned as a prepared folder cleaned its prose, and a sentence that says how.
+
+    The prose is the source with the largest share that is not code, or the only source.
+    """
+    manifest = read_manifest(Path(folder))
+    shares = manifest["mixture"]["start"]
+    name = max(shares, key=lambda name: (name != "code", shares[name]))
+    lines = manifest.get("lines", {}).get(name, name == "code")
+    how = "line breaks are kept" if lines else "line breaks and runs of white space become single spaces"
+    return clean_text(text, preserve_linebreaks=lines), f"cleaned like {name} in {folder}: {how}"
+
+
+def require(good: bool, what: str) -> None:
+    """Raise ValueError(what) unless `good`."""
+    if not good:
+        raise ValueError(what)
+
+
+def is_count(value: Any, below: int) -> bool:
+    """Whether a value of a JSON file is an integer in [0, below)."""
+    return type(value) is int and 0 <= value < below
+
+
+def check_split(name: str, split: str, record: dict) -> None:
+    """Validate what a manifest says of one split of source `name`; raises as `check_manifest`."""
+    require(all(is_count(record[key], 2**63) for key in ("documents", "characters")), "counts")
+    require(is_count(record.get("lost", 0), 2**63), "lost")
+    nats = record.get("nats")
+    require(nats is None or type(nats) in (int, float) and 0 <= nats < 2**63, "nats")
+    for number, shard in enumerate(record["shards"]):
+        require(shard["file"] == f"{name}.{split}.{number:05d}.bin", "shard file name")
+        require(is_count(shard["tokens"], 2**48) and shard["tokens"] > 0, "shard tokens")
+        require(re.fullmatch(r"[0-9a-f]{64}", shard["sha256"]) is not None, "shard sha256")
 
 
 def check_manifest(manifest: dict) -> None:
-    """Raise ValueError (or KeyError, TypeError, AttributeError) if a field is absent, of the wrong type or
-    out of range.
-    """
-    def require(good: bool, what: str) -> None:
-        if not good:
-            raise ValueError(what)
-
-    def whole(value: Any, below: int) -> bool:
-        return type(value) is int and 0 <= value < below
-
+    """Validate every field; raises ValueError, KeyError, TypeError or AttributeError."""
     require(manifest["format"] == FORMAT, "unknown format")
     coder, sources, mixture = manifest["tokenizer"], manifest["sources"], manifest["mixture"]
-    require(
-        whole(coder["vocab_size"], 2**16 + 1) and whole(coder["eos_id"], coder["vocab_size"]), "tokenizer"
-    )
+    require(is_count(coder["vocab_size"], 2**16 + 1), "vocab_size")
+    require(is_count(coder["eos_id"], coder["vocab_size"]), "eos_id")
     require(isinstance(coder["fingerprint"], str), "tokenizer fingerprint")
     require(len(coder["files"]) > 0, "tokenizer files")
     require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in coder["files"].keys()), "tokenizer file name")
     require(0 < len(sources) <= 64, "sources")
+    require(all(type(kept) is bool for kept in manifest.get("lines", {}).values()), "lines")
     for side in ("start", "end"):
         shares = mixture[side]
         require(list(shares) == list(sources), f"mixture {side} names other sources")
-        require(
-            all(type(share) in (int, float) and 0 <= share <= 1 for share in shares.values()),
-            f"mixture {side}",
-        )
+        good = all(type(share) in (int, float) and 0 <= share <= 1 for share in shares.values())
+        require(good, f"mixture {side}")
         require(abs(sum(shares.values()) - 1) < 1e-6, f"mixture {side} does not sum to 1")
     require(type(mixture["anneal"]) in (int, float) and 0 <= mixture["anneal"] <= 1, "anneal")
     for name, source in sources.items():
         require(re.fullmatch(r"[a-z][a-z0-9_-]*", name) is not None, "source name")
-        require(
-            average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"]) > 1e-6,
-            "a source without a share",
-        )
+        share = average_share(mixture["start"][name], mixture["end"][name], mixture["anneal"])
+        require(share > 1e-6, "a source without a share")
+        require(all(is_count(source.get(key, 0), 2**63) for key in ("read", "without_text")), "rows")
         for split in SPLITS:
-            require(all(whole(source[split][key], 2**63) for key in ("documents", "characters")), "counts")
-            nats = source[split].get("nats")
-            require(nats is None or type(nats) in (int, float) and 0 <= nats < 2**63, "nats")
-            for number, shard in enumerate(source[split]["shards"]):
-                require(shard["file"] == f"{name}.{split}.{number:05d}.bin", "shard file name")
-                require(whole(shard["tokens"], 2**48) and shard["tokens"] > 0, "shard tokens")
-                require(re.fullmatch(r"[0-9a-f]{64}", shard["sha256"]) is not None, "shard sha256")
+            check_split(name, split, source[split])
 
 
 def mixture_table(corpus: Corpus) -> str:

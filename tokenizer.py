@@ -793,6 +793,11 @@ class Tokenizer(TokenMonster):
         return hashlib.sha256(self.vocab.to_bytes() + special.encode()).hexdigest()
 
     @functools.cached_property
+    def single_bytes(self) -> bytes:
+        """The bytes that are tokens themselves."""
+        return bytes(record.token[0] for record in self.vocab.records if len(record.token) == 1)
+
+    @functools.cached_property
     def fast(self) -> FastEncoder:
         """The numpy form of the encoder."""
         return FastEncoder(self)
@@ -897,11 +902,10 @@ def lost_characters(tokenizer: Tokenizer, text: str) -> int:
 
     The published vocabularies have no token for most bytes of other scripts than the Latin one.
     """
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate is not a character
     text = unicodedata.normalize("NFD", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if isinstance(tokenizer, TokenMonster):
-        single = bytes(record.token[0] for record in tokenizer.vocab.records if len(record.token) == 1)
-        if not text.encode("utf-8", "replace").translate(None, single):
-            return 0  # a byte with a token of its own is never lost
+    if isinstance(tokenizer, Tokenizer) and not text.encode().translate(None, tokenizer.single_bytes):
+        return 0  # a byte that is a token is never lost
     back = tokenizer.decode(tokenizer.encode(text, document=True))
     return (Counter(text) - Counter(unicodedata.normalize("NFD", back))).total()
 

@@ -6,7 +6,9 @@
 """
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import shlex
 import sys
 from argparse import Namespace
@@ -93,10 +95,20 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, c
     raise AssertionError("itertools.count has no end")
 
 
+def own_corpus_folder(path: str | Path) -> Path:
+    """Where the corpus of one's own file or folder goes: its name and a few digits for its place.
+
+    So my.txt and x/my.txt have two folders, and builtin.txt is not the built-in corpus.
+    """
+    path = Path(path).resolve()
+    digits = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    return Path("corpora") / f"{path.stem or 'own'}-{digits}"
+
+
 def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | None = None) -> Path:
     """Prepare one file or one folder as one source and return the corpus folder.
 
-    The source is "code" if all its files are programs, else "web".
+    The source is "code" if all its files are programs, else "text": both keep their lines.
     """
     if len(paths) != 1:
         raise UserError("give one file or one folder; for more, run: "
@@ -146,8 +158,8 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
     for name in wanted:
         kind, equals, path = name.partition("=")
         if equals and path:
-            if kind not in mix.start:
-                raise UserError(f"--source {name}: no such kind in this mixture ({', '.join(mix.start)})")
+            if kind not in (*mix.start, "text"):
+                raise UserError(f"--source {name}: no such kind in this mixture ({', '.join([*mix.start, 'text'])})")
             sources.append(path_source(kind, path))
         elif name == "builtin":
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
@@ -159,7 +171,7 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
             sources += [hub_source(kind, datasets) for kind, datasets in mix.datasets.items()]
         else:
             raise UserError(f"--source {name}: expected builtin, builtin-math, python-docs, hub, or "
-                            "KIND=PATH such as web=texts/ or code=src/")
+                            "KIND=PATH such as text=texts/ or code=src/")
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -182,7 +194,8 @@ def parser() -> Parser:
         "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
     ).add_argument
     add("--source", action="append", metavar="SOURCE",
-        help="builtin (default), python-docs, hub, or KIND=PATH with KIND web, code, math; may be repeated")
+        help="builtin (default), python-docs, hub, or KIND=PATH: text and code keep their lines, web and math "
+             "become one line a document; may be repeated")
     add("--mix", default="stentor3", choices=tuple(MIXES),
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")

@@ -1,67 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where documents come from: datasets of the hub (streamed, never stored whole) and one's own files, as
-sources of `prepare_corpus`.
+"""Where documents come from: files and folders, the built-in generator, datasets of the hub.
 
-    .txt and others   cut at blank lines into documents of about 8,000 characters
-    program files     one document each (.py, .js, ...)
-    .jsonl[.gz]       one JSON object a line, the document in its column "text" or "content"
-    .parquet          the same as a table
-    hub               the datasets that the cards name, in the mixtures of MIXES
+    .txt .md .rst, no ending    text, cut at blank lines into documents of about 8,000 characters
+    .py .js .c and other code   one document a file
+    .jsonl .json .csv .tsv      one document a row, in its column "text" or "content"
+    .parquet                    the same
+    hub                         the datasets that the cards name, streamed
+
+Text, code and rows may be packed (.gz). Endings are compared in lower case. A file of any other kind is
+refused by its name; in a folder it is skipped, counted and named. One document has at most LARGEST_DOCUMENT
+characters; a longer one is refused by name, so memory is bounded whatever the file holds. A row without text
+is None: the preparation counts it.
 """
 from __future__ import annotations
 
+import contextlib
+import csv
 import functools
 import gzip
 import hashlib
 import itertools
 import json
+import os
+import shlex
 import sys
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Callable, Iterable, Iterator
 
-from common import UserError
+from common import UserError, utf8_path
 from corpus.builtin import GENERATOR, KINDS, builtin_documents
 from corpus.python_docs import python_documents
 
 COLUMNS = ("text", "content")
-CODE_ENDINGS = {".py", ".js", ".ts", ".c", ".h", ".cpp", ".java", ".go", ".rs", ".rb", ".sh"}
+TEXT_ENDINGS = {"", ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".srt", ".log"}
+CODE_ENDINGS = set(
+    ".py .pyi .pyx .js .mjs .jsx .ts .tsx .c .h .cc .hh .cpp .hpp .cxx .cs .java .go .rs .rb .php .swift .kt"
+    " .scala .lua .pl .pm .r .jl .hs .ml .mli .clj .ex .exs .erl .dart .zig .nim .f90 .sql .sh .bash .ps1"
+    .split()
+)
+ROW_ENDINGS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
+CACHES = {"__pycache__", "node_modules"}
 DOCUMENT_CHARACTERS = 8192
+LARGEST_DOCUMENT = 8 << 20  # characters
+CHUNK = 1 << 16  # characters
 
 
-@dataclass(frozen=True)
-class HubDataset:
-    """Arguments of `datasets.load_dataset`: the repository, its subset (`name`) or folder (`data_dir`), the
-    only columns to transfer.
-    """
-
-    path: str
-    name: str | None = None
-    data_dir: str | None = None
-    columns: tuple[str, ...] = ()
+class NoDocuments(UserError):
+    """A file of a readable format that has no documents: configuration, a table of something else."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of one kind: `documents(skip)` yields their texts in a fixed order, without the first `skip`.
+    """Documents of one kind: `documents(skip)` yields them in a fixed order, without the first `skip`.
+
+    A document is a text, or None for a row that has no text.
     """
 
-    name: str  # its name in the mixture: web, code, math
-    documents: Callable[[int], Iterator[str]]
+    name: str  # its name in the mixture: web, code, math, text
+    documents: Callable[[int], Iterator[str | None]]
     identity: str  # what is read; a preparation that continues must find the same
-    lines: bool  # code keeps its line breaks
+    lines: bool  # keeps its line breaks when it is cleaned
+    note: str = ""  # what the user should know about it
     documents_by_default: int | None = None  # of a source without end, where no budget is given
 
 
 def builtin_source(kind: str) -> Source:
     """The built-in documents of "web" (tales), "code" (programs) or "math" (exercises)."""
-    name = KINDS[kind].name
-    return Source(
-        kind, functools.partial(builtin_documents, kind), f"built-in {name}, generator {GENERATOR}",
-        kind == "code",
-        documents_by_default=KINDS[kind].documents,
-    )
+    documents = functools.partial(builtin_documents, kind)
+    identity = f"built-in {KINDS[kind].name}, generator {GENERATOR}"
+    return Source(kind, documents, identity, kind == "code", documents_by_default=KINDS[kind].documents)
 
 
 def python_docs_source(kind: str) -> Source:
@@ -73,69 +83,178 @@ def python_docs_source(kind: str) -> Source:
     return Source(kind, documents, f"{what} of Python {sys.version.split()[0]}", kind == "code")
 
 
-# ------------------------------------------------------------------------------------------------------ files
+# ---------------------------------------------------------------------------------------- files and folders
 
-def files_of(path: str | Path) -> list[Path]:
-    """A file, or the files of a folder in the order of their names. Raises UserError if there is none."""
-    path = Path(path)
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    )
+def ending_of(path: Path) -> str:
+    """The ending that says how a file is read, in lower case and without .gz.
+
+    >>> ending_of(Path("a/Rows.JSONL.gz")), ending_of(Path("README"))
+    ('.jsonl', '')
+    """
+    return PurePath(path.name.lower().removesuffix(".gz")).suffix
+
+
+def problem_of(path: Path) -> str | None:
+    """Why a file cannot be read as documents, or None."""
+    if not path.is_file():
+        return "not a regular file"
+    if ending_of(path) not in TEXT_ENDINGS | CODE_ENDINGS | ROW_ENDINGS:
+        return "not a known format"
+    if path.suffix.lower() != ".gz" and ending_of(path) != ".parquet":
+        with open(path, "rb") as file:
+            if b"\0" in file.read(8192):
+                return "binary"
+    return None
+
+
+def problem_of_rows(path: Path) -> str | None:
+    """Why a table file has no documents, or None; a damaged one raises UserError."""
+    try:
+        if ending_of(path) in ROW_ENDINGS:
+            next(texts_of(rows_of(path), str(path)), None)
+    except NoDocuments:
+        return "without documents in a column text or content"
+    return None
+
+
+def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
+    """The readable files at a path, in the order of their names, and what is skipped: reason -> names.
+
+    In a folder, hidden folders and files, caches, binaries and unknown formats are skipped. A link is
+    followed; what it leads to is read once. Raises UserError for a single file that cannot be read, and where
+    nothing is left.
+    """
+    path = utf8_path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        problem = problem_of(path)
+        if problem:
+            known = " ".join(sorted(filter(None, TEXT_ENDINGS | ROW_ENDINGS)))
+            raise UserError(f"{path}: {problem}; documents are read from {known} and program files. "
+                            "Rename it to .txt if it is plain text")
+        return [path], {}
+    files: list[Path] = []
+    skipped: dict[str, list[str]] = defaultdict(list)
+    seen: set[Path] = set()
+
+    def walk(folder: Path) -> None:
+        for entry in sorted(folder.iterdir()):
+            name = str(entry.relative_to(path))
+            if entry.name.startswith("."):
+                skipped["hidden"].append(name)
+            elif entry.name in CACHES:
+                skipped["cache"].append(name)
+            elif not entry.exists():
+                skipped["broken link"].append(name)
+            elif entry.resolve() in seen or entry.is_dir() and entry.resolve() in folder.resolve().parents:
+                skipped["already read through another name"].append(name)
+            elif entry.is_dir():
+                seen.add(entry.resolve())
+                walk(entry)
+            elif problem := problem_of(entry) or problem_of_rows(entry):
+                skipped[problem].append(name)
+            else:
+                seen.add(entry.resolve())
+                files.append(entry)
+
+    seen.add(path.resolve())
+    walk(path)
     if not files:
-        raise UserError(
-            f"{path}: no files in this folder" if path.is_dir() else f"{path}: no such file or folder"
-        )
-    return files
+        raise UserError(f"{path}: no file with documents in this folder{skipped_line(skipped)}")
+    return files, skipped
+
+
+def skipped_line(skipped: dict[str, list[str]]) -> str:
+    """What was skipped, for a message: "; skipped: 2 hidden (.git, .env), 1 binary (logo.txt)"."""
+    parts = []
+    for reason, names in skipped.items():
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        parts.append(f"{len(names)} {reason} ({shown})")
+    return f"; skipped: {', '.join(parts)}" if parts else ""
 
 
 def kind_of(path: str | Path) -> str:
-    """"code" if all the files there are programs, else "web"."""
-    return "code" if all(file.suffix in CODE_ENDINGS for file in files_of(path)) else "web"
+    """"code" if all files there are programs, else "text"."""
+    return "code" if all(ending_of(file) in CODE_ENDINGS for file in files_of(path)[0]) else "text"
 
 
 def path_source(kind: str, path: str | Path) -> Source:
-    """A file or the files of a folder as a source; its identity is each file's name, size and first megabyte.
+    """A file or a folder as a source. Its identity covers each file's name and all of its content.
+
+    "code" and "text" (one's own text) keep their lines, other kinds are cleaned to one line a document.
     """
-    path, files, digest = Path(path), files_of(path), hashlib.sha256()
-
-    def documents(skip: int) -> Iterator[str]:
-        everything = itertools.chain.from_iterable(file_documents(file) for file in files)
-        return itertools.islice(everything, skip, None)
+    path = Path(path)
+    files, skipped = files_of(path)
+    digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(os.fsencode(file.relative_to(path)) + b"\0")
         with open(file, "rb") as content:
-            digest.update(content.read(1 << 20))
-    return Source(
-        kind, documents, f"{path.name}: {len(files)} files, {digest.hexdigest()[:12]}", kind == "code"
-    )
+            while piece := content.read(1 << 20):
+                digest.update(piece)
+
+    def documents(skip: int) -> Iterator[str | None]:
+        everything = itertools.chain.from_iterable(documents_of(file) for file in files)
+        return itertools.islice(everything, skip, None)
+
+    identity = f"{path.name}: {len(files)} files, {digest.hexdigest()[:12]}"
+    note = f"{path}: {len(files)} files read{skipped_line(skipped)}" if skipped else ""
+    return Source(kind, documents, identity, kind in ("code", "text"), note)
 
 
-def file_documents(path: Path) -> Iterator[str]:
-    """The documents of one file. Raises UserError that names the file and the place of what is wrong."""
+# --------------------------------------------------------------------------------------------------- one file
+
+@contextlib.contextmanager
+def open_text(path: Path, **options: Any) -> Iterator[Any]:
+    """A file as UTF-8 text, with or without a byte order mark, unpacked if it ends in .gz.
+
+    Raises UserError that names the file for other encodings and for damaged gzip data.
+    """
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8-sig") as file:
-                yield from texts_of(json_rows(file, path), str(path))
-        elif path.suffix == ".parquet":
-            yield from texts_of(parquet_rows(path), str(path))
-        else:
-            with open(path, encoding="utf-8-sig") as file:
-                if path.suffix in CODE_ENDINGS:
-                    yield file.read()
-                else:
-                    yield from paragraphs(file)
+        with opener(path, "rt", encoding="utf-8-sig", **options) as file:
+            yield file
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+        utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        encoding = "UTF-16" if utf16 else "LATIN1"
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); if it is {encoding}, convert it: "
+                        f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > new.txt") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
 
 
+def too_long(path: Path, place: str) -> UserError:
+    """The error for a document of more than LARGEST_DOCUMENT characters."""
+    return UserError(f"{path}: {place} has more than {LARGEST_DOCUMENT:,} characters, the most that one "
+                     "document may have; cut it into several")
+
+
+def read_text(path: Path) -> str:
+    """All of a text file as one document. Raises UserError where it is too long or not text."""
+    with open_text(path) as file:
+        text = file.read(LARGEST_DOCUMENT + 1)
+    if len(text) > LARGEST_DOCUMENT:
+        raise too_long(path, "it")
+    return text
+
+
+def documents_of(path: Path) -> Iterator[str | None]:
+    """The documents of one file. Raises UserError that names the file and the place of what is wrong."""
+    ending = ending_of(path)
+    if ending in ROW_ENDINGS:
+        yield from texts_of(rows_of(path), str(path))
+    elif ending in CODE_ENDINGS:
+        yield read_text(path)
+    else:
+        with open_text(path) as file:
+            yield from paragraphs(file)
+
+
 def paragraphs(file: Any) -> Iterator[str]:
-    """Cut a text at a blank line once a piece is long enough, at any line end if it is twice, anywhere if
-    four times as long.
+    """Cut a text into documents.
+
+    A document ends at a blank line once it is long enough, at any line end if it is twice as long, anywhere
+    if it is four times as long.
     """
     parts, size = [], 0
     while line := file.readline(DOCUMENT_CHARACTERS):
@@ -150,22 +269,115 @@ def paragraphs(file: Any) -> Iterator[str]:
         yield "".join(parts)
 
 
-def json_rows(file: Any, path: Path) -> Iterator[dict]:
+# -------------------------------------------------------------------------------------------- rows of files
+
+def rows_of(path: Path) -> Iterator[Any]:
+    """The rows of a table file: dicts, or the items of a JSON list. Raises UserError that names the place."""
+    ending = ending_of(path)
+    if ending == ".parquet":
+        yield from parquet_rows(path)
+    elif ending in (".csv", ".tsv"):
+        yield from separated_rows(path, "\t" if ending == ".tsv" else ",")
+    elif ending == ".json" and first_character(path) == "[":
+        yield from json_list(path)
+    else:
+        yield from json_lines(path)
+
+
+def first_character(path: Path) -> str:
+    """The first character of a text file that is not white space; "" if there is none."""
+    with open_text(path) as file:
+        return next((text.lstrip()[0] for text in iter(lambda: file.read(CHUNK), "") if text.strip()), "")
+
+
+def json_lines(path: Path) -> Iterator[dict]:
     """The JSON objects of a file, one a line; empty lines are passed over."""
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
+    with open_text(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(LARGEST_DOCUMENT + 1)
+            if not line:
+                return
+            if len(line) > LARGEST_DOCUMENT:
+                raise too_long(path, f"line {number}")
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if number == 1 and not isinstance(row, dict) and ending_of(path) == ".json":
+                raise NoDocuments(f"{path}: neither a JSON list nor one JSON object a line")
+            if not isinstance(row, dict):
+                raise UserError(f"{path}: line {number} is not a JSON object")
+            yield row
+
+
+def json_list(path: Path) -> Iterator[Any]:
+    """The items of a file that is one JSON list, parsed one at a time."""
+    decoder, text, place = json.JSONDecoder(), "", 0
+    with open_text(path) as file:
+        def more() -> bool:
+            """Append the next piece of the file, dropping what was parsed; False at its end."""
+            nonlocal text, place
+            piece = file.read(max(CHUNK, len(text) - place))
+            if piece:
+                text, place = text[place:] + piece, 0
+            return bool(piece)
+
+        def take(wanted: str) -> str:
+            """The next character that is not white space, consumed if it is in `wanted`."""
+            nonlocal place
+            while True:
+                while place < len(text) and text[place] in " \t\r\n":
+                    place += 1
+                if place < len(text) or not more():
+                    break
+            found = text[place:place + 1]
+            place += found != "" and found in wanted
+            return found
+
+        take("[")
+        if take("]") == "]":
+            return
+        for number in itertools.count(1):
+            take("")
+            while True:
+                try:
+                    item, end = decoder.raw_decode(text, place)
+                    if end < len(text) or not more():
+                        break
+                except (ValueError, RecursionError):
+                    if len(text) - place > LARGEST_DOCUMENT or not more():
+                        raise UserError(f"{path}: item {number} is not valid JSON, or has more than "
+                                        f"{LARGEST_DOCUMENT:,} characters") from None
+            place = end
+            yield item
+            found = take(",]")
+            if found == "]":
+                break
+            if found != ",":
+                raise UserError(f"{path}: the JSON list breaks off after item {number}")
+        if take(""):
+            raise UserError(f"{path}: text after the end of the JSON list")
+
+
+def separated_rows(path: Path, delimiter: str) -> Iterator[dict]:
+    """The rows of a .csv or .tsv file with a header line."""
+    csv.field_size_limit(LARGEST_DOCUMENT)
+    with open_text(path, newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object")
-        yield row
+            for row in reader:
+                if None in row:
+                    raise UserError(f"{path}: line {reader.line_num} has more fields than the header; put a "
+                                    f"text with {delimiter!r} in it into double quotes")
+                yield row
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num}: {error}") from None
 
 
 def parquet_rows(path: Path) -> Iterator[dict]:
-    """The rows of a parquet file's document column, read a thousand at a time."""
+    """The rows of a parquet file's document column, read in batches of about 64 MB."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -174,43 +386,60 @@ def parquet_rows(path: Path) -> Iterator[dict]:
     try:
         table = pyarrow.parquet.ParquetFile(path)
         present = [column for column in COLUMNS if column in table.schema_arrow.names] or None
-        for batch in table.iter_batches(batch_size=1000, columns=present):
+        groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+        row_bytes = max([group.total_byte_size // max(1, group.num_rows) for group in groups], default=1)
+        for batch in table.iter_batches(max(1, min(1000, (64 << 20) // max(1, row_bytes))), columns=present):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
-def texts_of(rows: Iterable[dict], where: str) -> Iterator[str]:
-    """The document of each row: its column "text", else "content"; a row without text there is an empty
-    document.
+def texts_of(rows: Iterable[Any], where: str) -> Iterator[str | None]:
+    """The document of each row: its column "text", else "content", or the row itself if it is a text.
+
+    None for a row without text there (null, a list, a number). Raises UserError if the first row has neither
+    column, and for a document that is too long.
     """
-    for row in rows:
-        column = next((name for name in COLUMNS if name in row), None)
-        if column is None:
-            raise UserError(
-                f"{where}: no column {' or '.join(COLUMNS)}; found {', '.join(map(str, row)) or 'none'}"
-            )
-        yield row[column] if isinstance(row[column], str) else ""
+    for number, row in enumerate(rows, 1):
+        names = row if isinstance(row, dict) else ()
+        column = next((name for name in COLUMNS if name in names), None)
+        if number == 1 and column is None and not isinstance(row, str):
+            found = ", ".join(map(str, names)) or "none"
+            raise NoDocuments(f"{where}: no column {' or '.join(COLUMNS)}; found {found}")
+        text = row[column] if column else row
+        if isinstance(text, str) and len(text) > LARGEST_DOCUMENT:
+            raise too_long(Path(where), f"row {number}")
+        yield text if isinstance(text, str) else None
 
 
-# -------------------------------------------------------------------------------------------------------- hub
+# ------------------------------------------------------------------------------------------------------ hub
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Arguments of `datasets.load_dataset`."""
+
+    path: str
+    name: str | None = None  # the subset
+    data_dir: str | None = None
+    columns: tuple[str, ...] = ()  # the only columns to transfer
+
 
 def hub_source(kind: str, datasets: list[HubDataset]) -> Source:
-    """Datasets of the hub as one source, their rows by turns. To continue, the rows that were read are
-    streamed past once more.
+    """Datasets of the hub as one source, their rows in turn.
+
+    To continue, the rows that were already read are streamed once more.
     """
-    def documents(skip: int) -> Iterator[str]:
+    def documents(skip: int) -> Iterator[str | None]:
         rows = by_turns([hub_texts(dataset) for dataset in datasets])
         return itertools.islice(rows, skip, None)
 
-    identity = ", ".join(
-        " ".join(filter(None, (dataset.path, dataset.name, dataset.data_dir))) for dataset in datasets
-    )
+    names = [(dataset.path, dataset.name, dataset.data_dir) for dataset in datasets]
+    identity = ", ".join(" ".join(filter(None, parts)) for parts in names)
     return Source(kind, documents, identity, kind == "code")
 
 
-def by_turns(iterators: list[Iterator[str]]) -> Iterator[str]:
-    """One item of each iterator in turn; one that ends is left out.
+def by_turns(iterators: list[Iterator]) -> Iterator:
+    """One item of each iterator in turn, until all have ended.
 
     >>> "".join(by_turns([iter("adf"), iter("be"), iter("c")]))
     'abcdef'
@@ -224,7 +453,7 @@ def by_turns(iterators: list[Iterator[str]]) -> Iterator[str]:
         iterators = alive
 
 
-def hub_texts(dataset: HubDataset) -> Iterator[str]:
+def hub_texts(dataset: HubDataset) -> Iterator[str | None]:
     """The documents of a dataset of the hub, streamed. Raises UserError if it cannot be reached or read."""
     try:
         import datasets
@@ -241,11 +470,9 @@ def hub_texts(dataset: HubDataset) -> Iterator[str]:
             rows_read += 1
     except UserError:
         raise
-    except Exception as error:  # the library passes on errors of many others: network, access, file formats
-        raise UserError(
-            f"{dataset.path}: broke off after {rows_read} rows ({hub_reason(error)}); what is written stays, "
-            "the same command continues"
-        ) from None
+    except Exception as error:  # of the library or what it uses: network, access, file formats
+        raise UserError(f"{dataset.path}: broke off after {rows_read} rows ({hub_reason(error)}); what is "
+                        "written stays, the same command continues") from None
 
 
 def hub_reason(error: Exception) -> str:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents to a corpus folder: the writing half of data.py, run once before training.
 
-    documents --pieces--> workers: clean_text, split, tokens + separator --in order--> one writer: shards -->
-    manifest.json
+    documents --pieces--> workers: clean, split, tokenize --in order--> one writer: shards --> manifest.json
 
-Any number of workers gives the same files. The process may be killed at any moment: every few seconds the
-bytes are made durable, and then `prepare.json` says how many documents they hold, so the same command goes on
-there, with no document lost and none twice.
+Any number of workers gives the same files. The process may be killed at any moment: every few seconds it
+writes the bytes to the disk, and then into `prepare.json` how many documents they hold. So the same command
+continues there, with no document lost and none twice.
 """
 from __future__ import annotations
 
@@ -26,30 +25,34 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple
 
 import numpy as np
 
 import tokenizer
-from common import UserError, atomic_write, lock_folder, progress, read_json, sha256_file
-from corpus.documents import Source
-from data import ANNEAL, END, FORMAT, SPLITS, START, average_share, clean_text, split_key
+from common import (
+    FolderBusy, UserError, atomic_write, lock_folder, progress, read_json, sha256_file, utf8_path,
+)
+from corpus.documents import COLUMNS, Source
+from data import (
+    ANNEAL, END, FORMAT, SPLITS, START, average_share, check_split, clean_text, lost_notes, read_manifest,
+    split_key,
+)
 
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
-FIRST = 100  # a source with fewer documents than this gives at least one to validation
+FIRST = 100  # a source with fewer different documents than this gives at least one to validation
+MOST_WITHOUT_TEXT = 0.1  # of the rows
 SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
 
 
-# ---------------------------------------------------------------------------------------------------- workers
+# -------------------------------------------------------------------------------------------------- workers
 
-def pieces_of(documents: Iterable[str], characters: int = 1 << 17) -> Iterator[list[str]]:
-    """Group documents into lists of about `characters`: large enough to be worth sending, small enough to
-    share out evenly.
-    """
+def pieces_of(documents: Iterable[str | None], characters: int = 1 << 17) -> Iterator[list[str | None]]:
+    """Group documents into lists of about `characters`, the unit of work that is sent to a process."""
     piece, size = [], 0
     for text in documents:
         piece.append(text)
-        size += len(text)
+        size += len(text or "")
         if size >= characters or len(piece) == 256:
             yield piece
             piece, size = [], 0
@@ -64,45 +67,43 @@ def tokenizer_of(folder: str) -> tokenizer.Tokenizer:
 
 
 class Tokenized(NamedTuple):
-    """A list of n documents after cleaning and tokenizing, in order. A document of which nothing is left has
-    length 0.
-    """
+    """A list of n documents after cleaning and tokenizing, in order. An empty document has length 0."""
 
     validation: np.ndarray  # bool (n,)
     characters: np.ndarray  # int64 (n,)
     lengths: np.ndarray  # int64 (n,): tokens of each, separator included
     tokens: np.ndarray  # uint16 (sum of lengths,)
     nats: np.ndarray  # float64 (n,): -log p of each, NaN where its source does not know it
+    lost: np.ndarray  # int64 (n,): characters for which the vocabulary has no token
+    without_text: np.ndarray  # bool (n,): rows that had no text
 
     def first(self, count: int) -> Tokenized:
         """The first `count` documents."""
-        tokens = self.tokens[:self.lengths[:count].sum()]
-        return Tokenized(
-            self.validation[:count], self.characters[:count], self.lengths[:count], tokens, self.nats[:count]
-        )
+        parts = {name: value[:count] for name, value in self._asdict().items()}
+        return Tokenized(**{**parts, "tokens": self.tokens[:self.lengths[:count].sum()]})
 
 
-def tokenize_piece(texts: list[str], folder: str, validation_below: int, clean: dict) -> Tokenized:
-    """Clean, split and tokenize documents: the work of a worker."""
+def tokenize_piece(texts: list[str | None], folder: str, validation_below: int, clean: dict) -> Tokenized:
+    """Clean, split and tokenize documents: the work of a worker process."""
     coder = tokenizer_of(folder)
-    cleaned = [clean_text(text, **clean) for text in texts]
+    cleaned = [clean_text(text or "", **clean) for text in texts]
     encoded = coder.encode_many(cleaned, document=True)
-    documents = [ids + [coder.eos_id] if text else [] for ids, text in zip(encoded, cleaned)]
-    validation = np.array([split_key(text) < validation_below for text in cleaned])
-    characters, lengths = (
-        np.array([len(text) for text in cleaned]),
-        np.array([len(tokens) for tokens in documents]),
+    documents = [np.array(ids + [coder.eos_id] if text else [], dtype="<u2")
+                 for ids, text in zip(encoded, cleaned)]
+    return Tokenized(
+        validation=np.array([split_key(text) < validation_below for text in cleaned]),
+        characters=np.array([len(text) for text in cleaned]),
+        lengths=np.array([len(tokens) for tokens in documents]),
+        tokens=np.concatenate(documents),
+        nats=np.array([getattr(text, "nats", math.nan) if text == result else math.nan
+                       for text, result in zip(texts, cleaned)]),
+        lost=np.array([tokenizer.lost_characters(coder, text) for text in cleaned]),
+        without_text=np.array([text is None for text in texts]),
     )
-    tokens = np.array(list(itertools.chain.from_iterable(documents)), dtype="<u2")
-    nats = np.array([getattr(text, "nats", math.nan) if text == clean else math.nan
-                     for text, clean in zip(texts, cleaned)])
-    return Tokenized(validation, characters, lengths, tokens, nats)
 
 
 def end_with_parent(parent: int) -> None:
-    """Start of a worker: Ctrl-C is the parent's to handle, and when the parent is gone (killed) the worker
-    ends too.
-    """
+    """Start of a worker: the parent handles Ctrl-C, and when the parent is gone (killed) the worker ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -112,16 +113,16 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def tokenized(documents: Iterable[str], job: tuple, workers: int) -> Iterator[Tokenized]:
-    """Yield the documents, a piece at a time, in order. At most four pieces a worker are under way, so memory
-    does not grow with input.
+def tokenized(documents: Iterable[str | None], job: tuple, workers: int) -> Iterator[Tokenized]:
+    """Yield the documents, a piece at a time, in order.
+
+    At most four pieces for each worker are in memory, so memory does not grow with the input.
     """
     if workers == 1:
         for piece in pieces_of(documents):
             yield tokenize_piece(piece, *job)
         return
-    # Linux: a fork starts fastest and, unlike a fresh start, needs no main module that can be imported
-    # (notebooks)
+    # Linux: a fork starts fastest and needs no main module that can be imported (notebooks)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         waiting = deque()
@@ -133,20 +134,19 @@ def tokenized(documents: Iterable[str], job: tuple, workers: int) -> Iterator[To
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed (out of memory?); run the command again with fewer --workers"
-            ) from None
+            raise UserError("a worker process was killed (out of memory?); run the command again with fewer "
+                            "--workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-# ----------------------------------------------------------------------------------------------------- shards
+# --------------------------------------------------------------------------------------------------- shards
 
 class ShardWriter:
     """Appends tokens to `prefix.00000.bin`, `prefix.00001.bin`, ..., `shard_tokens` in each but the last.
 
-    `record` is what a continued preparation needs: the number of tokens and the closed shards. A run that was
-    killed may leave more bytes than its last record says; they are cut off on opening and written again.
+    `record` is what a continued preparation needs: the number of tokens and the closed shards. A killed
+    preparation may leave more bytes than its last record says; they are cut off on opening and written again.
     """
 
     def __init__(self, folder: Path, prefix: str, shard_tokens: int, record: dict):
@@ -159,10 +159,8 @@ class ShardWriter:
         self.filled = self.record["tokens"] - sum(shard["tokens"] for shard in closed)
         self.file = open(self.path, "ab")  # noqa: SIM115 (closed by close_shard)
         if os.path.getsize(self.path) < 2 * self.filled:
-            raise UserError(
-                f"{self.path}: shorter than when the preparation stopped; remove {self.folder} and "
-                f"begin again"
-            )
+            raise UserError(f"{self.path}: shorter than when the preparation stopped; remove {self.folder} "
+                            "and start again")
         self.file.truncate(2 * self.filled)
 
     def add(self, tokens: np.ndarray) -> None:
@@ -178,7 +176,7 @@ class ShardWriter:
                 self.open_shard()
 
     def save(self) -> None:
-        """Make durable what was added, before a record says that it is there."""
+        """Write what was added to the disk, before a record says that it is there."""
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -186,53 +184,96 @@ class ShardWriter:
         self.save()
         self.file.close()
         if self.filled:
-            self.record["shards"].append(
-                {"file": self.path.name, "tokens": self.filled, "sha256": sha256_file(self.path)}
-            )
+            shard = {"file": self.path.name, "tokens": self.filled, "sha256": sha256_file(self.path)}
+            self.record["shards"].append(shard)
         else:
             self.path.unlink()
 
 
-# ------------------------------------------------------------------------------------- what a folder holds
+# ---------------------------------------------------------------------------------------- what a folder holds
 
 class OtherRecipe(UserError):
-    """The folder holds a corpus, or the beginning of one, of other text or settings."""
+    """The folder holds a corpus, or part of one, of other text or settings."""
+
+    def __init__(self, folder: Path, changed: list[str]):
+        super().__init__(f"{folder} was made with another setting of {', '.join(changed)}; choose another folder, "
+                         "or remove that one first")
 
 
-def check_recipe(path: Path, recipe: dict) -> dict:
-    """The JSON object in a manifest or a record of progress. Raises OtherRecipe if it was made with other
-    settings than `recipe`.
+def changed_settings(stored: Any, recipe: dict) -> list[str]:
+    """The settings in which a stored recipe differs from `recipe`."""
+    stored = stored if isinstance(stored, dict) else {}
+    return [name for name in recipe if stored.get(name) != recipe[name]]
+
+
+def stored_progress(path: Path, recipe: dict) -> dict:
+    """What `prepare.json` says of an unfinished preparation, every field validated.
+
+    Starts anew, with a line on stderr, if the sources changed since: a file was mended or edited. Raises
+    OtherRecipe for other settings and UserError for a damaged file.
     """
     state = read_json(path)
-    stored = state.get("recipe")
-    if not isinstance(stored, dict) or not isinstance(state.get("sources"), dict):
-        raise UserError(f"{path}: damaged; remove {path.parent} and begin again")
-    changed = [key for key in recipe if stored.get(key) != recipe[key]]
+    changed = changed_settings(state.get("recipe"), recipe)
+    if changed == ["sources"] and state["recipe"]["sources"].keys() == recipe["sources"].keys():
+        print(f"{path.parent}: the text changed since this preparation stopped; it starts anew",
+              file=sys.stderr)
+        for file in path.parent.glob("*.bin"):
+            file.unlink()
+        path.unlink()
+        return {"recipe": recipe, "sources": {}}
     if changed:
-        names = ", ".join(changed)
-        raise OtherRecipe(
-            f"{path.parent} was made with another setting of {names}; choose another folder, or remove "
-            f"that one first"
-        )
+        raise OtherRecipe(path.parent, changed)
+    try:
+        for name, record in state["sources"].items():
+            counts = [record["read"], record["empty"], record.get("without_text", 0)]
+            good = name in recipe["sources"] and type(record["done"]) is bool
+            good = good and all(type(count) is int and count >= 0 for count in counts)
+            for split in SPLITS:
+                check_split(name, split, record[split])
+                closed = sum(shard["tokens"] for shard in record[split]["shards"])
+                good = good and type(record[split]["tokens"]) is int and record[split]["tokens"] >= closed
+            if not good or type(record.get("validation_below", 0)) is not int:
+                raise ValueError(name)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); remove {path.parent} and start again") from None
     return state
 
 
 @contextlib.contextmanager
-def nothing_left_of_a_failure(out: Path) -> Iterator[None]:
-    """Make the folder `out`; remove it again if it was new and a UserError comes before any progress was
-    recorded in it.
+def own_folder(out: Path) -> Iterator[None]:
+    """Make the folder `out` and hold it. Waits while another process prepares it.
+
+    A folder made here is removed if a UserError comes before any progress was recorded. Only the process
+    that holds the lock removes it.
     """
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except UserError:
-        if new and not (out / "prepare.json").is_file():
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+    made, waiting = False, False
+    while True:
+        made = made or not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = lock_folder(out)
+            if os.name != "posix" or os.path.exists(out / ".lock") and \
+                    os.path.samestat(os.fstat(handle.fileno()), os.stat(out / ".lock")):
+                break
+            handle.close()  # the folder was removed and perhaps made again meanwhile
+        except FileNotFoundError:
+            continue
+        except FolderBusy:
+            made = False  # by the other process
+            if not waiting:
+                print(f"{out}: waiting for another process that prepares this folder", file=sys.stderr)
+            waiting = True
+            time.sleep(0.2)
+    with handle:
+        try:
+            yield
+        except UserError:
+            if made and not any((out / name).is_file() for name in ("prepare.json", "manifest.json")):
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
-# ------------------------------------------------------------------------------------------------ preparation
+# ---------------------------------------------------------------------------------------------- preparation
 
 def prepare(
     sources: list[Source],
@@ -249,27 +290,25 @@ def prepare(
     workers: int | None = None,
     command: str = "",
 ) -> Path:
-    """Clean, tokenize and write `sources` into the folder `out`, and return it. Called again it continues, or
-    finds all done.
+    """Clean, tokenize and write `sources` into the folder `out`, and return it.
 
-    start, end           shares of the mixture by source, of which the ratios count (default: the cards'
+    Called again it continues, or finds everything done.
+
+    start, end           shares of the mixture by source; only their ratios count (default: the cards'
                          75/15/10, our anneal)
-    token_budget         training tokens in all, divided so that a run of that length goes through each source
-                         once
-    source_token_budget  at most so many training tokens of each source; a source ends with the document that
-    reaches its budget
+    token_budget         training tokens in all, divided so that a run of that length reads each source once
+    source_token_budget  at most this many training tokens of each source; a source ends with the document
+                         that reaches its budget
     validation_share     part of the documents that is kept for validation
     one_mode             Stentor1 and Stentor2: every text is cleaned to one line, without the newline step
 
-    Raises UserError if the folder was begun with other settings, the disk is too small or a source yields too
-    little.
+    Raises UserError if the folder holds something else, the disk is too small, a source yields too little, or
+    more than a tenth of its rows have no text.
     """
-    out = Path(out)
+    out = utf8_path(out)
     coder = tokenizer.load(vocab) if vocab else tokenizer.load()
     if coder.vocab_size > 1 << 16:
-        raise UserError(
-            f"{vocab}: {coder.vocab_size} tokens, but shards hold 16-bit numbers: at most {1 << 16}"
-        )
+        raise UserError(f"{vocab}: {coder.vocab_size} tokens; shards hold 16-bit numbers, at most {1 << 16}")
     names = [source.name for source in sources]
     start, end = shares_of(start or START, names), shares_of(end or END, names)
     recipe = {
@@ -284,19 +323,21 @@ def prepare(
         "validation_share": validation_share,
         "shard_tokens": shard_tokens,
     }
-    with nothing_left_of_a_failure(out), lock_folder(out):
-        done, begun = out / "manifest.json", out / "prepare.json"
+    with own_folder(out):
+        done, unfinished = out / "manifest.json", out / "prepare.json"
         if done.is_file():
-            check_recipe(done, recipe)
+            changed = changed_settings(read_manifest(out).get("recipe"), recipe)
+            if changed:
+                raise OtherRecipe(out, changed)
             return out
-        state = check_recipe(begun, recipe) if begun.is_file() else {"recipe": recipe, "sources": {}}
+        state = {"recipe": recipe, "sources": {}}
+        if unfinished.is_file():
+            state = stored_progress(unfinished, recipe)
         missing = (token_budget or 0) - sum(record["train"]["tokens"] for record in state["sources"].values())
         free = shutil.disk_usage(out).free
         if 2.2 * missing > free:  # two bytes each, and a tenth for validation
-            raise UserError(
-                f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} GB "
-                f"free; lower --tokens"
-            )
+            raise UserError(f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} "
+                            "GB free; lower --tokens")
         for file in list(out.rglob(".*.tmp")):  # of a killed run
             file.unlink()
         coder.save_pretrained(out / "tokenizer")
@@ -305,53 +346,48 @@ def prepare(
             limits = [source_token_budget, token_budget and max(1, round(token_budget * share))]
             budget = min((limit for limit in limits if limit), default=sys.maxsize)
             prepare_source(source, out, state, budget, workers or os.cpu_count() or 1)
-        files = {
-            file.name: sha256_file(file) for file in sorted((out / "tokenizer").iterdir()) if file.is_file()
-        }
-        about = {
-            "fingerprint": coder.fingerprint,
-            "vocab_size": coder.vocab_size,
-            "eos_id": coder.eos_id,
-            "files": files,
-        }
-        mixture = {"start": start, "end": end, "anneal": ANNEAL}
+        files = sorted(file for file in (out / "tokenizer").iterdir() if file.is_file())
         manifest = {
             "format": FORMAT,
             "command": command,
             "recipe": recipe,
-            "tokenizer": about,
-            "mixture": mixture,
+            "tokenizer": {
+                "fingerprint": coder.fingerprint,
+                "vocab_size": coder.vocab_size,
+                "eos_id": coder.eos_id,
+                "files": {file.name: sha256_file(file) for file in files},
+            },
+            "mixture": {"start": start, "end": end, "anneal": ANNEAL},
+            "lines": {source.name: source.lines and not one_mode for source in sources},
             "sources": state["sources"],
         }
         atomic_write(done, json.dumps(manifest, indent=1))
-        begun.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    for line in [source.note for source in sources if source.note] + lost_notes(manifest):
+        print(line, file=sys.stderr)
     return out
 
 
 def prepare_source(source: Source, out: Path, state: dict, budget: int, workers: int) -> None:
     """Write the documents of one source until they end or `budget` training tokens are there."""
     recipe = state["recipe"]
-    record = state["sources"].setdefault(source.name, {"read": 0, "empty": 0, "done": False})
+    record = {"read": 0, "empty": 0, "without_text": 0, "done": False, **state["sources"].get(source.name, {})}
+    state["sources"][source.name] = record
     for split in SPLITS:
-        record.setdefault(split, {"documents": 0, "characters": 0, "tokens": 0, "nats": 0.0, "shards": []})
+        counts = {"documents": 0, "characters": 0, "tokens": 0, "nats": 0.0, "lost": 0, "shards": []}
+        record[split] = {**counts, **record.get(split, {})}
     if record["done"]:
         return
-    clean = {
-        "preserve_linebreaks": source.lines and not recipe["one_mode"],
-        "unify_newlines": not recipe["one_mode"],
-    }
+    one_mode = recipe["one_mode"]
+    clean = {"preserve_linebreaks": source.lines and not one_mode, "unify_newlines": not one_mode}
+    if "validation_below" not in record:
+        record["validation_below"] = validation_bound(source, clean, recipe["validation_share"])
     documents = source.documents(record["read"])
     if source.documents_by_default and budget == sys.maxsize:
         documents = itertools.islice(documents, max(0, source.documents_by_default - record["read"]))
-    if "validation_below" not in record:
-        first = list(itertools.islice(documents, FIRST))
-        cleaned = [clean_text(text, **clean) for text in first]
-        record["validation_below"] = validation_bound(source.name, cleaned, recipe["validation_share"])
-        documents = itertools.chain(first, documents)
-    writers = {
-        split: ShardWriter(out, f"{source.name}.{split}", recipe["shard_tokens"], record[split])
-        for split in SPLITS
-    }
+    shard_tokens = recipe["shard_tokens"]
+    writers = {split: ShardWriter(out, f"{source.name}.{split}", shard_tokens, record[split])
+               for split in SPLITS}
 
     def save() -> None:
         for writer in writers.values():
@@ -360,13 +396,8 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
 
     began = saved = told = time.monotonic()
     had, broken = record["train"]["tokens"], []
-    bar = progress(
-        total=budget if budget < sys.maxsize else None,
-        initial=had,
-        desc=source.name,
-        unit="tok",
-        unit_scale=True,
-    )
+    total = budget if budget < sys.maxsize else None
+    bar = progress(total=total, initial=had, desc=source.name, unit="tok", unit_scale=True)
     job = (str(out / "tokenizer"), record["validation_below"], clean)
     for piece in tokenized(until_broken(documents, broken), job, workers):
         reached = record["train"]["tokens"] + np.cumsum(np.where(piece.validation, 0, piece.lengths))
@@ -376,24 +407,26 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         bar.update(record["train"]["tokens"] - bar.n)
         if record["train"]["tokens"] >= budget:
             break
+        if record["read"] >= 10 * FIRST:
+            check_rows(source.name, record["without_text"], record["read"])
         now = time.monotonic()
         if now - saved > SAVE_SECONDS:
             save()
             saved = now
-        if now - told > REPORT_SECONDS and bar.disable:  # no terminal: a line in the log instead of a bar
-            print(report(source.name, record["train"]["tokens"], had, budget, now - began), file=sys.stderr)
+        if now - told > REPORT_SECONDS and bar.disable:  # not a terminal: a line in the log instead of a bar
+            line = progress_line(source.name, record["train"]["tokens"], had, budget, now - began)
+            print(line, file=sys.stderr)
             told = now
     if broken and record["train"]["tokens"] < budget:
         save()
         raise broken[0]
     bar.close()
+    check_rows(source.name, record["without_text"], record["read"])
     for split, writer in writers.items():
         writer.close_shard()
         if not record[split]["tokens"]:
-            raise UserError(
-                f"{source.name}: no document for {split}; take more of it (--tokens), or raise "
-                f"--validation-share"
-            )
+            raise UserError(f"{source.name}: no document for {split}; take more of it (--tokens), or raise "
+                            "--validation-share")
     record["done"] = True
     atomic_write(out / "prepare.json", json.dumps(state))
 
@@ -402,20 +435,30 @@ def add_piece(piece: Tokenized, record: dict, writers: dict[str, ShardWriter]) -
     """Append the documents of a piece to their splits and count them."""
     record["read"] += len(piece.lengths)
     record["empty"] += int((piece.lengths == 0).sum())
+    record["without_text"] += int(piece.without_text.sum())
     for split, chosen in zip(SPLITS, (~piece.validation, piece.validation)):
+        counts = record[split]
         writers[split].add(piece.tokens[np.repeat(chosen, piece.lengths)])
-        record[split]["documents"] += int((piece.lengths[chosen] > 0).sum())
-        record[split]["characters"] += int(piece.characters[chosen].sum())
+        counts["documents"] += int((piece.lengths[chosen] > 0).sum())
+        counts["characters"] += int(piece.characters[chosen].sum())
+        counts["lost"] += int(piece.lost[chosen].sum())
         nats = float(piece.nats[chosen].sum())
-        known = record[split]["nats"] is not None and not math.isnan(nats)
-        record[split]["nats"] = record[split]["nats"] + nats if known else None
+        known = counts["nats"] is not None and not math.isnan(nats)
+        counts["nats"] = counts["nats"] + nats if known else None
 
 
-def until_broken(documents: Iterator[str], broken: list[UserError]) -> Iterator[str]:
-    """Pass documents on until they end or their source breaks off (network, damaged file); what broke is put
-    into `broken`.
+def check_rows(name: str, without_text: int, rows: int) -> None:
+    """Raise UserError if more than a tenth of the rows of a source have no text."""
+    if without_text > MOST_WITHOUT_TEXT * rows:
+        raise UserError(f"{name}: {without_text:,} of {rows:,} rows have no text in their column "
+                        f"{' or '.join(COLUMNS)} (null, a list, a number ...); mend or remove them")
 
-    So all that was read before is written, and the same command goes on from there.
+
+def until_broken(documents: Iterator[str | None], broken: list[UserError]) -> Iterator[str | None]:
+    """Yield documents until they end or their source fails (network, damaged file).
+
+    The error is put into `broken`. So all that was read before is written, and the same command continues
+    from there.
     """
     try:
         yield from documents
@@ -423,40 +466,47 @@ def until_broken(documents: Iterator[str], broken: list[UserError]) -> Iterator[
         broken.append(error)
 
 
-def validation_bound(name: str, first: list[str], share: float) -> int:
-    """The split key below which a document is for validation: `share` of all keys, but at least one document
-    of a small source.
+def validation_bound(source: Source, clean: dict, share: float) -> int:
+    """The split key below which a document is for validation: `share` of all keys.
+
+    A source with fewer than FIRST different documents gives at least one. It is read until FIRST are found,
+    or to its end.
     """
-    keys = sorted({split_key(text) for text in first if text})
+    keys: set[int] = set()
+    without_text = rows = 0
+    for text in source.documents(0):
+        rows += 1
+        without_text += text is None
+        cleaned = clean_text(text or "", **clean)
+        if cleaned:
+            keys.add(split_key(cleaned))
+        if len(keys) == FIRST:
+            return int(share * 2**64)
+    check_rows(source.name, without_text, rows)
     if len(keys) < 2:
-        raise UserError(
-            f"{name}: {len(keys)} different documents; at least two are needed, one of them for "
-            f"validation: give more text "
-            "(a text file is cut at blank lines into documents of about 8,000 characters)"
-        )
-    bound = int(share * 2**64)
-    return max(bound, keys[0] + 1) if len(first) < FIRST else bound
+        raise UserError(f"{source.name}: {len(keys)} different documents; at least two are needed, one of "
+                        "them for validation: give more text (a text file is cut at blank lines into documents "
+                        "of about 8,000 characters)")
+    return max(int(share * 2**64), min(keys) + 1)
 
 
-def report(name: str, tokens: int, had: int, budget: int, seconds: float) -> str:
+def progress_line(name: str, tokens: int, had: int, budget: int, seconds: float) -> str:
     """One line of progress: tokens, tokens per second, and the time left where there is a budget."""
     rate = (tokens - had) / seconds
-    left = (
-        f" of {budget:,}, {(budget - tokens) / max(rate, 1e-9) / 60:.0f} minutes left"
-        if budget < sys.maxsize
-        else ""
-    )
+    minutes = (budget - tokens) / max(rate, 1e-9) / 60
+    left = f" of {budget:,}, {minutes:.0f} minutes left" if budget < sys.maxsize else ""
     return f"{name}: {tokens:,} tokens{left}, {rate:,.0f} tokens/s"
 
 
 def shares_of(weights: dict[str, float], names: list[str]) -> dict[str, float]:
-    """The shares of the named sources, scaled to the sum 1; where the mixture knows none of them, all alike.
+    """The shares of the named sources, scaled to the sum 1.
+
+    One's own text ("text") takes the share of "web". All are equal where the mixture names none of them.
     """
+    weights = {"text": weights.get("web", 0.0), **weights}
     raw = {name: float(weights.get(name, 0.0)) for name in names}
     if not any(raw.values()):
         raw = dict.fromkeys(names, 1.0)
     if min(raw.values()) <= 0:
-        raise UserError(
-            f"no share of the mixture is given for {min(raw, key=raw.get)}; it has {', '.join(weights)}"
-        )
+        raise UserError(f"the mixture has no share for {min(raw, key=raw.get)}; it has {', '.join(weights)}")
     return {name: weight / sum(raw.values()) for name, weight in raw.items()}

@@ -387,7 +387,7 @@ def test_own_text_in_one_call(tmp_path):
     (tmp_path / "my.txt").write_text("\n\n".join(MATH), encoding="utf-8")
     out = prepare_files([tmp_path / "my.txt"], tmp_path / "corpus")
     corpus = data.Corpus(out, 64, 4, 10)
-    assert corpus.names == ["web"] and corpus.batch(9).shape == (4, 64)
+    assert corpus.names == ["text"] and corpus.batch(9).shape == (4, 64)
     assert data.Corpus(out, 64, 1, split="validation").num_blocks > 0
 
 

@@ -49,7 +49,7 @@ def documents_of(name: str) -> tuple[str, Iterator[str]]:
         return f"built-in corpus of Python {sys.version.split()[0]}", builtin_documents()
     from corpus.documents import path_source
     source = path_source("web", name)
-    return source.identity, source.documents(0)
+    return source.identity, (text for text in source.documents(0) if text)
 
 
 def builtin_documents() -> Iterator[str]:

@@ -24,8 +24,7 @@ import data
 import precision
 import tokenizer
 from common import ROOT, UserError, atomic_write, find_run, read_json
-from corpus.command import prepare_builtin, prepare_files
-from corpus.documents import path_source
+from corpus.command import own_corpus_folder, prepare_builtin, prepare_files
 from corpus.prepare import OtherRecipe
 from devices.device import Device
 from devices.keep_memory import keep_freed_memory
@@ -233,7 +232,8 @@ def corpus_folder(config: TrainConfig, device: Device) -> tuple[Path, list[str]]
         except UserError:
             notes.append(f"{vocab}, the vocabulary of {config.size}, is not on this machine: the built-in one takes its place")
             vocab = None
-    out = Path("corpora") / ((Path(config.data).resolve().stem if config.data else "builtin") + tag)
+    out = own_corpus_folder(config.data) if config.data else Path("corpora/builtin")
+    out = out.with_name(out.name + tag)
     if device.rank > 0:
         torch.distributed.barrier()
     folder = own_corpus(config.data, out, vocab, notes) if config.data else prepare_builtin(out, vocab)
@@ -253,9 +253,7 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
             folder = out.with_name(f"{out.name}-{number}")
     if folder != out:
         notes.append(f"{path} is not as it was when {out} was made of it: its corpus is now {folder}")
-    lost = tokenizer.lost_text(tokenizer.load(folder / "tokenizer"), path_source("web", path).documents(0), 0.005)
-    if lost:
-        notes.append(f"{path}: {lost}: python tokenizer.py train makes a vocabulary of your own text")
+    notes += data.lost_notes(data.read_manifest(folder))
     return folder
 
 
