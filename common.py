@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import typing
+import unicodedata
 from pathlib import Path
 from typing import Any, Callable
 
@@ -379,6 +380,21 @@ def progress(iterable: Any = None, **options: Any) -> Any:
     """A tqdm progress bar on stderr; nothing is drawn where stderr is no terminal (logs, tests)."""
     from tqdm import tqdm
     return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "file": sys.stderr, **options})
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters, except newline and tab, as visible escapes.
+
+    >>> escaped("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(letter if letter in "\n\t" or unicodedata.category(letter) != "Cc" else repr(letter)[1:-1]
+                   for letter in text)
+
+
+def for_terminal(text: str, stream: Any = None) -> str:
+    """`escaped(text)` where `stream` (default: stdout) is a terminal, so no text can control it; else `text`."""
+    return escaped(text) if (stream or sys.stdout).isatty() else text
 
 
 def colour(text: str, code: str) -> str:

@@ -7,9 +7,11 @@ import os
 import random
 import shutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -326,10 +328,36 @@ def test_unfinished_folder_is_no_corpus(tmp_path, math_file):
     assert json.loads((tmp_path / "out" / "prepare.json").read_text())["sources"]["math"]["read"] == 120
 
 
-def test_two_at_once(tmp_path, math_file):
-    (tmp_path / "out").mkdir()
-    with common.lock_folder(tmp_path / "out"), pytest.raises(UserError, match="another process is writing"):
-        prepare([path_source("math", math_file)], tmp_path / "out")
+def test_two_at_once(tmp_path, math_file, capfd):
+    """The second waits for the first and finds the corpus; a folder that vanishes meanwhile is made again."""
+    out = tmp_path / "out"
+    out.mkdir()
+    held = common.lock_folder(out)
+
+    def release() -> None:
+        time.sleep(0.5)
+        shutil.rmtree(out)
+        held.close()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    assert prepare([path_source("math", math_file)], out, workers=1) == out
+    thread.join()
+    assert "waiting for another process" in capfd.readouterr().err
+    assert data.read_manifest(out)["sources"]["math"]["done"]
+
+
+def test_a_failure_removes_only_what_it_made(tmp_path, math_file):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "one"}\n')
+    with pytest.raises(UserError, match="different documents"):
+        prepare([path_source("math", bad)], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="different documents"):
+        prepare([path_source("math", bad)], tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
 # ---------------------------------------------------------------------------------------------------- sources
@@ -608,7 +636,7 @@ def test_commands(tmp_path, math_file, command):
     )
     assert code == 0, error
     for part in (
-        "positions wasted",
+        "have no padding",
         "mixture over 20 steps of 8 x 64 tokens",
         "chars/token",
         "step 0, row 0",
