@@ -81,7 +81,7 @@ def info_command(options: Namespace) -> None:
         if not 0 <= options.mix_at <= len(corpus):
             raise UserError(f"--mix-at {options.mix_at}: {options.folder} has {length}")
         shares = [f"{name} {100 * share:.1f}%" for name, share in corpus.weights(options.mix_at).items()]
-        print(f"{options.folder}, step {options.mix_at} of {length}: {', '.join(shares)}")
+        print(f"step {options.mix_at} of {options.folder}, {length}: {', '.join(shares)}")
         return
     print(for_terminal(describe(corpus)))
     print(f"mixture over {length}:\n{mixture_table(corpus)}")

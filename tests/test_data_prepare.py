@@ -456,7 +456,7 @@ def test_sources_of_the_command_line(tmp_path):
         with pytest.raises(UserError, match=message):
             sources_of(wanted, mix)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no files in this folder"):
+    with pytest.raises(UserError, match="no file with documents in this folder"):
         path_source("web", tmp_path / "empty")
     assert (
         MIXES["stentor3"].start == {"web": 0.75, "code": 0.15, "math": 0.10}
