@@ -475,8 +475,8 @@ def lost_notes(manifest: dict) -> list[str]:
     notes = []
     for name, source in manifest["sources"].items():
         if source.get("without_text"):
-            notes.append(f"{name}: {source['without_text']:,} of {source['read']:,} rows have no text and were "
-                         "left out (null, a list, a number ...)")
+            notes.append(f"{name}: {source['without_text']:,} of {source['read']:,} rows have no text and "
+                         "were left out (null, a list, a number ...)")
         lost = sum(source[split].get("lost", 0) for split in SPLITS)
         characters = sum(source[split]["characters"] for split in SPLITS)
         if lost > 0.005 * characters:

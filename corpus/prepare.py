@@ -196,8 +196,8 @@ class OtherRecipe(UserError):
     """The folder holds a corpus, or part of one, of other text or settings."""
 
     def __init__(self, folder: Path, changed: list[str]):
-        super().__init__(f"{folder} was made with another setting of {', '.join(changed)}; choose another folder, "
-                         "or remove that one first")
+        super().__init__(f"{folder} was made with another setting of {', '.join(changed)}; choose another "
+                         "folder, or remove that one first")
 
 
 def changed_settings(stored: Any, recipe: dict) -> list[str]:
@@ -371,7 +371,8 @@ def prepare(
 def prepare_source(source: Source, out: Path, state: dict, budget: int, workers: int) -> None:
     """Write the documents of one source until they end or `budget` training tokens are there."""
     recipe = state["recipe"]
-    record = {"read": 0, "empty": 0, "without_text": 0, "done": False, **state["sources"].get(source.name, {})}
+    stored = state["sources"].get(source.name, {})
+    record = {"read": 0, "empty": 0, "without_text": 0, "done": False, **stored}
     state["sources"][source.name] = record
     for split in SPLITS:
         counts = {"documents": 0, "characters": 0, "tokens": 0, "nats": 0.0, "lost": 0, "shards": []}
@@ -485,8 +486,8 @@ def validation_bound(source: Source, clean: dict, share: float) -> int:
     check_rows(source.name, without_text, rows)
     if len(keys) < 2:
         raise UserError(f"{source.name}: {len(keys)} different documents; at least two are needed, one of "
-                        "them for validation: give more text (a text file is cut at blank lines into documents "
-                        "of about 8,000 characters)")
+                        "them for validation: give more text (a text file is cut at blank lines into "
+                        "documents of about 8,000 characters)")
     return max(int(share * 2**64), min(keys) + 1)
 
 

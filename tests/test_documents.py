@@ -101,7 +101,8 @@ def test_one_document_has_a_largest_size(tmp_path, monkeypatch):
 def test_a_folder_skips_what_is_not_text_and_says_so(tmp_path, capsys):
     folder = tmp_path / "repo"
     for name, content in ((".git/index", b"\0"), ("__pycache__/a.pyc", b"\0"), (".env", b"x"),
-                          ("logo.png", b"\0"), ("blob.txt", b"\0\1"), ("package.json", b'{"a": 1}'), ("t.csv", b"a,b\n1,2\n"),
+                          ("logo.png", b"\0"), ("blob.txt", b"\0\1"), ("package.json", b'{"a": 1}'),
+                          ("t.csv", b"a,b\n1,2\n"),
                           (".ipynb_checkpoints/a.py", b"x = 1\n"), ("a.py", b"x = 1\n"),
                           ("sub/b.C", b"int y;\n")):
         write(folder / name, content)

@@ -46,7 +46,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         return self.engine.vocab.size
 
     def get_vocab(self) -> dict[str, int]:
-        """String -> id. A special token's id is listed under its name only, so that no id is counted twice."""
+        """String -> id. A special token's id is listed under its name only, so each id is counted once."""
         special = self._added_tokens_decoder
         ordinary = {string: id for string, id in self.ids.items() if id not in special}
         return {**ordinary, **self._added_tokens_encoder}
