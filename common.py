@@ -393,7 +393,7 @@ def escaped(text: str) -> str:
 
 
 def for_terminal(text: str, stream: Any = None) -> str:
-    """`escaped(text)` where `stream` (default: stdout) is a terminal, so no text can control it; else `text`."""
+    """`escaped(text)` if `stream` (default: stdout) is a terminal, which no text may control; else `text`."""
     return escaped(text) if (stream or sys.stdout).isatty() else text
 
 
