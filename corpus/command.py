@@ -159,7 +159,8 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
         kind, equals, path = name.partition("=")
         if equals and path:
             if kind not in (*mix.start, "text"):
-                raise UserError(f"--source {name}: no such kind in this mixture ({', '.join([*mix.start, 'text'])})")
+                kinds = ", ".join([*mix.start, "text"])
+                raise UserError(f"--source {name}: no such kind in this mixture ({kinds})")
             sources.append(path_source(kind, path))
         elif name == "builtin":
             sources += [builtin_source(kind) for kind in BUILTIN_KINDS]
@@ -194,8 +195,8 @@ def parser() -> Parser:
         "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
     ).add_argument
     add("--source", action="append", metavar="SOURCE",
-        help="builtin (default), python-docs, hub, or KIND=PATH: text and code keep their lines, web and math "
-             "become one line a document; may be repeated")
+        help="builtin (default), python-docs, hub, or KIND=PATH: kinds text and code keep their lines, "
+             "web and math become one line a document; may be repeated")
     add("--mix", default="stentor3", choices=tuple(MIXES),
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")
