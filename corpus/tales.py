@@ -210,7 +210,7 @@ LOST = tell(
     "[{h.He} was sad and cried.|{h.He} sat down and wept.|{h.He} did not know what to do.]",
     THEN + " {k=a} [came along|came by|stopped|walked up].",
     '"[What is wrong|Why are you so sad|What are you looking for]?" asked {k}.',
-    '"I [have lost|cannot find|miss] my {t.full}," said {h}.',
+    '"I [have lost|cannot find|miss] my {t}," said {h}.',
     (
         [
             '"I saw [it|a {t}] {r=SPOT}," said {k}.',
@@ -244,7 +244,7 @@ FOUND = tell(
         [
             '"No, it is not mine," said {k}.',
             '"You may keep it, {h}."',
-            "So {h} took the {t} home and put it in {h.his} {h.home}.",
+            "So {h} took the {t} home.",
         ],
     ),
     "[{h}|{h.He}] [smiled|sang] all the way home.",
@@ -257,7 +257,7 @@ STUCK = tell(
     '"[Help me!|Is anybody there?|Please come quickly!]" it called.',
     "It was {k=,} who was stuck {s=SPOT}.",
     "{h} ran home and came back with {a=TOOL}.",
-    "Soon the {k.kind} was free again.",
+    "Soon {k} was free again.",
     '"You [saved me|are very kind|came just in time], {h}," said {k}.',
     '"Please take my {t=}."',
     (
@@ -302,7 +302,7 @@ RACE = tell(
 )
 
 DARK = tell(
-    NIGHT + " {h} could not find the way back to {h.his} {h.home}.",
+    NIGHT + " {h} could not find the way home.",
     maybe("{e=DARK}."),
     "{h.He} was [afraid|cold and tired|all alone].",
     "{k=the} saw {h.him} {s=SPOT}.",
@@ -311,7 +311,7 @@ DARK = tell(
     '"Take my {t=}," said {k}.',
     '"The {t} will [bring you luck|show you the way|keep you safe]."',
     "{h} took the {t} and thanked {k}.",
-    "Soon {h.he} saw the {h.home} and was home again.",
+    "Soon {h.he} was home again.",
     "The next [day|morning] {h} gave the {t} back to {k}.",
     maybe("A small light is enough in the dark.", "Give back what you borrow."),
 )
