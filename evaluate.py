@@ -11,12 +11,9 @@ to make of the numbers. Tables and the command line are in judging/scoreboard.py
 from __future__ import annotations
 
 import functools
-import gzip
-import json
 import math
 import re
 import statistics
-import zlib
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -27,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from corpus.documents import rows_of
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
 POSITIONS = 4096        # positions in one forward pass: enough to keep a CPU busy, few enough for its caches
 SHARING_PAYS = 1.25     # share prefixes if without sharing this many times as many positions are computed
-LONGEST_LINE = 16 << 20                                           # bytes of one item of a file
 
 
 # ------------------------------------------------------------------------ log-probabilities of many sequences
@@ -331,27 +328,20 @@ def beside_uniform(loss: float, vocab_size: int) -> str:
 # ----------------------------------------------------------------------------------- items, blocks, intervals
 
 def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
-    """The JSON objects of a .jsonl or .jsonl.gz file, each with these fields.
+    """The rows of a .jsonl, .json, .csv, .tsv or .parquet file, each with these fields.
 
-    Raises UserError that names the file, the item and what is wrong with it.
+    Raises UserError that names the file, the place and what is wrong there.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: {'not a regular file' if Path(path).exists() else 'no such file'}")
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     items = []
-    try:
-        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
-            while line := file.readline(LONGEST_LINE + 1):
-                if len(line) > LONGEST_LINE:
-                    raise ValueError(f"the line is longer than {LONGEST_LINE:,} bytes")
-                if not line.strip():
-                    continue
-                item = json.loads(line.decode("utf-8-sig" if not items else "utf-8"))
-                for name, kind in fields.items():
-                    if not isinstance(item, dict) or not isinstance(item.get(name), kind):
-                        raise ValueError(f"expected an object with {name!r} of type {kind.__name__}")
-                items.append(item)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise UserError(f"{path}, item {len(items) + 1}: cannot be read: {error}") from None
+    for item in rows_of(path, columns=()):
+        for name, kind in fields.items():
+            if not isinstance(item, dict) or not isinstance(item.get(name), kind):
+                raise UserError(f"{path}, item {len(items) + 1}: expected an object with {name!r} of type "
+                                f"{kind.__name__}")
+        items.append(item)
     if not items:
         raise UserError(f"{path}: no items")
     return items

@@ -231,7 +231,7 @@ def too_long(path: Path, place: str) -> UserError:
 
 def read_text(path: Path) -> str:
     """All of a text file as one document. Raises UserError where it is too long or not text."""
-    with open_text(path) as file:
+    with open_text(path, newline="") as file:
         text = file.read(LARGEST_DOCUMENT + 1)
     if len(text) > LARGEST_DOCUMENT:
         raise too_long(path, "it")
@@ -271,11 +271,14 @@ def paragraphs(file: Any) -> Iterator[str]:
 
 # -------------------------------------------------------------------------------------------- rows of files
 
-def rows_of(path: Path) -> Iterator[Any]:
-    """The rows of a table file: dicts, or the items of a JSON list. Raises UserError that names the place."""
+def rows_of(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
+    """The rows of a table file: dicts, or the items of a JSON list. Raises UserError that names the place.
+
+    Only `columns` of a parquet file are read, if it has any of them; otherwise all.
+    """
     ending = ending_of(path)
     if ending == ".parquet":
-        yield from parquet_rows(path)
+        yield from parquet_rows(path, columns)
     elif ending in (".csv", ".tsv"):
         yield from separated_rows(path, "\t" if ending == ".tsv" else ",")
     elif ending == ".json" and first_character(path) == "[":
@@ -376,8 +379,8 @@ def separated_rows(path: Path, delimiter: str) -> Iterator[dict]:
             raise UserError(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def parquet_rows(path: Path) -> Iterator[dict]:
-    """The rows of a parquet file's document column, read in batches of about 64 MB."""
+def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict]:
+    """The rows of a parquet file, read in batches of about 64 MB; see `rows_of` for `columns`."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -385,7 +388,7 @@ def parquet_rows(path: Path) -> Iterator[dict]:
         raise UserError(f'{path}: reading parquet needs pyarrow; pip install ".[hub]"') from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        present = [column for column in COLUMNS if column in table.schema_arrow.names] or None
+        present = [column for column in columns if column in table.schema_arrow.names] or None
         groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
         row_bytes = max([group.total_byte_size // max(1, group.num_rows) for group in groups], default=1)
         for batch in table.iter_batches(max(1, min(1000, (64 << 20) // max(1, row_bytes))), columns=present):

@@ -9,6 +9,7 @@ benchmark and model.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -22,6 +23,7 @@ import torch
 
 import data
 from common import Parser, UserError, atomic_write, positive, read_json, sha256_file
+from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
 from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
 from judging.builtin import judge_builtin
@@ -257,7 +259,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
         alike = [other for other in texts if Path(other).name == path.name]
         title = path.name if len(alike) == 1 else str(path)
         results[f"{title}: bits per byte{LESS}"] = judge_text(
-            name, model, tokenizer, path, context, args.limit, finished
+            name, model, tokenizer, path, context, args.limit, finished, stored.get("data")
         )
     if args.blimp:
         results["BLiMP"] = {
@@ -298,14 +300,17 @@ def asked(args: argparse.Namespace) -> bool:
 
 def judge_text(
     name: str, model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None,
-    finished: Blocks,
+    finished: Blocks, corpus: str | None = None,
 ) -> dict[str, Any]:
-    """`perplexity` on a file or prepared folder, and a line with all of it; the table has only the bits."""
+    """`perplexity` on a file or prepared folder, and a line with all of it; the table has only the bits.
+
+    A file is cleaned as `corpus`, the prepared folder that the model was trained on.
+    """
     digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
-    form = "folder" if path.is_dir() else "rows" if path.name.endswith((".jsonl", ".jsonl.gz")) else "text"
-    key = f"{form} {digest[:16]} context {context} limit {limit}"
+    form = "folder" if path.is_dir() else "rows" if ending_of(path) in ROW_ENDINGS else "text"
+    documents = cleaned_documents(path, limit, corpus)
+    key = f"{form} {digest[:16]} context {context} limit {limit} characters {sum(map(len, documents))}"
     if key not in finished:
-        documents = text_documents(path, limit)
         finished[key] = {
             **perplexity(model, tokenizer, documents, context),
             "lost": lost_text(tokenizer, documents, 0.005),
@@ -362,16 +367,27 @@ def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
-    """The documents of a prepared folder, the texts of a .jsonl(.gz) file, or another file as one text."""
+    """The documents of a prepared folder, the texts in the rows of a file, or another file as one text."""
     path = Path(path)
     if path.is_dir():
         return corpus_documents(path, limit)
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return [item["text"] for item in read_items(path, {"text": str})[:limit]]
-    try:
-        return [path.read_bytes().decode("utf-8")]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if ending_of(path) in ROW_ENDINGS:
+        return list(itertools.islice((text for text in documents_of(path) if text), limit))
+    return [read_text(path)]
+
+
+def cleaned_documents(path: Path, limit: int | None, corpus: str | None) -> list[str]:
+    """`text_documents`, cleaned as the prepared folder `corpus` was cleaned; says what it does."""
+    documents = text_documents(path, limit)
+    if path.is_dir() or corpus is None:
+        return documents
+    if not (Path(corpus) / "manifest.json").is_file():
+        print(f"{path}: judged as it is; the corpus of this run, {corpus}, is not here to say how to clean it")
+        return documents
+    cleaned = [data.clean_as(corpus, text) for text in documents]
+    if [text for text, _ in cleaned] != documents:
+        print(f"{path}: {cleaned[0][1]}")
+    return [text for text, _ in cleaned if text]
 
 
 def check_files(args: argparse.Namespace) -> None:

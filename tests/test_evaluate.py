@@ -18,6 +18,9 @@ import torch
 
 import common
 import evaluate
+from corpus import documents
+from corpus.documents import path_source
+from corpus.prepare import prepare
 import tokenizer
 from common import UserError
 from evaluate import Query, choice_queries, choice_scores, score
@@ -580,9 +583,9 @@ def test_a_wrong_file_is_named(tmp_path):
 
 
 def test_an_item_without_an_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "LONGEST_LINE", 100)
+    monkeypatch.setattr(documents, "LARGEST_DOCUMENT", 100)
     (tmp_path / "long.jsonl.gz").write_bytes(gzip.compress(b'{"a": "' + b"x" * 200))
-    with pytest.raises(UserError, match="item 1: cannot be read: the line is longer than 100 bytes"):
+    with pytest.raises(UserError, match="line 1 has more than 100 characters"):
         evaluate.read_items(tmp_path / "long.jsonl.gz", {})
 
 
@@ -868,11 +871,13 @@ def test_validation_documents_of_a_prepared_folder(two_runs, tmp_path, monkeypat
 
 def test_text_files(tmp_path):
     path = write(tmp_path / "docs.jsonl.gz", [{"text": "one"}, {"text": "two"}])
+    (tmp_path / "docs.json").write_text(json.dumps([{"content": "one"}, {"content": None}]))
+    assert scoreboard.text_documents(tmp_path / "docs.json") == ["one"]
     assert scoreboard.text_documents(path) == ["one", "two"] and scoreboard.text_documents(path, 1) == ["one"]
     (tmp_path / "a.txt").write_bytes("caf\u00e9\r\n".encode())
     assert scoreboard.text_documents(tmp_path / "a.txt") == ["caf\u00e9\r\n"]
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="b.txt: not UTF-8 text .* at byte 3"):
+    with pytest.raises(UserError, match="b.txt: not UTF-8 text .*iconv -f LATIN1"):
         scoreboard.text_documents(tmp_path / "b.txt")
 
 
@@ -956,3 +961,18 @@ def test_published_histories(size, points, best):
     if points:
         assert found["history"] == sorted(found["history"])
     assert curve.published("tiny") == {}
+
+
+def test_a_text_is_cleaned_as_the_corpus_of_the_run_was(tmp_path, capsys):
+    paragraphs = [f"First line {number},\nsecond  line.\n" for number in range(3000)]
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(paragraphs))
+    short = tmp_path / "short.txt"
+    short.write_text("One,\n  two.\n")
+    for kind, cleaned in (("text", "One,\n  two."), ("web", "One, two.")):
+        corpus = prepare([path_source(kind, path)], tmp_path / kind, workers=1)
+        assert scoreboard.cleaned_documents(short, None, str(corpus)) == [cleaned]
+        assert f"short.txt: cleaned like {kind} in {corpus}" in capsys.readouterr().out
+    assert scoreboard.cleaned_documents(short, None, str(tmp_path / "gone")) == ["One,\n  two.\n"]
+    assert "judged as it is" in capsys.readouterr().out
+    assert scoreboard.cleaned_documents(short, None, None) == ["One,\n  two.\n"]
