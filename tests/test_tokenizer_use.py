@@ -2,6 +2,7 @@
 """How people meet the tokenizer: finding a vocabulary, the second engine, the command line, BPE."""
 import hashlib
 import http.server
+import io
 import json
 import os
 import subprocess
@@ -253,7 +254,7 @@ def test_info_and_mistakes():
     )
     for args, message in (
         (("encode", "x", "--vocab", "nope.vocab"), "nope.vocab: no such file"),
-        (("decode", "1", "two"), "these are no token ids"),
+        (("decode", "1", "two"), "not token ids"),
         (("encod", "x"), "invalid choice"),
         (("encode", "x", "--expain"), "did you mean --explain?"),
     ):
@@ -466,3 +467,19 @@ def test_decode_takes_ids_of_any_kind():
     coder = load()
     ids = [coder.eos_id, *coder.encode("red")]
     assert coder.decode(np.array(ids), skip_special=True) == coder.decode(torch.tensor(ids), skip_special=True) == "red"
+
+
+def test_encode_says_what_is_lost_and_has_a_bound(tmp_path, capsys, monkeypatch):
+    assert token_view.main(["encode", "Привет"]) is None
+    assert "6 of 6 characters (100%) have no token in this vocabulary" in capsys.readouterr().err
+    token_view.main(["encode", "plain text"])
+    assert capsys.readouterr().err == ""
+    token_view.main(["encode", "--explain", "1999"])
+    assert capsys.readouterr().out.startswith(token_view.LEGEND)
+    monkeypatch.setattr(token_view, "LARGEST_DOCUMENT", 10)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 11))
+    with pytest.raises(UserError, match="stdin has more than 10 characters"):
+        token_view.main(["encode"])
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="latin.txt: not UTF-8 text"):
+        token_view.main(["info", "--sample", str(tmp_path / "latin.txt")])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show what a tokenizer does: the command line of `tokenizer.py`, coloured tokens, and every step of the encoder.
+"""Show what a tokenizer does: the command line of `tokenizer.py`, coloured tokens, every turn of the encoder.
 
-`explain` is what `python tokenizer.py encode --explain` prints and what the lesson on tokenization calls.
+`python tokenizer.py encode --explain` prints `explain`, which the lesson on tokenization calls too.
 """
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ import shutil
 import sys
 from pathlib import Path
 
-from common import Parser, UserError, colour
+from common import Parser, UserError, colour, for_terminal
+from corpus.documents import LARGEST_DOCUMENT, read_text
 from tokenizing import trainer
 from tokenizing.reference import load_reference
-from tokenizer import BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, normalize
+from tokenizer import (
+    BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, lost_text, normalize,
+)
 
 MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
 COLOURS = ("30;48;5;117", "30;48;5;156", "30;48;5;222", "30;48;5;217", "30;48;5;183", "30;48;5;253")
 SIGNS = {0x7F: "⌫", 0x20: "·", 0x0A: "⏎", 0x0D: "␍", 0x09: "⇥"}
 
-SAMPLE = """The harbour was quiet before the ferry came. A boy on the quay had counted 17 gulls, two dogs and one very old
-bicycle, and he didn't expect that anything else would happen. "You're early," said the harbour master, who never looked up
-from his newspaper. Because the tide was low, the ropes hung slack; the boats leaned on each other like people at a long concert.
-
-By half past nine there were forty-one passengers, most of them going to the island for the day. Somebody's radio was playing a
-song from 1968. The captain walked the length of the deck, checked the lines, and wrote a few words in a small blue book.
-"""
+SAMPLE = (
+    "The harbour was quiet before the ferry came. A boy on the quay had counted 17 gulls, two dogs and "
+    "one very old\n"
+    "bicycle, and he didn't expect that anything else would happen. \"You're early,\" said the harbour "
+    "master, who never looked up\n"
+    "from his newspaper. Because the tide was low, the ropes hung slack; the boats leaned on each other"
+    " like people at a long concert.\n"
+    "\n"
+    "By half past nine there were forty-one passengers, most of them going to the island for the day. "
+    "Somebody's radio was playing a\n"
+    "song from 1968. The captain walked the length of the deck, checked the lines, and wrote a few "
+    "words in a small blue book.\n"
+)
 
 EXAMPLES = """  python tokenizer.py encode "Because the cat sat"
   python tokenizer.py encode --explain "1999" --vocab english-4096-strict-nocapcode-v1
@@ -37,8 +46,16 @@ EXAMPLES = """  python tokenizer.py encode "Because the cat sat"
   python tokenizer.py train corpus/*.txt --vocab-size 4096 --out my.vocab"""
 
 
+LEGEND = """\
+⌫ drops the next byte, · space, ⏎ line feed, ⇥ tab, [·] a space that is not in the text (after a delete token)
+number, token    the place in D and the longest token there, the candidate
+1, 2, 3          pairs: the candidate, or one of its two shorter alternatives, + the token that could follow
+1b, 2b, 3b       the same with a delete token between the two; last the score, the highest wins
+"""
+
+
 def visible(token: bytes) -> str:
-    """A token's bytes so that each can be seen: ⌫ for DEL, · for a space, ⏎ for LF, \\xNN for what is no text.
+    """A token's bytes, all visible: ⌫ for DEL, · for a space, ⏎ for LF, \\xNN for what is not text.
 
     >>> visible(b"\\x7f cat\\n")
     '⌫·cat⏎'
@@ -56,7 +73,7 @@ def visible(token: bytes) -> str:
 
 
 def names_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    """What to show for each id: the token (its plain record, not the duplicate with the marker), or which special id it is."""
+    """What to show for each id: its token (of the plain record), or which special id it is."""
     special = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
     records = tokenizer.vocab.records if isinstance(tokenizer, TokenMonster) else []
     plain = {record.id: record.token for record in records if record.score != -1}
@@ -78,12 +95,10 @@ def token_lines(tokenizer: Tokenizer, ids: list[int], width: int) -> list[str]:
 
 
 def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
-    """The encoder's loop on a text, line by line: each candidate, the branches tried with their scores, which one won, what
-    was emitted.
+    """The encoder's loop on a text, line by line; LEGEND says how to read it.
 
-    Left: the place in D and the candidate, the longest token there ([·] is a space that is not in D, after a delete token).
-    Then one line for each pair of tokens tried. Only the first of the winning pair is emitted; the second is the next line's
-    candidate.
+    Each turn has a line with its candidate, and one for each pair tried, with its score. Only the first token
+    of the winning pair is emitted; the second is the candidate of the next turn.
     """
     if not isinstance(tokenizer, TokenMonster):
         raise UserError("--explain shows the steps of a TokenMonster vocabulary; this is a BPE")
@@ -98,16 +113,18 @@ def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
     for turn in tokenizer.turns(data):
         if turn.record is None:
             byte = visible(data[turn.start:turn.start + 1])
-            lines.append(f"{turn.start:4}  no token begins with {byte}: {'emits UNK' if turn.ids else 'the byte is lost'}")
+            result = "emits UNK" if turn.ids else "the byte is lost"
+            lines.append(f"{turn.start:4}  no token begins with {byte}: {result}")
             continue
         emitted = " ".join(map(str, turn.ids))
         head = f"{turn.start:4}  {shown(turn.record, turn.virtual)}"
         if turn.winner is None:
             stop = turn.start + len(records[turn.record].token) - turn.virtual
-            why = "the text ends here" if stop == len(data) else "a whole word before a space"
-            whole_word = records[turn.record].flag & WHOLE_WORD
-            if stop < len(data) and not (whole_word and tokenizer.vocab.begin[data[stop]] == BEGINS_SPACE):
-                why = "no token can follow"
+            why = "no token can follow"
+            if stop == len(data):
+                why = "the text ends here"
+            elif records[turn.record].flag & WHOLE_WORD and tokenizer.vocab.begin[data[stop]] == BEGINS_SPACE:
+                why = "a complete word before a space"
             lines.append(f"{head}   {why}: emits {emitted}")
             continue
         lines.append(head)
@@ -123,10 +140,16 @@ def explain_json(tokenizer: TokenMonster, text: str | bytes) -> dict:
     records, steps = tokenizer.vocab.records, []
     for turn in tokenizer.turns(normalize(text)):
         branches = [{"name": branch.name, "first": visible(records[branch.first].token),
-                     "second": visible(records[branch.second].token), "score": branch.score} for branch in turn.branches]
-        candidate = None if turn.record is None else visible(records[turn.record].token)
-        steps.append({"start": turn.start, "virtual_space": bool(turn.virtual), "candidate": candidate, "branches": branches,
-                      "winner": turn.winner and turn.winner.name, "ids": turn.ids})
+                     "second": visible(records[branch.second].token), "score": branch.score}
+                    for branch in turn.branches]
+        steps.append({
+            "start": turn.start,
+            "virtual_space": bool(turn.virtual),
+            "candidate": None if turn.record is None else visible(records[turn.record].token),
+            "branches": branches,
+            "winner": turn.winner and turn.winner.name,
+            "ids": turn.ids,
+        })
     return {"normalized": visible(normalize(text)), "steps": steps}
 
 
@@ -137,53 +160,100 @@ def facts(tokenizer: Tokenizer, path: Path, sample: str) -> dict:
     if isinstance(tokenizer, TokenMonster):
         vocab = tokenizer.vocab
         longest = max((record.token for record in vocab.records if record.score != -1), key=len)
-        found |= {"kind": "TokenMonster, capcode 1 (nocapcode), UTF-8, NFD", "tokens": vocab.size, "records": len(vocab.records),
-                  "duplicates": sum(record.score == -1 for record in vocab.records),
-                  "single_bytes": sum(len(record.token) == 1 for record in vocab.records),
-                  "longest_token": visible(longest), "longest_token_bytes": len(longest), "training_mode": MODES[vocab.mode],
-                  "delete_id": vocab.delete, "unk_id": vocab.unk}
-    found |= {"eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id}
-    return found | {"fingerprint": tokenizer.fingerprint, "sample_characters": len(sample), "sample_tokens": len(ids),
-                    "characters_per_token": round(len(sample) / max(1, len(ids)), 3)}
+        found |= {
+            "kind": "TokenMonster, capcode 1 (nocapcode), UTF-8, NFD",
+            "tokens": vocab.size,
+            "records": len(vocab.records),
+            "duplicates": sum(record.score == -1 for record in vocab.records),
+            "single_bytes": sum(len(record.token) == 1 for record in vocab.records),
+            "longest_token": visible(longest),
+            "longest_token_bytes": len(longest),
+            "training_mode": MODES[vocab.mode],
+            "delete_id": vocab.delete,
+            "unk_id": vocab.unk,
+        }
+    return found | {
+        "eos_id": tokenizer.eos_id,
+        "bos_id": tokenizer.bos_id,
+        "pad_id": tokenizer.pad_id,
+        "fingerprint": tokenizer.fingerprint,
+        "sample_characters": len(sample),
+        "sample_tokens": len(ids),
+        "characters_per_token": round(len(sample) / max(1, len(ids)), 3),
+    }
+
+
+def read_input() -> str:
+    """All of stdin. Raises UserError above LARGEST_DOCUMENT characters."""
+    text = sys.stdin.read(LARGEST_DOCUMENT + 1)
+    if len(text) > LARGEST_DOCUMENT:
+        raise UserError(f"stdin has more than {LARGEST_DOCUMENT:,} characters; for a longer text use: "
+                        "python data.py prepare")
+    return text
 
 
 def parse_ids(words: list[str]) -> list[int]:
     """Ids from the command line or stdin: numbers, a JSON list, or what `encode --json` prints."""
-    text = " ".join(words) if words else sys.stdin.read()
+    text = " ".join(words) if words else read_input()
     try:
         value = json.loads(text) if text.lstrip().startswith(("[", "{")) else re.findall(r"[^\s,]+", text)
         ids = value["ids"] if isinstance(value, dict) else value
         if any(type(id) not in (int, str) for id in ids):
-            raise TypeError("an id is a whole number")
+            raise TypeError("an id is an integer")
         return [int(id) for id in ids]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"these are no token ids ({error}); give numbers, a JSON list or the output of encode --json") from None
+        raise UserError(f"not token ids ({error}); give numbers, a JSON list or the output of "
+                        "encode --json") from None
 
 
 def build_parser() -> Parser:
+    """The command line."""
     parser = Parser("Look at a vocabulary, turn text into tokens and back, or train a vocabulary.", EXAMPLES)
     commands = parser.add_subparsers(dest="command", metavar="{info,encode,decode,train}", required=True)
-    info = commands.add_parser("info", help="what a vocabulary is",
-                               description="Print size, longest token, mode, special ids, characters per token.")
-    info.add_argument("vocab", nargs="?", help=f"vocabulary file, model folder or name (default: {DEFAULT})")
-    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same, as the other commands have it")
-    info.add_argument("--sample", metavar="FILE", help="text for the characters per token (default: two paragraphs of prose)")
-    encode = commands.add_parser("encode", help="text into tokens",
-                                 description="Show the tokens of a text with their ids; without TEXT of stdin.")
+    which = f"vocabulary file, model folder or name (default: {DEFAULT})"
+    info = commands.add_parser(
+        "info", help="what a vocabulary is",
+        description="Print size, longest token, mode, special ids, characters per token.")
+    info.add_argument("vocab", nargs="?", help=which)
+    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same as a flag")
+    info.add_argument("--sample", metavar="FILE",
+                      help="text for the characters per token (default: two paragraphs of prose)")
+    encode = commands.add_parser(
+        "encode", help="text into tokens",
+        description="Show the tokens of a text with their ids. Without TEXT, read stdin.")
     encode.add_argument("text", nargs="?", metavar="TEXT")
-    encode.add_argument("--explain", action="store_true", help="show each step: the branches tried, their scores, which one won")
-    encode.add_argument("--document", action="store_true", help="map CRLF and CR to LF first, as for training")
-    decode = commands.add_parser("decode", help="ids into text", description="Print the text of token ids; without IDS of stdin.")
+    encode.add_argument("--explain", action="store_true",
+                        help="show each turn: the branches tried, their scores, which one won")
+    encode.add_argument("--document", action="store_true", help="map CRLF and CR to LF first, as in training")
+    decode = commands.add_parser(
+        "decode", help="ids into text", description="Print the text of token ids. Without IDS, read stdin.")
     decode.add_argument("ids", nargs="*", metavar="IDS")
     decode.add_argument("--skip-special", action="store_true", help="leave the special ids out")
-    commands.add_parser("train", help="make a vocabulary from text (own --help)", add_help=False)
+    commands.add_parser("train", help="make a vocabulary from text (see its own --help)", add_help=False)
     for command in (encode, decode):
-        command.add_argument("--vocab", default=DEFAULT, help=f"vocabulary file, model folder or name (default: {DEFAULT})")
+        command.add_argument("--vocab", default=DEFAULT, help=which)
         command.add_argument("--engine", default="stentor", choices=["stentor", "tokenmonster"],
-                             help="who encodes; tokenmonster is the reference package (default: stentor)")
+                             help="which encoder; tokenmonster is the reference package (default: stentor)")
     for command in (info, encode, decode):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def show_tokens(tokenizer: Tokenizer, text: bytes, explained: bool, as_json: bool) -> None:
+    """`encode`: print the tokens of a text, or every turn of the encoder; warn of lost characters."""
+    lost = lost_text(tokenizer, [text.decode("utf-8", "replace")])
+    if lost:
+        print(f"warning: {lost}", file=sys.stderr)
+    if explained:
+        lines = [LEGEND, *explain(tokenizer, text)]
+        print(json.dumps(explain_json(tokenizer, text)) if as_json else "\n".join(lines))
+        return
+    ids = tokenizer.encode(text)
+    if as_json:
+        print(json.dumps({"ids": ids, "tokens": names_of(tokenizer, ids)}))
+        return
+    lines = token_lines(tokenizer, ids, shutil.get_terminal_size().columns)
+    print("\n".join([*lines, f"{len(ids)} tokens, {len(text)} bytes"]))
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -193,29 +263,23 @@ def main(argv: list[str] | None = None) -> int | None:
         return trainer.main(argv[1:])
     args = build_parser().parse_args(argv)
     for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8, and CR, come through as they are
+        if isinstance(stream, io.TextIOWrapper):  # pass CR and bytes that are not UTF-8 unchanged
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     if args.command == "info":
-        sample = SAMPLE if args.sample is None else Path(args.sample).read_text(encoding="utf-8", errors="replace")
+        sample = SAMPLE if args.sample is None else read_text(Path(args.sample))
         vocab = args.vocab or args.named
         found = facts(load(vocab), find(vocab), sample)
-        lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}" for name, value in found.items()]
-        print(json.dumps(found) if args.json else "\n".join(lines))
+        lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}"
+                 for name, value in found.items()]
+        print(json.dumps(found) if args.json else for_terminal("\n".join(lines)))
         return
     tokenizer = load(args.vocab) if args.engine == "stentor" else load_reference(args.vocab)
     if args.command == "decode":
         text = tokenizer.decode(parse_ids(args.ids), skip_special=args.skip_special)
-        print(json.dumps({"text": text}) if args.json else text, end="\n" if args.json or sys.stdout.isatty() else "")
+        line_end = "\n" if args.json or sys.stdout.isatty() else ""
+        print(json.dumps({"text": text}) if args.json else for_terminal(text), end=line_end)
         return
-    text = (sys.stdin.read() if args.text is None else args.text).encode("utf-8", "surrogateescape")
+    text = (read_input() if args.text is None else args.text).encode("utf-8", "surrogateescape")
     if args.document:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if args.explain:
-        print(json.dumps(explain_json(tokenizer, text)) if args.json else "\n".join(explain(tokenizer, text)))
-        return
-    ids = tokenizer.encode(text)
-    if args.json:
-        print(json.dumps({"ids": ids, "tokens": names_of(tokenizer, ids)}))
-    else:
-        lines = token_lines(tokenizer, ids, shutil.get_terminal_size().columns)
-        print("\n".join([*lines, f"{len(ids)} tokens, {len(text)} bytes"]))
+    show_tokens(tokenizer, text, args.explain, args.json)
