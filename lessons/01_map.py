@@ -253,8 +253,6 @@ finish("01_map", results)
 # 1. Write `cross_entropy` in `lessons/exercises/cross_entropy.py` and run `pytest
 #    lessons/exercises/test_cross_entropy.py`.
 # 2. What would the first loss be with a vocabulary of 32,768 tokens, the one of Portimbria? And why can the
-#    losses
-#    of two models with different vocabularies not be compared directly? (Lesson 12 returns to this.)
+#    losses of two models with different vocabularies not be compared directly? (Lesson 12 returns to this.)
 # 3. Shuffle the ids of a row (`input_ids[:, torch.randperm(T)]`) and compute the loss of the random model
-#    again,
-#    then of the trained one (`Llama.from_pretrained(history.folder / "best")`). Explain both results.
+#    again, then of the trained one (`Llama.from_pretrained(history.folder / "best")`). Explain both results.

@@ -289,8 +289,6 @@ finish("02_tokens", results)
 # 1. Write the ungreedy step in `lessons/exercises/ungreedy.py` and run `pytest
 #    lessons/exercises/test_ungreedy.py`.
 # 2. Encode a paragraph in another language that you know, and one of Python code. How many bytes per token?
-#    Which
-#    tokens does the vocabulary lack?
+#    Which tokens does the vocabulary lack?
 # 3. How many of the ids are used in the forty documents? `len(set(...))`. What does that say about a model
-#    that is
-#    trained on nothing but these?
+#    that is trained on nothing but these?

@@ -270,5 +270,4 @@ finish("03_data", results)
 # 2. At which step does the run of this lesson read its first block of prose for the second time? Find it with
 #    `run.mixture` and check with `run.locate`.
 # 3. Draw the source of each block by chance (`random.choices`) instead, and plot the deviation from the plan
-#    for both
-#    ways.
+#    for both ways.

@@ -279,9 +279,7 @@ finish("04_norm_mlp", results)
 # ## Exercises
 #
 # 1. Write `rms_norm` in `lessons/exercises/rms_norm.py` and run `pytest lessons/exercises/test_rms_norm.py`.
-#    Then put
-#    ε outside the root and see what the grader says.
+#    Then put ε outside the root and see what the grader says.
 # 2. Write `swiglu` in `lessons/exercises/swiglu.py` and run `pytest lessons/exercises/test_swiglu.py`.
 # 3. Replace the gate by a constant one (`silu(gate)` by `1`). Show with a small experiment that the MLP is
-#    then
-#    linear: `mlp(a + b)` equals `mlp(a) + mlp(b)`. Is it so for the real one?
+#    then linear: `mlp(a + b)` equals `mlp(a) + mlp(b)`. Is it so for the real one?

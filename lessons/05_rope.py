@@ -243,8 +243,6 @@ finish("05_rope", results)
 #
 # 1. Write the rotation in `lessons/exercises/rotary.py` and run `pytest lessons/exercises/test_rotary.py`.
 # 2. Rotate the query by its position and the key by twice its position. Does the score still depend on the
-#    distance
-#    only? Try it with two positions before you answer.
+#    distance only? Try it with two positions before you answer.
 # 3. Compute the table in BF16 (`.bfloat16()` on the angles, before cosine and sine) and measure the error of
-#    a score
-#    at position ten, a hundred and a thousand. Why does it grow? (Lesson 09 has the reason.)
+#    a score at position ten, a hundred and a thousand. Why does it grow? (Lesson 09 has the reason.)

@@ -300,11 +300,8 @@ finish("06_attention", results)
 # 1. Write attention with grouped heads in `lessons/exercises/attention.py` and run `pytest
 #    lessons/exercises/test_attention.py`.
 # 2. Replace the mask by one that lets each position see only itself and the eight before it, in a text of
-#    eighty
-#    tokens. At how many positions does the answer change now, after one layer and after four? Predict both
-#    numbers
-#    first.
+#    eighty tokens. At how many positions does the answer change now, after one layer and after four? Predict
+#    both numbers first.
 # 3. Remove the rotation of lesson 05 (call `few` with `cos` of ones and `sin` of zeros) and exchange two
-#    earlier
-#    tokens. Does the answer at the last position change? What does this say about attention without
+#    earlier tokens. Does the answer at the last position change? What does this say about attention without
 #    positions?

@@ -231,8 +231,9 @@ assert [
 # The rate begins at zero and rises in a straight line, the **warmup**: the first gradients of random weights
 # say little, and v has not seen enough of them. Then it falls, so that the last steps settle what the large
 # ones have found. The cards use half a **cosine** (Loshchilov and Hutter 2017); its rival **WSD** (warmup,
-# stable, decay; Hu et al. 2024) stays at the peak and falls at the end in a straight line, which allows one
-# to decide late how long to train. Both are `train.py:learning_rate`.
+# stable, decay; Hu et al. 2024) stays at the peak and falls only at the end, so one can decide late how long
+# to train. Hu et al. let it fall exponentially; ours falls in a straight line, one of the forms that Hägele et
+# al. 2024 compare. Both schedules are `train.py:learning_rate`.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -352,11 +353,8 @@ finish("08_training_step", results)
 # ## Exercises
 #
 # 1. Write AdamW's step in `lessons/exercises/adamw.py` and the schedule in `lessons/exercises/schedule.py`;
-#    run
-#    `pytest lessons/exercises/test_adamw.py lessons/exercises/test_schedule.py`.
+#    run `pytest lessons/exercises/test_adamw.py lessons/exercises/test_schedule.py`.
 # 2. Repeat the overfitting with a learning rate ten times larger, then ten times smaller. Which of the two
-#    failures
-#    would you recognize in a log, and by which column?
+#    failures would you recognize in a log, and by which column?
 # 3. Multiply the loss by a hundred before `backward`, without clipping and with it. Which of the two runs
-#    changes,
-#    and why?
+#    changes, and why?

@@ -405,10 +405,7 @@ finish("09_precision", results)
 # 1. What is the smallest number that can be added to 1 in BF16 so that the sum is not 1? Predict it from the
 #    spacing, then search for it by halving. Why is it not the spacing itself?
 # 2. Round with a coin: when a weight is rounded to BF16, let it go up with a probability equal to how far it
-#    is on
-#    the way ("stochastic rounding"). Put this into the third run in place of `parameter.bfloat16().float()`.
-#    How
-#    much of the loss comes back?
+#    is on the way ("stochastic rounding"). Put this into the third run in place of
+#    `parameter.bfloat16().float()`. How much of the loss comes back?
 # 3. Give the two replicas *different* seeds for their first weights and average the gradients all the same.
-#    What
-#    does the loss do? What in `train.py` prevents this from happening?
+#    What does the loss do? What in `train.py` prevents this from happening?

@@ -225,14 +225,23 @@ def drawn(generator):
 
 
 generator = torch.Generator().manual_seed(10)
+draw, drawn_batches = drawn(generator), []
+
+
+def noted(step):
+    """The next drawn batch, kept so that it can be compared later."""
+    drawn_batches.append(draw(step))
+    return drawn_batches[-1]
+
+
 torch.manual_seed(10)
 model = Llama(SIZES["tiny"])
 optimizer = AdamW(model, 0.01)
-before = naive_loop(model, optimizer, 0, 10, batch=drawn(generator))
+before = naive_loop(model, optimizer, 0, 10, batch=noted)
 saved_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 saved_moments = {name: tensor.clone() for name, tensor in optimizer.state().items()}
 saved_generator = generator.get_state()
-uninterrupted = naive_loop(model, optimizer, 10, 20, batch=drawn(generator))
+uninterrupted = naive_loop(model, optimizer, 10, 20, batch=noted)
 
 
 def resumed_with(generator):
@@ -245,18 +254,21 @@ def resumed_with(generator):
     return naive_loop(model, optimizer, 10, 20, batch=drawn(generator))
 
 
-restored_generator = torch.Generator()
+restored_generator, restored_copy = torch.Generator(), torch.Generator()
 restored_generator.set_state(saved_generator)
+restored_copy.set_state(saved_generator)
 kept = resumed_with(restored_generator)
 reseeded = resumed_with(torch.Generator().manual_seed(10))
-again = drawn(torch.Generator().manual_seed(10))(0)
-first_ever = drawn(torch.Generator().manual_seed(10))(0)
+first_ever = drawn_batches[0]                               # what step 1 of this run trained on
+after_reseeding = drawn(torch.Generator().manual_seed(10))(10)
+after_restoring = drawn(restored_copy)(10)
 print("generator restored, equal to uninterrupted:", kept == uninterrupted)
 print("generator reseeded, equal to uninterrupted:", reseeded == uninterrupted)
-print(
-    "its first batch after the resume is the first batch of the whole run:", bool((again == first_ever).all())
-)
+print("reseeded, its first batch is the first batch of the run again:", bool((after_reseeding == first_ever).all()))
+print("restored, its first batch is that of step 11:", bool((after_restoring == drawn_batches[10]).all()))
 assert kept == uninterrupted and reseeded[0] != uninterrupted[0]
+assert (after_reseeding == first_ever).all() and (after_restoring == drawn_batches[10]).all()
+assert (after_restoring != first_ever).any()
 
 # %% [markdown]
 # So either the state of every generator is saved, for each process, with each loader's buffers and each
@@ -312,13 +324,9 @@ finish("10_resume", results)
 # ## Exercises
 #
 # 1. Forget *only v*, the mean of the squares, and keep m. Which step differs first, and is the damage larger
-#    or
-#    smaller than when both are forgotten? Explain it with the formula of lesson 08.
+#    or smaller than when both are forgotten? Explain it with the formula of lesson 08.
 # 2. Start a run with `python train.py --size tiny`, press Ctrl-C after some steps, and continue it with
-#    `python
-#    train.py --resume`. Then do it again with a kill that cannot be caught (`kill -9`, or end the process in
-#    the
-#    task manager). What is lost in each case?
+#    `python train.py --resume`. Then do it again with a kill that cannot be caught (`kill -9`, or end the
+#    process in the task manager). What is lost in each case?
 # 3. The program refuses some changes at a resume (`python train.py --resume --learning-rate 1e-4`) and allows
-#    others
-#    (`--stop-after`). Find the list in `training/resolve.py`, and give the reason for three entries.
+#    others (`--stop-after`). Find the list in `training/resolve.py`, and give the reason for three entries.

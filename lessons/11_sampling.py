@@ -144,13 +144,11 @@ save_figure(figure, "11_cache_speed")
 # `sample.py:filtered`:
 #
 # - **Temperature** divides the logits. Below one the probable becomes more probable; at zero only the best
-#   token is
-#   left, which is called **greedy** decoding; above one all tokens come closer together.
+#   token is left, which is called **greedy** decoding; above one all tokens come closer together.
 # - **Top-k** keeps the k most probable tokens (Fan et al. 2018).
 # - **Top-p** keeps the fewest tokens whose probabilities sum to at least p (Holtzman et al. 2020, section
-#   3.1).
-#   Where the model is sure these are few, where it is not they are many; that is its advantage over a fixed
-#   k.
+#   3.1). Where the model is sure these are few, where it is not they are many; that is its advantage over a
+#   fixed k.
 
 # %%
 assert with_cache[-1] > without[-1] * (1 if FAST else 2)
@@ -386,10 +384,7 @@ finish("11_sampling", results)
 #
 # 1. Write top-p in `lessons/exercises/top_p.py` and run `pytest lessons/exercises/test_top_p.py`.
 # 2. Look at one choice after the other: `python sample.py "Question: What is" --explore page.html` writes a
-#    page
-#    with each token's probability and its alternatives. Find a place where the model was undecided, and one
-#    where it
-#    was sure and wrong.
+#    page with each token's probability and its alternatives. Find a place where the model was undecided, and
+#    one where it was sure and wrong.
 # 3. Find the penalty at which your model neither loops nor loses the form: plot `repeated_share` and the
-#    share of
-#    answers in form against `repetition_penalty` from one to two.
+#    share of answers in form against `repetition_penalty` from one to two.

@@ -344,10 +344,8 @@ finish("12_evaluate", results)
 # ## Exercises
 #
 # 1. Write twenty pairs of a fourth kind about something your model should have learned, add them to the file,
-#    and
-#    give the interval. Then write twenty for something that it cannot know.
+#    and give the interval. Then write twenty for something that it cannot know.
 # 2. Write the cross-entropy that all of this rests on in `lessons/exercises/cross_entropy.py` and run `pytest
 #    lessons/exercises/test_cross_entropy.py`.
 # 3. Read the `README.md` that your run wrote, as a stranger would. `python params.py --audit` with the run's
-#    folder
-#    checks its numbers against the files. Change one digit by hand and run it again.
+#    folder checks its numbers against the files. Change one digit by hand and run it again.
