@@ -214,7 +214,8 @@ axes.legend()
 save_figure(figure, "01_losses")
 last_loss = history.evals[-1]["eval_loss"]
 print(
-    f"first loss {history.losses[0]:.2f}, last validation loss {last_loss:.2f}, perplexity {math.exp(last_loss):.1f}"
+    f"first loss {history.losses[0]:.2f}, last validation loss {last_loss:.2f}, perplexity "
+    f"{math.exp(last_loss):.1f}"
 )
 assert history.losses[0] > last_loss + 2
 

@@ -29,8 +29,10 @@ from tokenizing.view import explain, visible
 from tokenizing.trainer import train_vocab
 
 TEXT = (
-    "A tokenizer cuts a text into pieces. Each piece stands in a list, the vocabulary, and its place in that list "
-    "is a number. The model never sees letters: it sees those numbers, one after another, and it learns which of "
+    "A tokenizer cuts a text into pieces. Each piece stands in a list, the vocabulary, and its place in "
+    "that list "
+    "is a number. The model never sees letters: it sees those numbers, one after another, and it learns "
+    "which of "
     "them tends to follow which."
 )
 words = tokenizer.load()

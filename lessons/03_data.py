@@ -114,7 +114,8 @@ with torch.no_grad():
 ends = (ids == run.eos_id).long()                                         # (B, T)
 first_document = ends.cumsum(1) - ends == 0  # (B, T), a separator belongs to what it ends
 print(
-    f"largest change of a logit by the mask: in first documents {float(difference[first_document].max()):.1e}, "
+    f"largest change of a logit by the mask: in first documents "
+    f"{float(difference[first_document].max()):.1e}, "
     f"anywhere {float(difference.max()):.2f}"
 )
 assert 0 < foreign < 0.5 and not (mask[:, 0] & ~without).any()
@@ -233,7 +234,8 @@ for step in range(len(exercises)):
 shares = counts[counts > 0] / counts.sum()
 by_hand = -sum(share * math.log(share) for share in shares)
 print(
-    f"unigram entropy {entropy:.3f} nats (by hand {by_hand:.3f}); knowing nothing: ln 4096 = {math.log(4096):.3f}"
+    f"unigram entropy {entropy:.3f} nats (by hand {by_hand:.3f}); knowing nothing: ln 4096 = "
+    f"{math.log(4096):.3f}"
 )
 print(f"{len(shares)} of 4096 ids occur at all")
 assert abs(entropy - by_hand) < 1e-9

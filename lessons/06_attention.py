@@ -204,7 +204,8 @@ uniform = float((random_maps[0, :, -1] - 1 / len(names)).abs().max())
 print(f"{len(names)} tokens; weights of a position sum to one: {float((sums - 1).abs().max()):.0e} off")
 print(f"untrained, last position: no weight differs from 1/{len(names)} by more than {uniform:.3f}")
 print(
-    f"trained, sharpest head: the last position gives {float(trained_maps[layer, head, -1].max()):.2f} to one token"
+    f"trained, sharpest head: the last position gives {float(trained_maps[layer, head, -1].max()):.2f} "
+    "to one token"
 )
 
 # %% [markdown]

@@ -7,9 +7,9 @@
 # together so that a deep stack of them can be trained, and what does the stack cost in parameters, memory and
 # arithmetic?
 #
-# **Prediction.** Every block *adds* its result to the same running vector. Compare the vector after block 1
-# with the vector after block 24. Does it grow like the number of blocks, 24 times; like its square root, about
-# 5 times; or by some factor between the two? Write down a number, and why.
+# **Prediction.** Every block *adds* its result to the same running vector. Compare the vector after the first
+# block with the vector after the last of two dozen blocks. Does it grow like the number of blocks, two dozen
+# times; like its square root, about five times; or by a factor between the two? Write down a number, and why.
 
 # %%
 import sys
@@ -116,17 +116,18 @@ table(("after block", *sizes),
       [(n, *(f"{column[n]:.3f}" for column in sizes.values())) for n in range(0, depth + 1, 4)])
 
 # %% [markdown]
-# Without scaling, the stream after block 24 is about 11 times as large as the stream after block 1, and 24
-# times as large as the embedding; with scaling it is about 3 times as large as after block 1. The growth is
-# not a steady factor per block: such a curve would bend upwards. It bends downwards: after a quarter of the
-# blocks the unscaled stream already has about half of its final size, as a square root would.
+# Without scaling, the stream after the last of 24 blocks is about 11 times as large as after the first block,
+# and 24 times as large as the embedding; with scaling it is about 3 times as large as after the first block.
+# The growth is not a steady factor per block: such a curve would bend upwards. It bends downwards: after a
+# quarter of the blocks the unscaled stream already has about half of its final size, as a square root would.
 #
 # What is bad about a large stream? The norm at the entry of each block divides by its size. A block deep in
 # the unscaled model therefore adds a small correction to a large vector, and an early block fills most of it:
 # the layers do not start as equals. The figure also shows how the final size depends on depth.
 
 # %%
-growth = {name: column[-1] / column[1] for name, column in sizes.items()}      # after block 1 -> after the last
+# from after block 1 to after the last block
+growth = {name: column[-1] / column[1] for name, column in sizes.items()}
 from_embedding = sizes["not scaled"][-1] / sizes["not scaled"][0]
 print({name: round(factor, 1) for name, factor in growth.items()}, "in", depth, "blocks")
 print("not scaled, from the embedding:", round(from_embedding, 1))
@@ -295,11 +296,11 @@ table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "train
 # - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m`
 #   at its full context, two bytes a number. With a key and value for each of its ten query heads it would be
 #   five times that (lesson 06).
-# - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiplication and an addition are two.
+# - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiply-add counts as two.
 #   Each parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`,
 #   and training three times that, `6N`, plus attention, whose cost grows with the length T of the context
-#   (Chowdhery et al. 2022, appendix B). By convention N counts all parameters. That is a little too much where
-#   the input embedding is a matrix of its own: it is looked up, not multiplied.
+#   (Chowdhery et al. 2022, appendix B). By convention N counts all parameters. That is a little too much
+#   where the input embedding is a separate matrix: it is looked up, not multiplied.
 #
 # ```text
 # training FLOPs per token  =  6 N + 12 · L · H · F · T
@@ -409,11 +410,11 @@ print("every number above is in these asserts")
 # ## Back to the question
 #
 # The parts are put together by addition: each block reads the stream through a norm and adds two results to
-# it. With n independent additions of the same size the stream grows like the square root of n. From 2
-# additions after block 1 to 48 after block 24 that would be a factor of about 5, the root of 24. Measured were
-# 11: more than the root, less than the number. The additions are neither all of one size, as exercise 1 shows,
-# nor independent: later blocks read what earlier ones wrote. Scaling the additions by `1/√(2L)` makes the
-# result nearly the same at each depth.
+# it. With n independent additions of the same size the stream grows like the square root of n. From two
+# additions after the first block to 48 after the last that would be a factor of about 5, the root of 24.
+# Measured were 11: more than the root, less than the number. The additions are neither all of one size (the
+# first exercise shows it) nor independent: later blocks read what earlier ones wrote. Scaling the additions
+# by `1/√(2L)` makes the result nearly the same at each depth.
 #
 # The cost follows from the shape by a formula short enough to compute by hand, and numbers that can be
 # computed should be.

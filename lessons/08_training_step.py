@@ -232,8 +232,8 @@ assert [
 # say little, and v has not seen enough of them. Then it falls, so that the last steps settle what the large
 # ones have found. The cards use half a **cosine** (Loshchilov and Hutter 2017); its rival **WSD** (warmup,
 # stable, decay; Hu et al. 2024) stays at the peak and falls only at the end, so one can decide late how long
-# to train. Hu et al. let it fall exponentially; ours falls in a straight line, one of the forms that Hägele et
-# al. 2024 compare. Both schedules are `train.py:learning_rate`.
+# to train. Hu et al. let it fall exponentially; ours falls in a straight line, one of the forms that others
+# compared (Haegele et al. 2024). Both schedules are `train.py:learning_rate`.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")

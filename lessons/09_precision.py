@@ -221,7 +221,8 @@ with torch.no_grad():
 for name, dtype in seen.items():
     print(f"{name:40} {dtype}")
 print(
-    f"{'weights, all of them':40} {'float32' if all(p.dtype == torch.float32 for p in model.parameters()) else '?'}"
+    f"{'weights, all of them':40} "
+    f"{'float32' if all(p.dtype == torch.float32 for p in model.parameters()) else '?'}"
 )
 assert [seen[f"model.layers.{i}.self_attn.q_proj"] for i in range(4)] == [
     "float32",
@@ -266,7 +267,8 @@ gradient = torch.tensor(0.00000001)
 print("in FP16:", float(gradient.half()), "  in BF16:", float(gradient.bfloat16()))
 scaled = (gradient * precision.FIRST_SCALE).half()
 print(
-    f"scaled by {precision.FIRST_SCALE:.0f}, in FP16, and divided again: {float(scaled) / precision.FIRST_SCALE:.3g}"
+    f"scaled by {precision.FIRST_SCALE:.0f}, in FP16, and divided again: "
+    f"{float(scaled) / precision.FIRST_SCALE:.3g}"
 )
 scale, good = precision.next_scale(precision.FIRST_SCALE, good_steps=5, finite=False)
 print(f"after an overflow: scale {scale:.0f}, good steps {good}")

@@ -70,15 +70,20 @@ pieces = [
 ]
 exercises = " ".join(pieces)
 english = (
-    "The ship had been at anchor for three days when the wind turned at last. Nobody on board had slept well. The "
-    "cook, who liked to talk, had said nothing since Sunday, and the captain walked up and down the deck with his "
-    "hands behind his back, counting the steps. A boy sat on a coil of rope and watched the gulls. He had never "
+    "The ship had been at anchor for three days when the wind turned at last. Nobody on board had slept "
+    "well. The "
+    "cook, who liked to talk, had said nothing since Sunday, and the captain walked up and down the deck "
+    "with his "
+    "hands behind his back, counting the steps. A boy sat on a coil of rope and watched the gulls. He "
+    "had never "
     "been so far from home, and he did not yet know whether he liked it. When the anchor came up, black and "
     "dripping, everybody began to shout at once."
 )
 python = (
-    "def largest(numbers):\n    best = numbers[0]\n    for number in numbers[1:]:\n        if number > best:\n"
-    "            best = number\n    return best\n\n\ndef mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n"
+    "def largest(numbers):\n    best = numbers[0]\n    for number in numbers[1:]:\n        if number > "
+    "best:\n"
+    "            best = number\n    return best\n\n\ndef mean(numbers):\n    return sum(numbers) / "
+    "len(numbers)\n\n\n"
     "if __name__ == '__main__':\n    print(largest([3, 9, 4]), mean([3, 9, 4]))\n"
 )
 
@@ -198,7 +203,8 @@ if here:
     real = evaluate.blimp(model, words, here[0], limit=1 if FAST else 6)
     low, high = real["intervals"]["overall"]
     print(
-        f"BLiMP, {real['pairs']} pairs of {len(real['paradigms'])} kinds: {100 * real['overall']:.1f}% right, "
+        f"BLiMP, {real['pairs']} pairs of {len(real['paradigms'])} kinds: {100 * real['overall']:.1f}% "
+        "right, "
         f"95% interval {100 * low:.0f}% to {100 * high:.0f}%"
     )
     ordered = sorted(real["phenomena"].items(), key=lambda item: -item[1])
@@ -238,7 +244,8 @@ items_file = OUT / "12_items.jsonl"
 items_file.write_text("".join(json.dumps(item) + "\n" for item in items))
 scores = evaluate.multiple_choice(model, words, items_file)
 print(
-    f"{scores['items']} items: acc {scores['acc']:.3f} ± {scores['stderr']:.3f}, acc_norm {scores['acc_norm']:.3f}, "
+    f"{scores['items']} items: acc {scores['acc']:.3f} ± {scores['stderr']:.3f}, acc_norm "
+    f"{scores['acc_norm']:.3f}, "
     f"chance {scores['chance']:.2f}"
 )
 
@@ -309,7 +316,8 @@ with torch.no_grad():
         assert parity < 1e-3
     else:
         print(
-            "transformers was not asked: not installed, or the fast form; tests/test_parity.py compares in full"
+            "transformers was not asked: not installed, or the fast form; tests/test_parity.py compares "
+            "in full"
         )
 
 # %% [markdown]

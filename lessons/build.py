@@ -50,7 +50,8 @@ class Cell:
 def cells_of(text: str) -> list[Cell]:
     """The cells of a lesson; what stands before the first one (the licence line) belongs to none.
 
-    >>> [(cell.kind, cell.source) for cell in cells_of("# head\\n# %% [markdown]\\n# # Title\\n\\n# %%\\nx = 1\\n")]
+    >>> text = "# head\\n# %% [markdown]\\n# # Title\\n\\n# %%\\nx = 1\\n"
+    >>> [(cell.kind, cell.source) for cell in cells_of(text)]
     [('markdown', '# Title'), ('code', 'x = 1')]
     """
     pieces = re.split(r"^# %%(.*)\n", text, flags=re.M)
@@ -210,30 +211,31 @@ def code_html(source: str) -> str:
 
 
 STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #1d2127; --soft: #f4f5f7; --line: #d8dce2; --accent: #0b5fa5;
+:root { color-scheme: light dark; --back: #fff; --text: #1d2127; --soft: #f4f5f7; --line: #d8dce2;
+  --accent: #0b5fa5;
   --c: #5c6672; --s: #2f6f37; --k: #8a3a8f }
 @media (prefers-color-scheme: dark) {
-  :root { --back: #15181c; --text: #dfe3e8; --soft: #1e2329; --line: #363d46; --accent: #7db8ec; --c: #98a2ae; --s: #94cf9b; --k: #d9a0de }
+  :root { --back: #15181c; --text: #dfe3e8; --soft: #1e2329; --line: #363d46; --accent: #7db8ec;
+    --c: #98a2ae; --s: #94cf9b; --k: #d9a0de }
 }
-body { margin: 0 auto; padding: 1.5rem; max-width: 60rem; background: var(--back); color: var(--text); font: 1.05rem/1.6 system-ui, sans-serif }
-a { color: var(--accent) }
-code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82em }
-code { background: var(--soft); padding: .1em .3em; border-radius: 3px }
-pre { overflow-x: auto; padding: .8rem; border-radius: 5px; line-height: 1.45 }
-pre.code { background: var(--soft); border: 1px solid var(--line) }
-pre.text { border-left: 3px solid var(--line) }
-pre.out { border-left: 3px solid var(--accent); margin-top: -.6rem }
-img { max-width: 100%; background: #fff; padding: .4rem; border-radius: 5px; box-sizing: border-box }
-table { border-collapse: collapse } th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: left }
-nav { display: flex; justify-content: space-between; gap: 1rem; margin: 1rem 0 }
-.c { color: var(--c) } .s { color: var(--s) } .k { color: var(--k) }
+body { margin: 0 auto; padding: 1.5rem; max-width: 60rem; background: var(--back); color: var(--text); font:
+1.05rem/1.6 system-ui, sans-serif } a { color: var(--accent) } code, pre { font-family: ui-monospace, Menlo,
+Consolas, monospace; font-size: .82em } code { background: var(--soft); padding: .1em .3em; border-radius: 3px
+} pre { overflow-x: auto; padding: .8rem; border-radius: 5px; line-height: 1.45 } pre.code { background:
+var(--soft); border: 1px solid var(--line) } pre.text { border-left: 3px solid var(--line) } pre.out {
+border-left: 3px solid var(--accent); margin-top: -.6rem } img { max-width: 100%; background: #fff; padding:
+.4rem; border-radius: 5px; box-sizing: border-box } table { border-collapse: collapse } th, td { border: 1px
+solid var(--line); padding: .25rem .6rem; text-align: left } nav { display: flex; justify-content:
+space-between; gap: 1rem; margin: 1rem 0 } .c { color: var(--c) } .s { color: var(--s) } .k { color: var(--k)
+}
 """
 
 
 def frame(title: str, body: str) -> str:
     """A whole page that loads nothing from anywhere."""
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
 
