@@ -161,8 +161,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
-    """A dataclass field that `add_flags` turns into a command-line flag; `options` go to argparse (choices,
-    type, nargs, const, metavar).
+    """A dataclass field that `add_flags` turns into a command-line flag.
+
+    `options` go to argparse (choices, type, nargs, const, metavar); `shown` replaces the default in the help.
     """
     return dataclasses.field(default=default, metadata={"help": help, **options})
 
@@ -178,20 +179,25 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         if "help" not in field.metadata:
             continue
         options = dict(field.metadata, default=argparse.SUPPRESS)
-        kinds = [
-            kind
-            for kind in typing.get_args(hints[field.name]) or (hints[field.name],)
-            if kind is not type(None)
-        ]
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+        shown = options.pop("shown", field.default)
         if kinds[0] is bool:
             options["action"] = "store_true"
         else:
-            options.setdefault("type", count_of if kinds[0] is int else kinds[0])
-            options.setdefault("metavar", kinds[0].__name__.upper() if "choices" not in options else None)
-            if field.default is not None:
-                options["help"] += f" (default: {field.default})"
+            names = options.get("choices", ())
+            plain = str.lower if names and all(name == name.lower() for name in names) else kinds[0]
+            number = count_or_auto if str in kinds else count_of
+            options.setdefault("type", number if kinds[0] is int else plain)
+            options.setdefault("metavar", None if names else kinds[0].__name__.upper())
+            if shown is not None:
+                options["help"] += f" (default: {shown})"
         options["help"] = options["help"].replace("%", "%%")
         parser.add_argument("--" + field.name.replace("_", "-"), dest=field.name, **options)
+
+
+def count_or_auto(text: str) -> int | str:
+    """`count_of`, or the word auto."""
+    return "auto" if text == "auto" else count_of(text)
 
 
 def count_of(text: str) -> int:

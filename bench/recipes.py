@@ -44,24 +44,11 @@ def losses_of(
     """Rows of the log and seconds of one run of tiny."""
     import train
     begun = time.perf_counter()
-    train.train(
-        train.TrainConfig(
-            size="tiny",
-            data=str(corpus),
-            out=str(out),
-            device="cpu",
-            precision=recipe,
-            steps=options.steps,
-            seq_len=options.seq_len,
-            batch_size=options.batch_size,
-            micro_batch=micro_batch,
-            learning_rate=3e-3,
-            eval_steps=options.steps,
-            logging_steps=50,
-            max_eval_samples=32,
-            stop_after=options.steps,
-        )
-    )
+    train.train(size="tiny", data=str(corpus), out=str(out), device="cpu", precision=recipe,
+                steps=options.steps, seq_len=options.seq_len, batch_size=options.batch_size,
+                micro_batch=micro_batch,
+                learning_rate=3e-3, eval_steps=options.steps, logging_steps=50, max_eval_samples=32,
+                stop_after=options.steps)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return rows, time.perf_counter() - begun
 

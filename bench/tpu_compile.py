@@ -19,7 +19,6 @@ into the compiler are private.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -68,8 +67,9 @@ def traced(
 
     import precision
     import train
-    from training import resolve as settings
-    from training.open_job import Job
+    from training.job import Job
+    from training.resolve import fit_on_chip
+    from training.settings import TrainSettings, default_values, recipe_values
     from devices.attention_tpu import FlashAttention
     from devices.open import open_device
     from model import SIZES
@@ -77,43 +77,21 @@ def traced(
     if attention == "flash":
         lower_kernels_for_tpu()
         device.attend = FlashAttention(device.mesh)
-    asked = train.TrainConfig(
-        size=size,
-        recipe="card",
-        recompute=recompute,
-        loss_chunk=loss_chunk,
-        steps=settings.CARDS[size]["steps"],
-    )
-    asked = dataclasses.replace(
-        asked, **{name: value for name, value in settings.DEFAULTS.items() if getattr(asked, name) is None}
-    )
-    config, _ = settings.resolve(asked, "card", Path())
-    config = settings.fit_on_chip(config, SIZES[size], device, precision.RECIPES["tpu-bf16"])
-    # data is not asked for
-    job = Job(
-        config,
-        {},
-        SIZES[size],
-        device,
-        "tpu-bf16",
-        "",
-        None,
-        None,
-        None,
-        Path(),
-        None,
-        None,
-        config.batch_size,
-    )
+    values = {**default_values(), **recipe_values("card", size)}
+    values.update(size=size, recipe="card", precision="tpu-bf16", recompute=recompute, loss_chunk=loss_chunk)
+    changes = fit_on_chip(TrainSettings(**values), SIZES[size], device, precision.RECIPES["tpu-bf16"])
+    settings = TrainSettings(**{**values, **changes})
+    job = Job(settings, {}, SIZES[size], device, "", None, None, None, Path(), None, None,
+              settings.batch_size)
     model = train.build_model(job)
-    optimizer = train.AdamW(model, config.weight_decay)
+    optimizer = train.AdamW(model, settings.weight_decay)
     device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
-    ids = numpy.zeros((config.batch_size, config.seq_len), dtype=numpy.int64)
+    ids = numpy.zeros((settings.batch_size, settings.seq_len), dtype=numpy.int64)
     if evaluation:
         with torch.no_grad():
             written = [train.validation_loss(model, ids, job)]
     else:
-        loss = train.training_step(train.wrap(model, job), ids, job.micro_batch, job)
+        loss = train.training_step(train.wrap(model, job), ids, job)
         norm = train.update(optimizer, job, train.State(), 1e-3)
         written = [loss, norm, *model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq]
     file.write_bytes(torch_xla._XLAC._get_xla_tensors_hlo_proto(written))
@@ -121,12 +99,12 @@ def traced(
     return {
         "size": size,
         "program": "evaluation" if evaluation else "step",
-        "rows": config.batch_size,
-        "seq_len": config.seq_len,
+        "rows": settings.batch_size,
+        "seq_len": settings.seq_len,
         "moments GiB": moments if evaluation else 0.0,
         "attention": attention,
-        "recompute": "layer" if config.recompute else "none",
-        "loss chunk": str(config.loss_chunk or "whole"),
+        "recompute": "layer" if settings.recompute else "none",
+        "loss chunk": str(settings.loss_chunk or "whole"),
     }
 
 

@@ -34,7 +34,7 @@ from training.compiled import CompiledLoss, lacking
 from audit.cost import HARDWARE
 from devices.keep_memory import keep_freed_memory
 from devices.open import open_device
-from training.resolve import LAPTOP, LAPTOP_TINY
+from training.settings import TrainSettings, default_values, recipe_values
 from model import SIZES, Llama, next_token_loss
 from params import count, flops, training_memory
 from precision import RECIPES, apply_recipe, choose_precision
@@ -86,7 +86,7 @@ def our_step(
     torch.manual_seed(0)
     model = apply_recipe(Llama(SIZES[options.size], attend=device.attend), recipe, device.torch_device)
     loss_of = CompiledLoss(model) if compiled else lambda piece: next_token_loss(model(piece), piece)
-    optimizer = train.AdamW(model, 0.01, fused)
+    optimizer = train.AdamW(model, 0.01, fused=fused)
     numbers = iter(range(1, 10**9))
 
     def step() -> torch.Tensor:
@@ -135,7 +135,6 @@ def transformers_step(
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         raise UserError("bench_train compares with transformers: pip install transformers") from None
-    import train
     torch.manual_seed(0)
     config = LlamaConfig(**asdict(SIZES[options.size]), attn_implementation="sdpa", use_cache=False)
     model = LlamaForCausalLM(config).to(device.torch_device)
@@ -143,8 +142,8 @@ def transformers_step(
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=1e-4,
-        betas=(train.BETA1, train.BETA2),
-        eps=train.EPS,
+        betas=(TrainSettings.beta1, TrainSettings.beta2),
+        eps=TrainSettings.eps,
         weight_decay=0.01,
         fused=fused,
     )
@@ -237,7 +236,7 @@ def main() -> int:
     )
     add_flags(parser, Options)
     options = Options(**vars(parser.parse_args()))
-    recipe = LAPTOP_TINY if options.size == "tiny" else LAPTOP
+    recipe = {**default_values(), **recipe_values("laptop", options.size)}
     device = open_device(options.device)
     key = options.precision or choose_precision(device.kind, False)[0]
     shape = (options.batch_size or recipe["batch_size"], options.seq_len or recipe["seq_len"])

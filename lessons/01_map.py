@@ -32,7 +32,8 @@ import matplotlib.pyplot as plt
 import data
 import tokenizer
 from model import SIZES, Llama, next_token_loss
-from train import TrainConfig, train
+from publishing.card import show_sample
+from train import train
 
 assert SIZES["tiny"].vocab_size == 4096 and round(math.log(6), 2) == 1.79
 
@@ -176,23 +177,10 @@ assert len(input_ids[0]) == 64 and len(costs) // B == 63
 assert round(math.log(4096), 2) == 8.32 and abs(first_loss - 8.32) < 0.1
 shutil.rmtree(OUT / "01_run", ignore_errors=True)
 steps = 20 if FAST else 60
-history = train(
-    TrainConfig(
-        size="tiny",
-        data=str(folder),
-        out=str(OUT / "01_run"),
-        steps=steps,
-        seq_len=64,
-        batch_size=8,
-        learning_rate=3e-3,
-        eval_steps=20,
-        max_eval_samples=16,
-        logging_steps=10,
-        device="cpu",
-        precision="fp32",
-        seed=1,
-    )
-)
+history = train(size="tiny", data=str(folder), out=str(OUT / "01_run"), steps=steps, seq_len=64, batch_size=8,
+                learning_rate=3e-3, eval_steps=20, max_eval_samples=16, logging_steps=10, device="cpu",
+                precision="fp32", seed=1)
+print("sample:", show_sample(history.folder))
 assert FAST or len(history.losses) == 60
 
 # %% [markdown]

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 
 import params
 from audit.all import audit
-from training.resolve import LAPTOP
+from training.settings import TrainSettings
 from model import SIZES, Llama, attention_written_out, init_weights, next_token_loss
 
 # %% [markdown]
@@ -344,7 +344,7 @@ save_figure(figure, "07_where_parameters_are")
 
 # %%
 short, long = params.flops(SIZES["20m"], 128), params.flops(SIZES["20m"], 4096)
-assert LAPTOP["seq_len"] == 128 and round(100 * short["attention share"]) == 5
+assert TrainSettings.seq_len == 128 and round(100 * short["attention share"]) == 5
 assert round(100 * long["attention share"]) == 61
 assert SIZES["20m"].max_position_embeddings == 4096
 

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 from data import Corpus
 from training.open_job import open_job
 from model import SIZES, Llama, next_token_loss
-from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_step
+from train import AdamW, TrainSettings, clip_gradients, learning_rate, training_step
 
 # %% [markdown]
 # ## The five lines
@@ -39,7 +39,7 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_st
 #
 # ```text
 # ids  = corpus.batch(step)                        which tokens            (lesson 03)
-# lr   = learning_rate(config, step)               how far to go in this step
+# lr   = learning_rate(settings, step)              how far to go in this step
 # loss = training_step(model, ids, ...)            forward, loss, backward
 # norm = clip_gradients(parameters, 1.0)           gradients that are too long are shortened
 # optimizer.step(step + 1, lr)                     move the weights
@@ -52,9 +52,9 @@ from train import AdamW, TrainConfig, clip_gradients, learning_rate, training_st
 # %%
 torch.manual_seed(8)                                        # the seed of everything random in this lesson
 folder = corpus("math")
-config = TrainConfig(size="tiny", data=str(folder), out=str(OUT / "08_run"), device="cpu", precision="fp32",
-                     steps=100, seq_len=64, batch_size=32, learning_rate=3e-3)
-job = open_job(config)  # settings, data and device, as the command line opens them
+asked = dict(size="tiny", data=str(folder), out=str(OUT / "08_run"), device="cpu", precision="fp32",
+             steps=100, seq_len=64, batch_size=32, learning_rate=3e-3)
+job = open_job(asked)  # settings, data and device, as the command line opens them
 model = Llama(SIZES["tiny"])
 ids = job.corpus.batch(0)
 print("batch:", ids.shape, ids.dtype)
@@ -65,14 +65,15 @@ assert ids.shape == (32, 64)
 #
 # A batch may be too large for the device. Then it is cut into **micro-batches**: forward and backward for
 # each of them, while the gradients add up, and one update at the end. This is called gradient accumulation.
-# `train.py:training_step` does it; its third argument is the number of rows at once. Does the sum of four
+# `train.py:training_step` does it; `job.micro_batch` is the number of rows at once. Does the sum of four
 # pieces of 8 rows give the gradient of all 32?
 
 # %%
 def gradient_of(rows_at_once):
     """Loss and gradients of the batch, `rows_at_once` at a time."""
     model.zero_grad(set_to_none=True)
-    loss = training_step(model, ids, rows_at_once, job)
+    job.micro_batch = rows_at_once
+    loss = training_step(model, ids, job)
     return float(loss), [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -239,7 +240,7 @@ assert [
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 curves = {}
 for schedule in ("cosine", "wsd"):
-    plan = TrainConfig(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule=schedule)
+    plan = TrainSettings(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule=schedule)
     curves[schedule] = [learning_rate(plan, step) for step in range(1000)]
     axes.plot(curves[schedule], label=schedule)
 axes.set(xlabel="step", ylabel="learning rate", title="two schedules with the same warmup")
@@ -268,10 +269,11 @@ torch.manual_seed(8)
 model = Llama(SIZES["tiny"])
 optimizer = AdamW(model, weight_decay=0.0)
 batch = job.corpus.batch(0)[:4, :32]
+job.micro_batch = 4
 assert batch.size == 128
 overfit = []
 for step in range(25 if FAST else 60):
-    overfit.append(float(training_step(model, batch, 4, job)))
+    overfit.append(float(training_step(model, batch, job)))
     clip_gradients(optimizer.params, 1.0)
     optimizer.step(step + 1, 3e-3)
     model.zero_grad(set_to_none=True)

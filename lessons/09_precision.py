@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import precision
 from data import Corpus
 from model import SIZES, Llama, next_token_loss
-from train import AdamW, TrainConfig, clip_gradients, learning_rate
+from train import AdamW, TrainSettings, clip_gradients, learning_rate
 
 # %% [markdown]
 # ## Three kinds of number
@@ -126,7 +126,7 @@ torch.manual_seed(9)                                        # the seed of everyt
 folder = corpus("math")
 shape = dataclasses.replace(SIZES["tiny"], num_hidden_layers=2)
 steps = 12 if FAST else 80
-plan = TrainConfig(
+plan = TrainSettings(
     steps=steps, warmup_steps=steps // 10, stable_steps=0, learning_rate=3e-4, schedule="cosine"
 )
 text = Corpus(folder, 32, 4, total_steps=steps)

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 from common import folder_problem
 from data import Corpus
 from model import SIZES, Llama, next_token_loss
-from train import AdamW, TrainConfig, clip_gradients, learning_rate, train
+from train import AdamW, TrainSettings, clip_gradients, learning_rate, train
 
 # %% [markdown]
 # ## Twenty, and ten plus ten
@@ -46,21 +46,21 @@ plan = dict(size="tiny", data=str(folder), device="cpu", precision="fp32", steps
             learning_rate=3e-3, warmup_steps=2, schedule="cosine", seed=10, eval_steps=5, max_eval_samples=4)
 
 
-def quietly(config):
-    """train(config) without its report on the screen."""
+def quietly(**settings):
+    """train(**settings) without its report on the screen."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return train(config)
+        return train(**settings)
 
 
 whole_folder, halved_folder = OUT / "10_whole", OUT / "10_halved"
 for run in (whole_folder, halved_folder):
     shutil.rmtree(run, ignore_errors=True)
 
-whole = quietly(TrainConfig(**plan, out=str(whole_folder)))
-first_half = quietly(TrainConfig(**plan, out=str(halved_folder), stop_after=10))
+whole = quietly(**plan, out=str(whole_folder))
+first_half = quietly(**plan, out=str(halved_folder), stop_after=10)
 # for the experiments below
 shutil.copytree(halved_folder / "last", OUT / "10_checkpoint", dirs_exist_ok=True)
-second_half = quietly(TrainConfig(resume=str(halved_folder)))
+second_half = quietly(resume=str(halved_folder))
 
 # %%
 together = first_half.losses + second_half.losses
@@ -100,7 +100,7 @@ moments_over_weights = sizes["optimizer.safetensors"] / sizes["model.safetensors
 
 # %%
 assert round(moments_over_weights, 1) == 2.0
-settings = TrainConfig(**plan)                              # complete where learning_rate() looks
+settings = TrainSettings(**plan)                            # complete where learning_rate() looks
 text = Corpus(folder, 32, 4, total_steps=20, seed=10)
 
 
@@ -288,7 +288,7 @@ assert (after_restoring != first_ever).any()
 damaged_folder = OUT / "10_damaged"
 shutil.rmtree(damaged_folder, ignore_errors=True)
 # saved after steps 5 and 10: last.old, last
-quietly(TrainConfig(**plan, out=str(damaged_folder), stop_after=10))
+quietly(**plan, out=str(damaged_folder), stop_after=10)
 weights = damaged_folder / "last" / "model.safetensors"
 content = bytearray(weights.read_bytes())
 content[len(content) // 2] ^= 1                             # one bit of one number
@@ -296,7 +296,7 @@ weights.write_bytes(content)
 problems = {name: folder_problem(damaged_folder / name) for name in ("last", "last.old")}
 for name, problem in problems.items():
     print(f"{name}: {problem.split('lessons/')[-1] if problem else 'whole'}")
-after_damage = quietly(TrainConfig(resume=str(damaged_folder)))
+after_damage = quietly(resume=str(damaged_folder))
 print("steps made after the resume:", len(after_damage.losses))
 print("equal to the end of the whole run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
 

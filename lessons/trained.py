@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import UserError, newest_run
 from lessons.tools import FAST, HOME, OUT, corpus
-from train import TrainConfig, train
+from train import train
 
 
 def trained_run() -> Path:
@@ -27,21 +27,9 @@ def trained_run() -> Path:
     if not (folder / "best" / "config.json").is_file():
         print("no run under runs/ yet: training a tiny model now")
         shutil.rmtree(folder, ignore_errors=True)
-        config = TrainConfig(
-            size="tiny",
-            data=str(corpus("math")),
-            out=str(folder),
-            device="cpu",
-            precision="fp32",
-            steps=15 if FAST else 150,
-            seq_len=64 if FAST else 128,
-            batch_size=8,
-            learning_rate=3e-3,
-            seed=42,
-            eval_steps=150,
-            max_eval_samples=32,
-        )
         with contextlib.redirect_stdout(io.StringIO()):
-            train(config)
+            train(size="tiny", data=str(corpus("math")), out=str(folder), device="cpu", precision="fp32",
+                  steps=15 if FAST else 150, seq_len=64 if FAST else 128, batch_size=8, learning_rate=3e-3,
+                  seed=42, eval_steps=150, max_eval_samples=32)
     print("looking at runs/lessons: size tiny, trained for half a minute on the built-in exercises")
     return folder

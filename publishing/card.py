@@ -24,7 +24,7 @@ from model import Llama
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
 from publishing.run_numbers import Run, numbers, read_run
 from sample import SampleSettings, generate, recommended
-from tokenizer import load
+from tokenizer import load as load_tokenizer
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
@@ -323,7 +323,7 @@ A small Llama-style language model of {total:,} parameters (shape `{size}`), {st
 def show_sample(run_folder: str | Path) -> str:
     """Forty tokens of the model in `best/` after "The", at its card's settings and the run's seed."""
     folder = Path(run_folder)
-    model, tokenizer = Llama.from_pretrained(folder / "best"), load(folder / "best")
+    model, tokenizer = Llama.from_pretrained(folder / "best"), load_tokenizer(folder / "best")
     ids = [tokenizer.eos_id] + tokenizer.encode("The", document=True)
     settings, seed = recommended(model.config), read_json(folder / "run.json")["settings"]["seed"]
     new = generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p, seed=seed,

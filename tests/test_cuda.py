@@ -11,14 +11,15 @@ import torch
 import sample
 from training import compiled
 from sampling import cuda_graph
-from training import resolve as settings_module
+from training import resolve
 from sampling.cuda_graph import GraphDecoder, positions_to_read
 from devices.attention_gpu import attend, attend_with_copies, choose_attention
 from devices.device import Device
 from training.resolve import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
 from precision import RECIPES
-from train import TrainConfig, train
+from train import train
+from training.settings import TrainSettings, default_values
 
 on_gpu = pytest.mark.cuda
 
@@ -81,10 +82,10 @@ def test_attend(dtype, monkeypatch):
 @pytest.mark.parametrize("free, rows", [(80, 48), (50, 24), (24, 16), (6, 4), (1, 1)])
 def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 80 * 2**30))
-    config = TrainConfig(size="20m", batch_size=48, seq_len=4096)
+    settings = TrainSettings(size="20m", batch_size=48, seq_len=4096)
     device = Device("cuda", torch.device("cpu"), "")
-    assert fit_on_chip(config, SIZES["20m"], device, RECIPES["tpu-bf16"]).micro_batch == rows
-    assert fit_on_chip(TrainConfig(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]).micro_batch == 5
+    assert fit_on_chip(settings, SIZES["20m"], device, RECIPES["tpu-bf16"]) == {"micro_batch": rows}
+    assert fit_on_chip(TrainSettings(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]) == {}
 
 
 def test_what_torch_compile_lacks(monkeypatch):
@@ -111,25 +112,25 @@ def test_a_device_decides_what_is_its_own(monkeypatch):
     """A run that moves to a device of another kind leaves the first one's compiling and micro-batch behind.
     """
     gpu, cpu, tpu = (Device(kind, torch.device("cpu"), "") for kind in ("cuda", "cpu", "xla"))
-    monkeypatch.setattr(settings_module, "lacking", lambda kind: None)
-    began = for_device(TrainConfig(), gpu, {})
-    assert began.compile and began.fused and began.micro_batch is None
-    stored, moved = {"device": "cuda"}, TrainConfig(compile=True, fused=True, micro_batch=16)
-    assert for_device(moved, gpu, stored) == moved
-    assert for_device(moved, cpu, stored) == TrainConfig(fused=True, micro_batch=16)
-    assert for_device(moved, tpu, stored) == TrainConfig(fused=True)
-    assert for_device(TrainConfig(micro_batch=2), gpu, {"device": "cpu"}) == TrainConfig(
-        fused=True, compile=True
-    )
-    monkeypatch.setattr(settings_module, "lacking", lambda kind: "a C compiler")
-    assert not for_device(TrainConfig(), gpu, {}).compile and not for_device(moved, gpu, stored).compile
+    monkeypatch.setattr(resolve, "lacking", lambda kind: None)
+    values = default_values()
+    assert for_device(values, gpu, {}) == dict(compile=True, fused=True)
+    stored, moved = {"device": "cuda"}, {**values, "compile": True, "fused": True, "micro_batch": 16}
+    assert for_device(moved, gpu, stored) == {}
+    assert for_device(moved, cpu, stored) == dict(compile=False)
+    assert for_device(moved, tpu, stored) == dict(compile=False, micro_batch="auto")
+    changes = for_device({**values, "micro_batch": 2}, gpu, {"device": "cpu"})
+    assert changes == dict(fused=True, compile=True, micro_batch="auto")
+    monkeypatch.setattr(resolve, "lacking", lambda kind: "a C compiler")
+    assert for_device(values, gpu, {}) == dict(fused=True)
+    assert for_device(moved, gpu, stored) == dict(compile=False)
     # asked for: check_settings says what is missing
-    assert for_device(TrainConfig(compile=True), gpu, {}).compile
+    assert for_device({**values, "compile": True}, gpu, {}) == dict(fused=True)
 
 
 def settings(corpus, out, **others):
-    return TrainConfig(
-        **{
+    return (
+        {
             "size": "tiny",
             "data": str(corpus),
             "out": str(out),
@@ -149,19 +150,19 @@ def settings(corpus, out, **others):
 
 @on_gpu
 def test_losses_equal_those_of_the_cpu_and_a_resumed_run_goes_on(corpus, tmp_path):
-    cpu = train(settings(corpus, tmp_path / "cpu", device="cpu")).losses
-    gpu = train(settings(corpus, tmp_path / "gpu", device="cuda", micro_batch=4)).losses
+    cpu = train(**settings(corpus, tmp_path / "cpu", device="cpu")).losses
+    gpu = train(**settings(corpus, tmp_path / "gpu", device="cuda", micro_batch=4)).losses
     assert max(abs(a - b) for a, b in zip(cpu, gpu, strict=True)) < 1e-3
-    first = train(settings(corpus, tmp_path / "part", device="cuda", micro_batch=4, stop_after=4))
-    second = train(TrainConfig(resume=str(first.folder)))
+    first = train(**settings(corpus, tmp_path / "part", device="cuda", micro_batch=4, stop_after=4))
+    second = train(resume=str(first.folder))
     assert max(abs(a - b) for a, b in zip(gpu, first.losses + second.losses, strict=True)) < 1e-3
 
 
 @on_gpu
 @pytest.mark.parametrize("precision", ["tpu-bf16", "t4-fp16", "bf16"])
 def test_recipes_run_and_stay_near_fp32(corpus, tmp_path, precision):
-    fp32 = train(settings(corpus, tmp_path / "fp32", device="cuda")).losses
-    low = train(settings(corpus, tmp_path / precision, device="cuda", precision=precision)).losses
+    fp32 = train(**settings(corpus, tmp_path / "fp32", device="cuda")).losses
+    low = train(**settings(corpus, tmp_path / precision, device="cuda", precision=precision)).losses
     assert max(abs(a - b) for a, b in zip(fp32, low, strict=True)) < 0.03
     assert (torch.get_float32_matmul_precision() == "high") == (precision != "t4-fp16")
 
@@ -194,18 +195,8 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, capfd):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
     try:
-        history = train(
-            settings(
-                corpus,
-                tmp_path / "run",
-                device="cuda",
-                steps=2,
-                seq_len=1024,
-                batch_size=64,
-                micro_batch=64,
-                eval_steps=2,
-            )
-        )
+        changes = dict(steps=2, seq_len=1024, batch_size=64, micro_batch=64, eval_steps=2)
+        history = train(**settings(corpus, tmp_path / "run", device="cuda", **changes))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert len(history.losses) == 2 and re.search(

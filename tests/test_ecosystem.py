@@ -22,7 +22,7 @@ from vocab_files.tokenizer_files import module_text
 from training.open_job import open_job
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from sample import generate
-from train import BETA1, TrainConfig, train
+from train import train
 
 VOCABULARIES = {"20m": "english-4096-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1"}
 
@@ -332,7 +332,7 @@ def test_training_continues_from_a_folder_of_transformers(tmp_path, environment)
     (tmp_path / "tales.txt").write_text(
         "\n\n".join(f"Tale {i}: the sea was calm and the boats came home early." * 4 for i in range(80))
     )
-    config = TrainConfig(
+    settings = dict(
         init=str(tmp_path / "theirs"),
         data=str(tmp_path / "tales.txt"),
         out=str(tmp_path / "run"),
@@ -347,7 +347,7 @@ def test_training_continues_from_a_folder_of_transformers(tmp_path, environment)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)  # the corpus is prepared under the current folder
         patch.setattr(card, "STENTOR3", dataclasses.replace(card.STENTOR3, max_new_tokens=8))
-        history = train(config)
+        history = train(**settings)
         corpus = data.Corpus(next((tmp_path / "corpora").iterdir()), 32, 4, 4)
     ids = torch.from_numpy(corpus.batch(0))
     start = Llama.from_pretrained(tmp_path / "theirs")
@@ -391,7 +391,7 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
     corpus = prepare_files([tmp_path / "tales.txt"], tmp_path / "tales")
     seen = []
     for recipe, model in (("finetune-stentor3", "Stentor3-20M"), ("finetune-portimbria", "Portimbria-150M")):
-        wanted = TrainConfig(
+        wanted = dict(
             init=str(tmp_path / "first"),
             data=str(corpus),
             out=str(tmp_path / "run"),
@@ -401,7 +401,7 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
         job = open_job(wanted)
         card_says = {key: value[0]["value"] for key, value in stated[model]["lora"].items()}
         lower = {key: value[0] if isinstance(value, list) else value for key, value in card_says.items()}
-        found = job.config
+        found = job.settings
         assert (found.learning_rate, found.batch_size, found.seq_len) == (
             lower["learning_rate"],
             lower["batch_size"],
@@ -413,11 +413,11 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
             == job.schedule_end()
         )
         assert found.schedule == "cosine" and found.warmup_steps == max(1, round(0.05 * found.steps))
-        assert f"({BETA1}, {job.beta2}) eps 1e-8" in card_says["optimizer"]
+        assert f"({found.beta1}, {found.beta2}) eps 1e-8" in card_says["optimizer"]
         seen.append((found.learning_rate, found.batch_size))
         with pytest.raises(
             UserError, match=f"--recipe {recipe} goes on from a trained model: name its folder with --init"
         ):
-            open_job(dataclasses.replace(wanted, init=None))
+            open_job({**wanted, "init": None})
     assert len(set(seen)) == 2
-    assert any("--recipe finetune-stentor3" in note for note in open_job(dataclasses.replace(wanted, recipe="laptop")).notes)
+    assert any("--recipe finetune-stentor3" in note for note in open_job({**wanted, "recipe": "laptop"}).notes)

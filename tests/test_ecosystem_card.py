@@ -17,7 +17,7 @@ from publishing import card
 from publishing import gallery
 from model import Llama, ModelConfig
 from sample import SampleSettings, generate
-from train import TrainConfig, train
+from train import train
 
 SHAPE = ModelConfig(4096, 64, 96, 2, 4, 2, 16, 256, tie_word_embeddings=True)
 SHORT = SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=24)
@@ -35,7 +35,7 @@ def ended(tmp_path_factory):
     ]
     (work / "tales.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
     corpus = prepare_files([work / "tales.txt"], work / "tales")
-    config = TrainConfig(
+    settings = dict(
         model=SHAPE,
         data=str(corpus),
         out=str(work / "small run"),
@@ -50,7 +50,9 @@ def ended(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "STENTOR3", SHORT)
-        return train(config)
+        history = train(**settings)
+        card.write_card(history.folder)
+        return history
 
 
 @pytest.fixture

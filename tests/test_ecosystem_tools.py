@@ -22,7 +22,7 @@ from evaluate import choice_queries, score
 from publishing import to_gguf as export_gguf
 from audit.shapes import lora_parameters
 from model import SIZES, Llama
-from train import TrainConfig, train
+from train import train
 
 VOCABULARY = "english-4096-strict-nocapcode-v1"
 
@@ -42,7 +42,7 @@ def trained(shared, texts, tmp_path_factory):
         [work / "text.txt"], work / "corpus", shared / "vocabs" / f"{VOCABULARY}.vocab"
     )
     shape = dataclasses.replace(SIZES["20m"], num_hidden_layers=2, max_position_embeddings=512)
-    config = TrainConfig(
+    settings = dict(
         model=shape,
         data=str(corpus),
         out=str(work / "small"),
@@ -55,7 +55,7 @@ def trained(shared, texts, tmp_path_factory):
         device="cpu",
         precision="fp32",
     )
-    history = train(config)
+    history = train(**settings)
     assert history.losses[-1] < 7 < history.losses[0]
     return history.folder / "best"
 

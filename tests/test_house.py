@@ -30,7 +30,7 @@ data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
-training: training_curves settings learned compiled chunked_loss resolve job open_job signals log run_folder announce
+training: settings learned compiled chunked_loss resolve job open_job signals log run_folder announce
 train
 sampling: fast_decoder cuda_graph weights answers history terminal chat speculate explore arena web_views web
 evaluate
@@ -149,7 +149,7 @@ STILL_TOO_LONG: dict[str, int] = {
     "tests/test_tokenizer_file.py": 1,
     "tests/test_tokenizer_unicode.py": 6,
     "tests/test_tokenizer_use.py": 1,
-    "tests/test_train.py": 6,
+    "tests/test_train.py": 10,
     "tests/test_train_vocab.py": 4,
     "tests/test_xla.py": 3,
     "tokenizing/__init__.py": 2,
@@ -160,16 +160,18 @@ STILL_TOO_LONG: dict[str, int] = {
     "tokenizing/reference.py": 13,
     "tokenizing/trainer.py": 34,
     "tokenizing/view.py": 29,
-    "train.py": 57,
+    "train.py": 21,
     "training/__init__.py": 2,
-    "training/announce.py": 32,
+    "training/announce.py": 12,
     "training/chunked_loss.py": 6,
     "training/compiled.py": 6,
-    "training/log.py": 21,
-    "training/open_job.py": 43,
-    "training/resolve.py": 47,
+    "training/job.py": 4,
+    "training/log.py": 12,
+    "training/open_job.py": 11,
+    "training/resolve.py": 8,
+    "training/run_folder.py": 6,
+    "training/settings.py": 9,
     "training/signals.py": 3,
-    "training/training_curves.py": 4,
     "vocab_files/__init__.py": 1,
     "vocab_files/bpe.py": 21,
     "vocab_files/by_name.py": 6,
@@ -250,10 +252,6 @@ def house_imports(name: str) -> set[str]:
 
 # Imports against the order that are still to be cut: this list may only become shorter.
 STILL_TO_CUT: set[tuple[str, str]] = {
-    ("training.announce", "publishing.card"),
-    ("training.log", "train"),
-    ("training.open_job", "train"),
-    ("training.resolve", "train"),
 }
 
 

@@ -130,7 +130,7 @@ def test_size_table_is_true():
 
 def test_flags_of_train_are_frozen():
     """A flag is a liability: adding one means adding it here."""
-    flags = [field.name for field in dataclasses.fields(train.TrainConfig) if "help" in field.metadata]
+    flags = [field.name for field in dataclasses.fields(train.TrainSettings) if "help" in field.metadata]
     assert flags == [
         "size",
         "data",

@@ -19,20 +19,20 @@ import torch
 from safetensors.torch import load_file
 
 import data
-import training.announce
+import training.run_folder
 import publishing.card
 import training.log
 import train
 from common import CheckFailed, UserError, replace_folder, run
 from devices.device import Device
-from training import resolve as presets
+from training import settings as presets
 from corpus.documents import path_source
 from training.open_job import open_job
 from corpus.prepare import prepare
 from training.signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from params import CARD_OF, count
-from train import AdamW, TrainConfig
+from train import AdamW, TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
@@ -44,7 +44,7 @@ def no_gallery(monkeypatch):
     monkeypatch.setattr(publishing.card, "write_card", lambda run: None)
 
 
-def settings(corpus: Path, out: Path, **changes) -> TrainConfig:
+def settings(corpus: Path, out: Path, **changes) -> dict:
     """A run of a few seconds."""
     values = dict(
         model=SMALL,
@@ -60,7 +60,7 @@ def settings(corpus: Path, out: Path, **changes) -> TrainConfig:
         max_eval_samples=4,
         learning_rate=1e-3,
     )
-    return TrainConfig(**{**values, **changes})
+    return {**values, **changes}
 
 
 def rows_without_times(folder: Path) -> list[dict]:
@@ -137,7 +137,7 @@ def test_fused_update_equals_the_written_out_one():
 
 
 def test_schedules():
-    config = TrainConfig(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule="cosine")
+    config = TrainSettings(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule="cosine")
     rates = [train.learning_rate(config, step) for step in range(1001)]
     assert rates[0] == 0 and rates[25] == pytest.approx(4e-4) and rates[50] == pytest.approx(8e-4)
     assert rates[525] == pytest.approx(4e-4) and rates[1000] == pytest.approx(0, abs=1e-12)
@@ -162,8 +162,8 @@ def test_clipping_scales_to_the_limit_and_reports_the_norm_before():
 # ----------------------------------------------------------------------------------------- one step and a run
 
 def test_accumulation_equals_one_large_batch(corpus, tmp_path):
-    whole = train.train(settings(corpus, tmp_path / "whole", steps=4))
-    pieces = train.train(settings(corpus, tmp_path / "pieces", steps=4, micro_batch=1))
+    whole = train.train(**settings(corpus, tmp_path / "whole", steps=4))
+    pieces = train.train(**settings(corpus, tmp_path / "pieces", steps=4, micro_batch=1))
     assert whole.losses == pytest.approx(pieces.losses, abs=2e-6)
 
 
@@ -194,8 +194,7 @@ GOLDEN = ROOT / "tests" / "golden_tiny_math.json"
 
 
 def golden_run(corpus: Path, out: Path) -> list[float]:
-    return train.train(
-        settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)
+    return train.train(**settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)
     ).losses
 
 
@@ -212,45 +211,45 @@ def test_golden_trace(corpus, tmp_path):
 
 @pytest.mark.parametrize("cuts", [(5,), (4, 9), (1, 11)])
 def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path, cuts):
-    train.train(settings(corpus, tmp_path / "whole", micro_batch=2))
+    train.train(**settings(corpus, tmp_path / "whole", micro_batch=2))
     run = tmp_path / "cut"
-    train.train(settings(corpus, run, micro_batch=2, stop_after=cuts[0]))
+    train.train(**settings(corpus, run, micro_batch=2, stop_after=cuts[0]))
     for cut in (*cuts[1:], None):
-        train.train(TrainConfig(resume=str(run), stop_after=cut))
+        train.train(resume=str(run), stop_after=cut)
     same_files(tmp_path / "whole", run, EXACT)
     assert rows_without_times(tmp_path / "whole") == rows_without_times(run)
 
 
 def test_resume_refuses_other_settings_and_lists_them(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=4))
+    train.train(**settings(corpus, run, stop_after=4))
     with pytest.raises(UserError, match=r"size tiny -> 20m.*batch_size 4 -> 8.*seed 42 -> 7"):
-        train.train(TrainConfig(resume=str(run), size="20m", seed=7, batch_size=8))
+        train.train(resume=str(run), size="20m", seed=7, batch_size=8)
     with pytest.raises(UserError, match="weight_decay 0.01 -> 0.*seed 42 -> 0"):
-        train.train(TrainConfig(resume=str(run), seed=0, weight_decay=0.0))
+        train.train(resume=str(run), seed=0, weight_decay=0.0)
     with pytest.raises(UserError, match="--eval-steps 0 must be positive"):
-        train.train(TrainConfig(resume=str(run), eval_steps=0))
+        train.train(resume=str(run), eval_steps=0)
     with pytest.raises(UserError, match="exists already"):
-        train.train(settings(corpus, run))
+        train.train(**settings(corpus, run))
 
 
 def test_what_a_resume_changed_lasts(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=4))
-    train.train(TrainConfig(resume=str(run), eval_steps=3, stop_after=6))
+    train.train(**settings(corpus, run, stop_after=4))
+    train.train(resume=str(run), eval_steps=3, stop_after=6)
     stored = json.loads((run / "run.json").read_text())["settings"]
     assert stored["eval_steps"] == 3 and stored["stop_after"] is None and stored["steps"] == 12
     # that at 6 was only to stop
-    assert [row["step"] for row in train.train(TrainConfig(resume=str(run))).evals] == [6, 9, 12]
+    assert [row["step"] for row in train.train(resume=str(run)).evals] == [6, 9, 12]
 
 
 def test_best_is_the_last_model_where_no_evaluation_competed_before(corpus, tmp_path):
     """`best_eval_start_step` beyond the end, as in a short run of a card's recipe: interrupted or not, best/
     is the model of the end.
     """
-    train.train(settings(corpus, tmp_path / "whole", best_eval_start_step=100))
-    train.train(settings(corpus, tmp_path / "run", best_eval_start_step=100, stop_after=5))
-    train.train(TrainConfig(resume=str(tmp_path / "run")))
+    train.train(**settings(corpus, tmp_path / "whole", best_eval_start_step=100))
+    train.train(**settings(corpus, tmp_path / "run", best_eval_start_step=100, stop_after=5))
+    train.train(resume=str(tmp_path / "run"))
     same_files(tmp_path / "whole", tmp_path / "run", EXACT)
     assert (tmp_path / "run/best/model.safetensors").read_bytes() == (
         tmp_path / "run/last/model.safetensors"
@@ -259,10 +258,10 @@ def test_best_is_the_last_model_where_no_evaluation_competed_before(corpus, tmp_
 
 def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
-    train.train(settings(corpus, tmp_path / "whole"))
-    train.train(settings(corpus, source, stop_after=6))
+    train.train(**settings(corpus, tmp_path / "whole"))
+    train.train(**settings(corpus, source, stop_after=6))
     before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
-    train.train(TrainConfig(resume=str(source), out=str(out)))
+    train.train(resume=str(source), out=str(out))
     assert before == {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
     same_files(tmp_path / "whole", out, EXACT)
 
@@ -272,13 +271,13 @@ def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monk
     source's step.
     """
     source, out = tmp_path / "source", tmp_path / "out"
-    train.train(settings(corpus, source, stop_after=6))
+    train.train(**settings(corpus, source, stop_after=6))
     for path in [source, *source.rglob("*")]:
         path.chmod(path.stat().st_mode & ~0o222)
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(train, "training_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        train.train(TrainConfig(resume=str(source), out=str(out)))
-    assert len(train.train(TrainConfig(resume=str(out))).losses) == 6
+        train.train(resume=str(source), out=str(out))
+    assert len(train.train(resume=str(out)).losses) == 6
     assert out.joinpath("best").stat().st_mode & 0o200
 
 
@@ -304,20 +303,20 @@ def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeyp
 
 def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run))
+    train.train(**settings(corpus, run))
     weights, rows = (run / "last/model.safetensors").read_bytes(), rows_without_times(run)
-    history = train.train(TrainConfig(resume=str(run)))
+    history = train.train(resume=str(run))
     assert history.losses == []
     assert (run / "last/model.safetensors").read_bytes() == weights and rows_without_times(run) == rows
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(corpus, tmp_path, capsys):
     run = tmp_path / "run"
-    train.train(settings(corpus, run))
+    train.train(**settings(corpus, run))
     with open(run / "last/optimizer.safetensors", "r+b") as file:
         file.seek(1000)
         file.write(b"\xff")
-    train.train(TrainConfig(resume=str(run), stop_after=10))
+    train.train(resume=str(run), stop_after=10)
     text = capsys.readouterr()
     assert (
         "optimizer.safetensors is damaged" in text.err
@@ -326,30 +325,30 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(corpus, tmp_path, capsy
     )
     for folder in run.glob("last*"):
         (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="no whole checkpoint is left"):
-        train.train(TrainConfig(resume=str(run)))
+    with pytest.raises(UserError, match="no complete checkpoint is left"):
+        train.train(resume=str(run))
 
 
 def test_full_disk_during_save_keeps_the_checkpoint_before(corpus, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=4))
+    train.train(**settings(corpus, run, stop_after=4))
     before = (run / "last/SHA256SUMS").read_bytes()
 
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(train, "save_file", no_space)
+    monkeypatch.setattr(training.run_folder, "save_file", no_space)
     with pytest.raises(UserError, match="No space left on device.*untouched"):
-        train.train(TrainConfig(resume=str(run)))
+        train.train(resume=str(run))
     monkeypatch.undo()
     assert (run / "last/SHA256SUMS").read_bytes() == before and not (run / "last.new").exists()
-    train.train(TrainConfig(resume=str(run)))
+    train.train(resume=str(run))
 
 
 def test_two_processes_cannot_train_into_one_folder(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=4))
-    with train.lock_folder(run), pytest.raises(UserError, match="another process is writing"):
-        train.train(TrainConfig(resume=str(run)))
+    train.train(**settings(corpus, run, stop_after=4))
+    with training.run_folder.lock_folder(run), pytest.raises(UserError, match="another process is writing"):
+        train.train(resume=str(run))
 
 
 def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
@@ -385,37 +384,37 @@ def mixed(tmp_path_factory) -> Path:
 
 def test_resume_is_exact_where_the_curriculum_turns(mixed, tmp_path):
     changes = dict(micro_batch=2, steps=20, eval_steps=5)
-    whole = train.train(settings(mixed, tmp_path / "whole", **changes))
+    whole = train.train(**settings(mixed, tmp_path / "whole", **changes))
     shares = [data.Corpus(mixed, 32, 4, 20).weights(step) for step in (0, 17, 20)]
     assert shares[0] == shares[1] != shares[2]                    # the anneal begins at 85% of 20 steps
     run = tmp_path / "cut"
-    losses = train.train(settings(mixed, run, stop_after=3, **changes)).losses
+    losses = train.train(**settings(mixed, run, stop_after=3, **changes)).losses
     for cut in (16, 18, None):
-        losses += train.train(TrainConfig(resume=str(run), stop_after=cut)).losses
+        losses += train.train(resume=str(run), stop_after=cut).losses
     assert losses == whole.losses
     same_files(tmp_path / "whole", run, EXACT)
     assert rows_without_times(tmp_path / "whole") == rows_without_times(run)
 
 
 def test_resume_needs_neither_the_folder_of_init_nor_the_same_place(corpus, tmp_path, monkeypatch):
-    first = train.train(settings(corpus, tmp_path / "first", steps=2))
+    first = train.train(**settings(corpus, tmp_path / "first", steps=2))
     shutil.copytree(first.folder / "best", tmp_path / "start")
     changes = dict(model=None, init=str(tmp_path / "start"), steps=4)
-    whole = train.train(settings(corpus, tmp_path / "whole", **changes))
-    train.train(settings(corpus, tmp_path / "cut", stop_after=1, **changes))
+    whole = train.train(**settings(corpus, tmp_path / "whole", **changes))
+    train.train(**settings(corpus, tmp_path / "cut", stop_after=1, **changes))
     shutil.rmtree(tmp_path / "start")
     monkeypatch.chdir(tmp_path / "first")
-    rest = train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    rest = train.train(resume=str(tmp_path / "cut"))
     assert rest.losses == whole.losses[1:]
     with pytest.raises(UserError, match="another shape than --size 20m"):
-        train.train(settings(corpus, tmp_path / "other", model=None, size="20m", init=str(first.folder)))
+        train.train(**settings(corpus, tmp_path / "other", model=None, size="20m", init=str(first.folder)))
 
 
 @pytest.mark.parametrize("damage", ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "cut SHA256SUMS",
                                     "bit of the weights"])
 def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
     run = tmp_path / "run"
-    train.train(settings(corpus, run))
+    train.train(**settings(corpus, run))
     last, sums = run / "last", run / "last/SHA256SUMS"
     if damage == "empty SHA256SUMS":
         sums.write_text("")
@@ -431,7 +430,7 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
         content = bytearray((last / "model.safetensors").read_bytes())
         content[-5] ^= 1
         (last / "model.safetensors").write_bytes(content)
-    train.train(TrainConfig(resume=str(run), stop_after=9))
+    train.train(resume=str(run), stop_after=9)
     text = capsys.readouterr()
     assert text.err.startswith("warning: ") and "step 8 from last.old" in text.out
     assert ("SHA256SUMS does not list" in text.err) == damage.endswith("SHA256SUMS")
@@ -439,10 +438,10 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
 
 def test_a_damaged_log_does_not_stop_a_resume(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=6))
+    train.train(**settings(corpus, run, stop_after=6))
     log = run / "log.jsonl"
     log.write_bytes(b"\xff{{\n[]\n" + log.read_bytes() + b'{"step": 7, "lo')
-    train.train(TrainConfig(resume=str(run)))
+    train.train(resume=str(run))
     assert [row["step"] for row in rows_without_times(run) if "loss" in row] == list(range(1, 13))
 
 
@@ -453,10 +452,10 @@ def test_the_gradient_norms_spikes_are_marked_and_survive_a_resume(corpus, tmp_p
         calls.append(0)
         return real(params, limit) * (50 if len(calls) in (5, 9, 17, 21) else 1)
     monkeypatch.setattr(train, "clip_gradients", spiky)
-    train.train(settings(corpus, tmp_path / "whole"))
+    train.train(**settings(corpus, tmp_path / "whole"))
     assert [row["step"] for row in rows_without_times(tmp_path / "whole") if row.get("spike")] == [5, 9]
-    train.train(settings(corpus, tmp_path / "cut", stop_after=3))
-    train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    train.train(**settings(corpus, tmp_path / "cut", stop_after=3))
+    train.train(resume=str(tmp_path / "cut"))
     assert rows_without_times(tmp_path / "cut") == rows_without_times(tmp_path / "whole")
 
 
@@ -465,15 +464,15 @@ def test_a_signal_ends_an_evaluation_and_the_resumed_run_makes_it(corpus, tmp_pa
         received = signal.SIGTERM
     monkeypatch.setattr(StopSignals, "__enter__", lambda self: Stop)
     monkeypatch.setattr(StopSignals, "__exit__", lambda self, *_: None)
-    history = train.train(settings(corpus, tmp_path / "cut", eval_steps=1, steps=4))
+    history = train.train(**settings(corpus, tmp_path / "cut", eval_steps=1, steps=4))
     assert history.interrupted and history.signal == 15 and history.evals == [] and len(history.losses) == 1
     # the evaluation that was due is begun, and ended by the signal
-    history = train.train(TrainConfig(resume=str(tmp_path / "cut")))
+    history = train.train(resume=str(tmp_path / "cut"))
     assert history.interrupted and history.evals == [] and history.losses == []
     monkeypatch.undo()
     monkeypatch.setattr(publishing.card, "write_card", lambda run: None)
-    train.train(TrainConfig(resume=str(tmp_path / "cut")))
-    train.train(settings(corpus, tmp_path / "whole", eval_steps=1, steps=4))
+    train.train(resume=str(tmp_path / "cut"))
+    train.train(**settings(corpus, tmp_path / "whole", eval_steps=1, steps=4))
     same_files(tmp_path / "whole", tmp_path / "cut", EXACT)
     assert rows_without_times(tmp_path / "cut") == rows_without_times(tmp_path / "whole")
 
@@ -482,7 +481,7 @@ def test_the_plot_is_drawn_at_evaluations_only_and_the_log_is_bounded(corpus, tm
     drawn = []
     real = training.log.write_curves
     monkeypatch.setattr(training.log, "write_curves", lambda *arguments: drawn.append(real(*arguments)))
-    history = train.train(settings(corpus, tmp_path / "run", steps=30, eval_steps=10, logging_steps=1))
+    history = train.train(**settings(corpus, tmp_path / "run", steps=30, eval_steps=10, logging_steps=1))
     assert len(drawn) == len(history.evals) == 3
     assert (tmp_path / "run/log.jsonl").stat().st_size < 250 * (30 + 3)
 
@@ -499,8 +498,9 @@ def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
         "real, seen = training.log.Log.flush, {}\n"
         "def flush(log, bar):\n    real(log, bar)\n    seen[log.state.step] = rss()\n"
         "training.log.Log.flush = flush\n"
-        f"train.train(train.TrainConfig(size='tiny', data={str(corpus)!r}, out={str(tmp_path / 'run')!r}, device='cpu', precision='fp32',"
-        " steps=2000, seq_len=16, batch_size=2, eval_steps=100, logging_steps=50, max_eval_samples=4))\n"
+        f"train.train(size='tiny', data={str(corpus)!r}, out={str(tmp_path / 'run')!r}, device='cpu',"
+        " precision='fp32', steps=2000, seq_len=16, batch_size=2, eval_steps=100, logging_steps=50,"
+        " max_eval_samples=4)\n"
         "print('rss', *(f'{step}:{seen[step]:.0f}' for step in sorted(seen) if step % 200 == 0))"
     )
     done = subprocess.run(
@@ -573,7 +573,7 @@ def test_signals_finish_the_step_and_save(corpus, tmp_path, number, code):
     assert f"--resume {run}" in rest
     state = json.loads((run / "last/trainer_state.json").read_text())
     assert state["step"] >= 6
-    assert train.train(TrainConfig(resume=str(run), stop_after=state["step"] + 1)).losses
+    assert train.train(resume=str(run), stop_after=state["step"] + 1).losses
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -600,7 +600,7 @@ def test_a_text_that_was_edited_gets_a_corpus_of_its_own(tmp_path, monkeypatch, 
         text.write_text("\n\n".join([f"{words} {number}" for number in range(3000)]))
         job = open_job(settings(text, tmp_path / "run", model=None, size="tiny"))
         folders.append(job.corpus.folder.name)
-        notes.append(any("is not as it was when corpora/my-" in note for note in job.notes))
+        notes.append(any("was changed since corpora/my-" in note for note in job.notes))
     assert [name[9:] for name in folders] == ["", "-2", "-2"] and notes == [False, True, True]
     assert not any("dropped" in note for note in job.notes)
     text.write_text("Все счастливые семьи похожи друг на друга.\n\n" * 999, encoding="utf-8")
@@ -617,9 +617,9 @@ def test_a_text_that_was_edited_gets_a_corpus_of_its_own(tmp_path, monkeypatch, 
 
 
 def test_a_run_is_no_corpus(corpus, tmp_path):
-    made = train.train(settings(corpus, tmp_path / "run", steps=2))
+    made = train.train(**settings(corpus, tmp_path / "run", steps=2))
     with pytest.raises(UserError, match=f"{made.folder} is a run, not a corpus: .* --resume {made.folder}$"):
-        train.train(settings(made.folder, tmp_path / "other"))
+        train.train(**settings(made.folder, tmp_path / "other"))
 
 
 def test_all_impossible_settings_at_once(corpus, tmp_path):
@@ -627,10 +627,9 @@ def test_all_impossible_settings_at_once(corpus, tmp_path):
     with pytest.raises(
         UserError, match=r"--batch-size 3 is not a multiple of 2.*--seq-len 1000 is more.*--warmup-steps 99"
     ):
-        train.train(wrong)
+        train.train(**wrong)
     with pytest.raises(UserError, match=r"num_attention_heads 3 is not a multiple.*head_dim 5 is odd"):
-        train.train(
-            settings(
+        train.train(**settings(
                 corpus,
                 tmp_path / "run",
                 model=dataclasses.replace(SMALL, num_attention_heads=3, num_key_value_heads=2, head_dim=5),
@@ -644,26 +643,26 @@ def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"--compile needs a C\+\+ compiler \(g\+\+\), and there is none here"
     ):
-        train.train(settings(corpus, tmp_path / "run", compile=True))
+        train.train(**settings(corpus, tmp_path / "run", compile=True))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_a_gpu_goes_on_on_a_cpu_without_a_compiler(corpus, tmp_path, monkeypatch):
-    whole = train.train(settings(corpus, tmp_path / "whole", fused=True)).losses
-    run = train.train(settings(corpus, tmp_path / "run", fused=True, stop_after=6)).folder
+    whole = train.train(**settings(corpus, tmp_path / "whole", fused=True)).losses
+    run = train.train(**settings(corpus, tmp_path / "run", fused=True, stop_after=6)).folder
     stored = json.loads((run / "run.json").read_text())
     stored["device"], stored["settings"]["compile"] = "cuda", True     # as a GPU's run says it
     (run / "run.json").write_text(json.dumps(stored))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert train.train(TrainConfig(resume=str(run))).losses == whole[6:]
+    assert train.train(resume=str(run)).losses == whole[6:]
 
 
 @pytest.mark.ci
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_give_the_same_losses_and_the_same_file(corpus, tmp_path):
-    eager = train.train(settings(corpus, tmp_path / "eager"))
-    train.train(settings(corpus, tmp_path / "compiled", compile=True, stop_after=6))
-    rest = train.train(TrainConfig(resume=str(tmp_path / "compiled")))
+    eager = train.train(**settings(corpus, tmp_path / "eager"))
+    train.train(**settings(corpus, tmp_path / "compiled", compile=True, stop_after=6))
+    rest = train.train(resume=str(tmp_path / "compiled"))
     assert rest.losses == pytest.approx(eager.losses[-len(rest.losses):], rel=1e-4) and len(rest.losses) == 6
     plain, compiled = (
         load_file(tmp_path / name / "best/model.safetensors") for name in ("eager", "compiled")
@@ -675,7 +674,7 @@ def test_compiled_steps_give_the_same_losses_and_the_same_file(corpus, tmp_path)
 
 def test_nonfinite_loss_stops_with_a_diagnosis_and_an_intact_checkpoint(corpus, tmp_path):
     run = tmp_path / "run"
-    train.train(settings(corpus, run, stop_after=4))
+    train.train(**settings(corpus, run, stop_after=4))
     before = (run / "last/model.safetensors").read_bytes()
     real = train.clip_gradients
 
@@ -685,7 +684,7 @@ def test_nonfinite_loss_stops_with_a_diagnosis_and_an_intact_checkpoint(corpus, 
     train.clip_gradients = poisoned
     try:
         with pytest.raises(CheckFailed, match="step 5: .*not finite.*last good checkpoint"):
-            train.train(TrainConfig(resume=str(run)))
+            train.train(resume=str(run))
     finally:
         train.clip_gradients = real
     assert (run / "last/model.safetensors").read_bytes() == before
@@ -700,7 +699,7 @@ def test_skip_nonfinite_leaves_the_step_out_and_counts_it(corpus, tmp_path, monk
             params[0].grad[0, 0] = math.inf
         return real(params, limit)
     monkeypatch.setattr(train, "clip_gradients", sometimes)
-    train.train(settings(corpus, tmp_path / "run", skip_nonfinite=True))
+    train.train(**settings(corpus, tmp_path / "run", skip_nonfinite=True))
     rows = rows_without_times(tmp_path / "run")
     assert [row["step"] for row in rows if row.get("skipped")] == [3]
     assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["skipped"] == 1
@@ -709,22 +708,22 @@ def test_skip_nonfinite_leaves_the_step_out_and_counts_it(corpus, tmp_path, monk
 def test_deadline_stops_in_time_and_resumes(corpus, tmp_path):
     run = tmp_path / "run"
     begun = time.monotonic()
-    history = train.train(settings(corpus, run, steps=100_000, eval_steps=100_000, deadline=4.0))
+    history = train.train(**settings(corpus, run, steps=100_000, eval_steps=100_000, deadline=4.0))
     assert time.monotonic() - begun < 6 and not history.interrupted and 0 < len(history.losses) < 100_000
     assert (run / "best/model.safetensors").is_file()
-    assert train.train(TrainConfig(resume=str(run), stop_after=len(history.losses) + 2)).losses
+    assert train.train(resume=str(run), stop_after=len(history.losses) + 2).losses
 
 
 def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, capsys):
     real = train.training_step
 
-    def small_machine(network, ids, micro_batch, job, scale):
-        if micro_batch > 1:
+    def small_machine(network, ids, job, scale):
+        if job.micro_batch > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(network, ids, micro_batch, job, scale)
-    plain = train.train(settings(corpus, tmp_path / "plain", steps=3)).losses
+        return real(network, ids, job, scale)
+    plain = train.train(**settings(corpus, tmp_path / "plain", steps=3)).losses
     monkeypatch.setattr(train, "training_step", small_machine)
-    assert train.train(settings(corpus, tmp_path / "small", steps=3)).losses == pytest.approx(plain, abs=2e-6)
+    assert train.train(**settings(corpus, tmp_path / "small", steps=3)).losses == pytest.approx(plain, abs=2e-6)
     assert "--micro-batch 1" in capsys.readouterr().err
 
 
@@ -738,7 +737,7 @@ def test_presets_are_the_cards():
     for size, name in (("20m", "Stentor3-20M"), ("30m", "Stentor2-30M"), ("150m", "Portimbria-150M")):
         groups = {key: value[0]["value"] for group in ("training", "batch", "evaluation_checkpointing")
                   for key, value in models[name][group].items() if "value" in value[0]}
-        preset = presets.CARDS[size]
+        preset = presets.recipe_values("card", size)
         for ours, theirs in (
             ("steps", "max_train_steps"),
             ("warmup_steps",) * 2,
@@ -753,24 +752,16 @@ def test_presets_are_the_cards():
             assert preset[ours] == groups[theirs], (size, ours)
         assert preset.get("logging_steps") == groups.get("logging_steps", preset["logging_steps"])
         for ours, theirs in (("weight_decay",) * 2, ("max_grad_norm",) * 2, ("seed",) * 2):
-            assert presets.DEFAULTS[ours] == groups[theirs]
-        assert [train.BETA1, train.BETA2] == groups["betas"] and train.EPS == groups["eps"]
+            assert getattr(TrainSettings, ours) == groups[theirs]
+        assert [TrainSettings.beta1, TrainSettings.beta2] == groups["betas"] and TrainSettings.eps == groups["eps"]
         assert preset["batch_size"] * preset["seq_len"] == groups["tokens_per_optimizer_step"]
 
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_path, monkeypatch, capsys, size):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training.announce, "measured_speed", lambda model, job: 1000.0)
-    train.train(
-        TrainConfig(
-            size=size,
-            recipe="card",
-            data=str(corpus),
-            dry_run=True,
-            seq_len=64 if size in ("20m", "50m", "150m") else None,
-        )
-    )
+    short = dict(seq_len=64) if size in ("20m", "50m", "150m") else {}
+    train.train(size=size, recipe="card", data=str(corpus), dry_run=True, **short)
     text = capsys.readouterr().out
     assert f"{count(SIZES[size])['total']:,} parameters" in text and "ln(" in text
     assert not (tmp_path / "runs").exists()
@@ -799,48 +790,33 @@ def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_pat
 
 def test_the_30m_preset_ends_where_its_run_did(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training.announce, "measured_speed", lambda model, job: 1000.0)
-    train.train(TrainConfig(size="30m", recipe="card", data=str(corpus), dry_run=True))
+    train.train(size="30m", recipe="card", data=str(corpus), dry_run=True)
     assert "30,300 steps of 8,192 tokens" in capsys.readouterr().out
-    resolved, _ = presets.resolve(presets_config("30m"), "card", corpus)
-    assert (resolved.steps, resolved.warmup_steps, resolved.tokens) == (60_626, 3_031, 30_300 * 8_192)
-    # the cosine's horizon is 60,626
-    assert train.learning_rate(resolved, 30_300) == pytest.approx(4.3e-4, rel=0.02)
-    shorter, _ = presets.resolve(dataclasses.replace(presets_config("30m"), steps=100), "card", corpus)
+    asked = dict(size="30m", recipe="card", data=str(corpus))
+    card = open_job(asked).settings
+    assert (card.steps, card.warmup_steps, card.tokens) == (60_626, 3_031, 30_300 * 8_192)
+    assert train.learning_rate(card, 30_300) == pytest.approx(4.3e-4, rel=0.02)    # of a cosine over 60,626 steps
+    shorter = open_job({**asked, "steps": 100}).settings
     assert shorter.tokens is None and shorter.warmup_steps == 5
-    wsd, _ = presets.resolve(dataclasses.replace(presets_config("150m"), schedule="wsd"), "card", corpus)
+    wsd = open_job({**asked, "size": "150m", "seq_len": 64, "schedule": "wsd"}).settings
     assert (wsd.warmup_steps, wsd.stable_steps, wsd.steps) == (1_144, 18_311, 22_889)
-    assert (
-        train.learning_rate(wsd, 1_144) == train.learning_rate(wsd, 1_144 + 18_311) == 8e-4
-        and train.learning_rate(wsd, 22_889) == 0
-    )
-
-
-def presets_config(size: str) -> TrainConfig:
-    """The settings as open_job has them before it resolves the rest."""
-    return TrainConfig(size=size, data="a corpus", schedule="cosine")
+    assert train.learning_rate(wsd, 1_144) == train.learning_rate(wsd, 1_144 + 18_311) == 8e-4
+    assert train.learning_rate(wsd, 22_889) == 0
 
 
 def test_tokens_and_epochs_end_a_run_whichever_comes_first(corpus, tmp_path):
     per_epoch = data.steps_for_epochs(corpus, 32, 4, 1)
-    assert len(train.train(settings(corpus, tmp_path / "a", steps=9, tokens=5 * 128)).losses) == 5
-    assert len(train.train(settings(corpus, tmp_path / "b", steps=None, tokens=3 * 128)).losses) == 3
-    assert per_epoch > 9 and len(train.train(settings(corpus, tmp_path / "c", steps=9, epochs=1)).losses) == 9
+    assert len(train.train(**settings(corpus, tmp_path / "a", steps=9, tokens=5 * 128)).losses) == 5
+    assert len(train.train(**settings(corpus, tmp_path / "b", steps="auto", tokens=3 * 128)).losses) == 3
+    assert per_epoch > 9 and len(train.train(**settings(corpus, tmp_path / "c", steps=9, epochs=1)).losses) == 9
 
 
 def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, monkeypatch):
-    graphs = iter([2, 2, 3, 3, 3, 3])
+    graphs = iter([2, 2, 3, 3, 3, 3, 3])                          # after steps 1, 2, 4, 6, 8, 10, 12
     monkeypatch.setattr(Device, "compiled_graphs", lambda self: next(graphs))
-    train.train(settings(corpus, tmp_path / "run"))
+    train.train(**settings(corpus, tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert [row["tokens_per_second"] is None for row in rows if "loss" in row] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-        True,
-    ] + [False] * 6
+    assert [row["step"] for row in rows if "loss" in row and row["tokens_per_second"] is None] == [1, 3, 4]
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -851,7 +827,7 @@ def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, m
 ])
 def test_values_of_the_wrong_kind_from_a_program(corpus, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
-        train.train(settings(corpus, tmp_path / "run", **changes))
+        train.train(**settings(corpus, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -859,5 +835,6 @@ def test_out_that_cannot_be_made(corpus, tmp_path):
     (tmp_path / "file").write_text("")
     for out, words in (("file", "exists already"), ("file/run", "nothing can be written into")):
         with pytest.raises(UserError, match=words):
-            train.train(settings(corpus, tmp_path / out))
-    assert train.train(dataclasses.replace(settings(corpus, tmp_path, steps=1), data=corpus, out=tmp_path / "run")).folder == tmp_path / "run"
+            train.train(**settings(corpus, tmp_path / out))
+    pathlike = {**settings(corpus, tmp_path, steps=1), "data": corpus, "out": tmp_path / "run"}
+    assert train.train(**pathlike).folder == tmp_path / "run"

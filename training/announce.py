@@ -1,119 +1,134 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says before its first step (settings and where each came from) and after its last."""
+"""What a run says before its first step and after its last. Nothing here computes a forward pass."""
 from __future__ import annotations
 
 import dataclasses
 import math
 import textwrap
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import data
-import sample
-from training.compiled import lacking
 from devices import attention_cpu
-from model import SIZES, Llama, next_token_loss
+from model import SIZES, Llama
 from params import CARD_OF, count, read_cards
 from precision import report
+from training.compiled import lacking
+from training.job import Job
 
-if TYPE_CHECKING:
-    from training.open_job import Job
-
-HIDDEN = ("model", "resume", "dry_run", "deadline")
+HIDDEN = ("model", "resume", "dry_run")
+PLACES = {"default": "training/settings.py", "model": "model.py", "run": "run.json"}
 
 
-def announce(job: Job, model: Llama, optimizer: dict[str, Any]) -> None:
-    """Print the resolved settings with where each came from, the model, the device, and what to expect; `optimizer` is what no flag changes."""
-    config = job.config
-    rows = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in HIDDEN]
-    rows += [(name, value) for name, value in optimizer.items()]
-    job.say("\n".join(f"  {name:<22}{value!s:<28}{job.origin.get(name, 'default')}" for name, value in rows
-                      if value is not None and value is not False))
-    if config.recipe == "card":
-        job.say(card_table(job, model, optimizer))
-    tokens = job.tokens_per_step()
-    total = job.schedule_end() * tokens
+def announce(job: Job, model: Llama) -> None:
+    """Print what is trained, on what and where, and the settings: with --dry-run all, else those of this run."""
+    lines = {**summary(job), **{f"note {i + 1}": note for i, note in enumerate(job.notes)}}
+    job.say("\n".join(wrapped(name, text) for name, text in lines.items()))
+    rows = setting_rows(job)
+    if rows:
+        job.say("\n" + "\n".join(rows))
+    if job.settings.dry_run and job.settings.recipe == "card":
+        job.say(card_table(job, model))
+    job.say("\n" + textwrap.indent(data.mixture_table(job.corpus), "  ") + "\n")
+
+
+def wrapped(name: str, text: str) -> str:
+    """A line of the summary, broken between words."""
+    return textwrap.fill(f"{name:<12}{text}", 100, subsequent_indent=12 * " ", break_long_words=False,
+                         break_on_hyphens=False)
+
+
+def summary(job: Job) -> dict[str, str]:
+    """What will happen, one line each."""
+    settings, device, tokens = job.settings, job.device, job.tokens_per_step()
     name = next((size for size, known in SIZES.items() if known == job.model_config), "custom")
+    first_loss = f"the first loss is about ln({job.model_config.vocab_size:,}) = {math.log(job.model_config.vocab_size):.2f}"
+    if job.init:
+        first_loss = f"its first weights are those of {job.init}"
     lines = {
-        "model": f"{name}: {count(job.model_config)['total']:,} parameters",
-        "first loss": f"about ln({job.model_config.vocab_size:,}) = {math.log(job.model_config.vocab_size):.2f}",
-        "device": f"{job.device.kind} ({job.device.reason}), {job.device.world * job.device.shards} in parallel",
-        "precision": f"{job.precision}: {job.reason}",
+        "model": f"{name}: {count(job.model_config)['total']:,} parameters; {first_loss}",
         "data": f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens",
-        "run": f"{job.schedule_end():,} steps of {tokens:,} tokens = {total:,} tokens",
+        "run": f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens",
+        "device": f"{device.kind} ({device.reason}), {device.world * device.shards} in parallel",
+        "precision": f"{settings.precision}: {job.precision_reason}",
         "folder": str(job.folder),
     }
-    if job.init:
-        lines["first loss"] = f"that of {job.init}, whose weights are the first ones"
-    if job.end() < config.steps:
-        lines["run"] += f"; stops at step {job.end():,} of a schedule laid out for {config.steps:,}"
-    if config.recipe == "laptop":
-        lines["recipe"] = f"laptop; the real thing is: python train.py --size {config.size} --recipe card --data FOLDER"
-    elif config.data is None:
-        lines["recipe"] = (f"card of {config.size}, but the built-in corpus is small: at most 4 epochs of it, which is the schedule's horizon too; "
-                           f"the real thing is: python train.py --size {config.size} --data FOLDER (see python data.py prepare --help)")
-    if job.device.kind == "cuda":
+    if job.end() < settings.steps:
+        lines["run"] += f"; stops at step {job.end():,} of a schedule of {settings.steps:,}"
+    if settings.recipe == "laptop":
+        lines["recipe"] = (f"laptop; the real thing is: python train.py --size {settings.size} --recipe card "
+                           "--data FOLDER")
+    elif settings.recipe == "card" and settings.data == "auto":
+        lines["recipe"] = (f"card of {settings.size}, but the built-in corpus is small: at most 4 epochs of it, "
+                           "which also end the schedule; the real thing is: python train.py --size "
+                           f"{settings.size} --data FOLDER (see python data.py prepare --help)")
+    if device.kind == "cuda":
         without = f"no torch.compile (it needs {lacking('cuda')}): a step takes some 1.6 times as long"
-        compiled = "torch.compile for blocks and loss" if job.config.compile else without
+        compiled = "torch.compile for blocks and loss" if settings.compile else without
         products = "TF32" if torch.get_float32_matmul_precision() == "high" else "FP32"
         lines["kernels"] = f"fused AdamW; {compiled}; FP32 products in {products}"
-    if job.device.kind == "cpu":
-        heads = job.model_config.num_attention_heads
-        lines["attention"] = attention_cpu.summary(job.recipe.autocast, job.micro_batch, heads, config.seq_len)
-    if job.device.kind != "xla":
-        lines["time"] = f"about {total / measured_speed(model, job) / 60:.1f} minutes, from trial passes"
-    lines.update({f"note {i + 1}": note for i, note in enumerate(job.notes)})
-    job.say("\n".join(f"{name:<12}{text}" for name, text in lines.items()))
-    job.say(textwrap.indent(data.mixture_table(job.corpus), "  ") + "\n")
+    if device.kind == "cpu":
+        heads, low = job.model_config.num_attention_heads, job.precision.autocast
+        lines["attention"] = attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)
 
 
-def measured_speed(model: Llama, job: Job) -> float:
-    """Training tokens per second of a forward and backward pass over a short row: the fastest of three, after one to warm up.
-
-    A GPU has work for all its parts only in long rows; there the passes are not compiled, and the run is up to twice as fast.
-    """
-    shape = (min(4, job.micro_batch), job.config.seq_len) if job.device.kind == "cuda" else (1, min(job.config.seq_len, 256))
-    ids = torch.zeros(shape, dtype=torch.long, device=job.device.torch_device)
-    seconds = []
-    for _ in range(4):
-        begun = time.perf_counter()
-        next_token_loss(model(ids), ids).backward()
-        model.zero_grad(set_to_none=True)
-        if job.device.kind in ("cuda", "mps"):
-            getattr(torch, job.device.kind).synchronize()
-        seconds.append(time.perf_counter() - begun)
-    return ids.numel() * job.device.world / min(seconds[1:])
+def setting_rows(job: Job) -> list[str]:
+    """A line per setting: its value and the layer that it comes from, with --dry-run also the file."""
+    settings = dataclasses.asdict(job.settings)
+    if not job.settings.dry_run:
+        shown = [name for name in settings if job.origin[name] in ("flag", "run") and name not in HIDDEN]
+        if job.resumed:
+            shown = [name for name in shown if job.origin[name] == "flag"]
+        return [f"  {name:<22}{settings[name]!s:<28}{job.origin[name]}" for name in shown]
+    rows = [f"  {'setting':<22}{'value':<28}from"]
+    for name in (name for name in settings if name not in HIDDEN):
+        if name == "stable_steps" and job.settings.schedule != "wsd":
+            continue
+        layer = job.origin[name]
+        file = PLACES["default"] if layer.startswith("recipe") else PLACES.get(layer)
+        value = "none" if settings[name] is None else settings[name]
+        if settings[name] == "auto" and name == "micro_batch":
+            value = f"auto: {job.micro_batch}"
+        rows.append(f"  {name:<22}{value!s:<28}{layer}{f' ({file})' if file else ''}")
+    return rows
 
 
 # --------------------------------------------------------------------------------------- the card's own table
 
-def ours(job: Job, model: Llama, optimizer: dict[str, Any]) -> dict[str, Any]:
+def ours(job: Job, model: Llama) -> dict[str, Any]:
     """What this run does, under the names of the cards' tables of hyper-parameters and of the precision recipe."""
-    config = job.config
+    settings = job.settings
     parts = job.device.world * job.device.shards
-    rows = min(job.micro_batch, config.batch_size // job.device.world)
+    rows = min(job.micro_batch, settings.batch_size // job.device.world)
     counts = report(model)
+    epochs = job.schedule_end() * job.tokens_per_step() / job.tokens_per_epoch()
     return {
-        **optimizer, "optimizer": "AdamW", "learning_rate": config.learning_rate, "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm, "scheduler": config.schedule, "warmup_steps": config.warmup_steps,
-        "warmup_percent": round(100 * config.warmup_steps / config.steps), "stable_steps": config.stable_steps,
-        "stable_percent": round(100 * config.stable_steps / config.steps), "max_train_steps": config.steps,
-        "token_budget": job.schedule_end() * job.tokens_per_step(), "source_token_budget": job.tokens_per_epoch(), "seed": config.seed,
-        "mixed_precision": job.precision, "total_batch_size": config.batch_size, "block_size": config.seq_len,
-        "tokens_per_optimizer_step": job.tokens_per_step(), "per_device_train_batch_size": rows // job.device.shards,
-        "num_processes": job.device.world, "gradient_accumulation_steps": config.batch_size // job.device.world // rows, "pack": True,
-        "num_train_epochs": max(1, math.ceil(job.schedule_end() * job.tokens_per_step() / job.tokens_per_epoch())),
-        "eval_steps": config.eval_steps, "best_eval_steps": config.eval_steps, "best_eval_start_step": config.best_eval_start_step,
-        "max_eval_samples": config.max_eval_samples, "logging_steps": config.logging_steps, "chips": parts,
-        "training_processes": job.device.world, "fp32_norm_modules": counts["fp32_norms"], "fp32_critical_layers": counts["fp32_layers"],
-        "fp32_softmax_modules": counts["fp32_softmax"], "limit_that_ended_the_run": "steps" if job.schedule_end() == config.steps else "token budget",
+        "betas": [settings.beta1, settings.beta2], "eps": settings.eps,
+        "optimizer": "AdamW", "learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm, "scheduler": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "warmup_percent": round(100 * settings.warmup_steps / settings.steps),
+        "stable_steps": settings.stable_steps,
+        "stable_percent": round(100 * settings.stable_steps / settings.steps),
+        "max_train_steps": settings.steps, "token_budget": job.schedule_end() * job.tokens_per_step(),
+        "source_token_budget": job.tokens_per_epoch(), "seed": settings.seed,
+        "mixed_precision": settings.precision, "total_batch_size": settings.batch_size,
+        "block_size": settings.seq_len, "tokens_per_optimizer_step": job.tokens_per_step(),
+        "per_device_train_batch_size": rows // job.device.shards, "num_processes": job.device.world,
+        "gradient_accumulation_steps": settings.batch_size // job.device.world // rows, "pack": True,
+        "num_train_epochs": max(1, math.ceil(epochs)),
+        "eval_steps": settings.eval_steps, "best_eval_steps": settings.eval_steps,
+        "best_eval_start_step": settings.best_eval_start_step, "max_eval_samples": settings.max_eval_samples,
+        "logging_steps": settings.logging_steps, "chips": parts, "training_processes": job.device.world,
+        "fp32_norm_modules": counts["fp32_norms"], "fp32_critical_layers": counts["fp32_layers"],
+        "fp32_softmax_modules": counts["fp32_softmax"],
+        "limit_that_ended_the_run": "steps" if job.schedule_end() == settings.steps else "token budget",
     }
 
 
 def departs(key: str, card: Any, value: Any) -> bool:
-    """Whether our value means something else than the card's, which may be said in more words, or rounded."""
+    """Whether our value differs from the card's, which may use more words, or round."""
     if isinstance(card, str):
         return card not in str(value) and str(value) not in card
     if key in ("token_budget", "source_token_budget"):
@@ -121,26 +136,30 @@ def departs(key: str, card: Any, value: Any) -> bool:
     return value != card
 
 
-def card_table(job: Job, model: Llama, optimizer: dict[str, Any]) -> str:
-    """The card's tables of hyper-parameters, batch, evaluation, hardware and precision beside what this run does; `*` marks a departure."""
-    name = CARD_OF.get(job.config.size, "")
+def card_table(job: Job, model: Llama) -> str:
+    """The card's tables of hyper-parameters, batch, evaluation, hardware and precision beside this run.
+
+    `*` marks a departure from the card.
+    """
+    name = CARD_OF.get(job.settings.size, "")
     groups = read_cards().get(name, {})
     stated = {}
     for group in ("training", "batch", "evaluation_checkpointing", "hardware", "precision_recipe"):
         for key, statements in groups.get(group, {}).items():
             own = [statement["value"] for statement in statements if statement["card"] == name and "value" in statement]
             if own:
-                stated[key] = own[-1]                             # the last statement is the hyper-parameter table's
+                stated[key] = own[-1]                             # the last one is of the hyper-parameter table
     if not stated:
-        return f"\n  no card of its own states how {job.config.size} was trained; these settings are ours, after its siblings\n"
-    mine = ours(job, model, optimizer)
+        return f"\n  no card states how {job.settings.size} was trained; these settings are ours, after its siblings"
+    mine = ours(job, model)
     lines = [f"  {'the card of ' + name:<30}{'card':<30}this run"]
     for key in (key for key in stated if key in mine):
         mark = "*" if departs(key, stated[key], mine[key]) else ""
         lines.append(f"  {key:<30}{said(stated[key]):<30}{said(mine[key])} {mark}".rstrip())
-    lines += ["  * departs from the card. One process drives all chips of a TPU (SPMD) where the card ran one process a chip, and torch_xla is 2.9;",
-              "    token_budget is what this schedule adds up to, source_token_budget what the prepared corpus holds."]
-    return "\n" + "\n".join(lines) + "\n"
+    lines += ["  * departs from the card. One process drives all chips of a TPU (SPMD) where the card ran one",
+              "    process a chip, and torch_xla is 2.9; token_budget is what this schedule adds up to,",
+              "    source_token_budget what the prepared corpus holds."]
+    return "\n" + "\n".join(lines)
 
 
 def said(value: Any) -> str:
@@ -151,24 +170,11 @@ def said(value: Any) -> str:
 # ---------------------------------------------------------------------------------------------------- the end
 
 def conclude(job: Job, last: dict, complete: bool) -> None:
-    """Say what was learned, against token frequencies alone; of a complete run also write the model card and show a sample."""
+    """Say what was learned, compared with token frequencies alone; of an incomplete run also how to resume it."""
     entropy = job.validation.unigram_entropy(job.validation_batches())
-    job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, from token frequencies "
-            f"alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats learned from context")
+    job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, "
+            f"from token frequencies alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats "
+            "learned from context")
     if not complete:
-        job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: python train.py --resume {job.folder}")
-    elif job.device.rank == 0:
-        from publishing import card
-        card.write_card(job.folder)
-        job.say(f"sample      {show_sample(job)!r}")
-        job.say(f'more        python sample.py {job.folder} "Once upon a time"')
-
-
-def show_sample(job: Job) -> str:
-    """Forty tokens of the best model after a fixed prompt, at the settings that its size's card recommends."""
-    model = Llama.from_pretrained(job.folder / "best")
-    ids = [job.tokenizer.eos_id] + job.tokenizer.encode("The", document=True)
-    settings = sample.recommended(job.model_config)
-    new = sample.generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p,
-                          repetition_penalty=settings.repetition_penalty, seed=job.config.seed, stop_id=job.tokenizer.eos_id)
-    return job.tokenizer.decode(ids[1:] + new, skip_special=True)
+        job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: python train.py --resume "
+                f"{job.folder}")

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a run: log.jsonl (a row per optimizer step, a row per evaluation), the line on the terminal, and when a deadline is near.
+"""The log of a run: log.jsonl, the line on the terminal, table and plot, and when a deadline is near.
 
-Kept out of train.py because nothing here changes a weight. One thing is worth knowing: a step's loss and gradient norm stay on the device as
-tensors until `flush` reads those of many steps in one transfer, so that the host does not wait for the device at every step.
+log.jsonl has a row per optimizer step and a row per evaluation. A step's loss and gradient norm stay on the
+device as tensors until `flush` reads those of many steps in one transfer, so that the host does not wait for
+the device at every step.
 """
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor
 
 from common import CheckFailed, atomic_write
-from training.training_curves import write_curves
-
-if TYPE_CHECKING:
-    from training.open_job import Job
-    from train import History, State
+from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
-MEMORY = 0.98                                                     # of the running mean that "usual" is
+MEMORY = 0.98                                                     # weight of the past in the mean that "usual" is
+EARLY = (1, 4)                                                    # steps of a call whose numbers are shown at once
 
 
 class Log:
@@ -36,14 +36,23 @@ class Log:
         self.pending: list[tuple[int, Tensor, Tensor, float]] = []
         self.clock = time.monotonic()
         self.graphs = 0
+        self.time_said = False
         self.slowest = {"step": 0.0, "evaluation": 0.0}
+
+    def due(self) -> bool:
+        """Whether the log is written after this step: every --logging-steps, and early in each call."""
+        steps = len(self.history.losses) + len(self.pending)
+        return steps in EARLY or self.state.step % self.job.settings.logging_steps == 0
 
     def add(self, step: int, loss: Tensor, norm: Tensor, lr: float) -> None:
         """Keep one step's numbers where they are, on the device, until the next flush."""
         self.pending.append((step, loss, norm, lr))
 
     def flush(self, bar: Any) -> None:
-        """Read the kept numbers in one transfer, check them, write their rows. Raises CheckFailed for a number that is not finite."""
+        """Read the kept numbers in one transfer, check them, write their rows.
+
+        Raises CheckFailed for a number that is not finite.
+        """
         numbers = [number for _, loss, norm, _ in self.pending for number in (loss, norm)]
         numbers = torch.stack(self.job.device.read(numbers)).float()
         if self.job.device.world > 1:
@@ -52,11 +61,13 @@ class Log:
         numbers = numbers.cpu().tolist()
         now = time.monotonic()
         per_step = self.job.tokens_per_step()
-        speed = round(len(self.pending) * per_step / max(now - self.clock, 1e-9), 1)
+        seconds = max(now - self.clock, 1e-9) / len(self.pending)
+        speed = round(per_step / seconds, 1)
         graphs = self.job.device.compiled_graphs()
-        if graphs != self.graphs:                                 # XLA compiled something in this window: no throughput
+        if graphs != self.graphs:                                 # XLA compiled in this window: no throughput
             speed, self.graphs = None, graphs
-        self.slowest["step"] = max(self.slowest["step"], (now - self.clock) / len(self.pending))
+        if self.history.losses:                                   # the first step also warms up or compiles
+            self.slowest["step"] = max(self.slowest["step"], seconds)
         rows, bad = [], None
         for (step, _, _, lr), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
             row = {"step": step, "tokens": step * per_step, "loss": loss, "grad_norm": norm, "lr": lr,
@@ -72,11 +83,14 @@ class Log:
             self.stop_nonfinite(bad)
         self.clock = time.monotonic()
         self.show(rows[-1], bar)
+        if speed and not self.time_said and len(self.history.losses) > 1:
+            self.say_time_left(seconds)
 
     def judge(self, row: dict) -> bool:
-        """Mark a row whose step was skipped, or whose gradient norm is a spike; False where the run has to stop.
+        """Mark a row whose step was skipped, or whose gradient norm is a spike; False if the run has to stop.
 
-        A spike is SPIKE times the running mean of the norms before it, which is part of the trainer's state and so survives a resume.
+        A spike is SPIKE times the running mean of the norms before it, which is part of the trainer's state
+        and so survives a resume.
         """
         norm, usual = row["grad_norm"], self.state.usual_norm
         if math.isfinite(row["loss"]) and math.isfinite(norm):
@@ -85,9 +99,10 @@ class Log:
                 norm = SPIKE * usual
             self.state.usual_norm = MEMORY * usual + (1 - MEMORY) * norm if usual else norm
             return True
-        # Under loss scaling a gradient may overflow: the scale was too large. A loss that is not finite, or scale 1, has another cause.
-        overflow = self.job.recipe.loss_scaling and math.isfinite(row["loss"]) and self.state.loss_scale > 1
-        if overflow or self.job.config.skip_nonfinite:
+        # Under loss scaling a gradient may overflow: the scale was too large. A loss that is not finite, or a
+        # scale of 1, has another cause.
+        scaled = self.job.precision.loss_scaling and self.state.loss_scale > 1
+        if scaled and math.isfinite(row["loss"]) or self.job.settings.skip_nonfinite:
             row.update({"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(norm), "skipped": True})
             return True
         return False
@@ -95,13 +110,14 @@ class Log:
     def stop_nonfinite(self, row: dict) -> None:
         """Raise CheckFailed with what is known about a step whose loss or gradient is not finite."""
         usual = f"; the usual norm was {self.state.usual_norm:.3g}" if self.state.usual_norm else ""
-        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate {row['lr']:.2e}: not finite"
-                          f"{usual}. The last good checkpoint is untouched: python train.py --resume {self.job.folder} (a new run may take "
-                          "--skip-nonfinite, or a lower --learning-rate)")
+        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate "
+                          f"{row['lr']:.2e}: not finite{usual}. The last good checkpoint is untouched: python train.py "
+                          f"--resume {self.job.folder} (a new run may take --skip-nonfinite, or a lower --learning-rate)")
 
     def show(self, row: dict, bar: Any) -> None:
         """The newest numbers beside the progress bar, or on a line of their own where there is no terminal."""
-        words = [f"{name} {row[key]:.4g}" for name, key in (("loss", "loss"), ("norm", "grad_norm"), ("lr", "lr")) if row[key] is not None]
+        words = [f"{name} {row[key]:.4g}" for name, key in (("loss", "loss"), ("norm", "grad_norm"), ("lr", "lr"))
+                 if row[key] is not None]
         if row["tokens_per_second"]:
             words.append(f"{row['tokens_per_second']:,.0f} tok/s")
         if self.job.device.kind == "xla":
@@ -110,9 +126,24 @@ class Log:
         if bar.disable:
             self.job.say(f"step {row['step']}/{self.job.end()}  {'  '.join(words)}")
 
+    def say_time_left(self, per_step: float) -> None:
+        """Say once how long the rest of this call will take, from the `per_step` seconds of its first steps.
+
+        An evaluation is counted as the forward pass, a third of a step, over its tokens.
+        """
+        self.time_said = True
+        end, every = self.job.end(), self.job.settings.eval_steps
+        evaluations = end // every - self.state.step // every
+        in_steps = evaluations * self.job.validation_tokens() / self.job.tokens_per_step() / 3
+        seconds = per_step * (end - self.state.step + in_steps)
+        if seconds >= 5:
+            self.job.say(f"about {seconds / 60:.0f} minutes left" if seconds >= 90 else
+                         f"about {seconds:.0f} seconds left")
+
     def evaluation(self, step: int, loss: float, note: str, seconds: float) -> None:
         """Write the row of one evaluation, which took `seconds`, and draw table and plot again."""
-        row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss, "eval_ppl": math.exp(min(loss, 700)), "note": note,
+        row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss,
+               "eval_ppl": math.exp(min(loss, 700)), "note": note,
                "seconds": round(time.monotonic() - self.started, 2)}
         self.history.evals.append(row)
         self.write([row])
@@ -120,20 +151,24 @@ class Log:
             write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch())
         self.slowest["evaluation"] = max(self.slowest["evaluation"], seconds)
         self.clock = time.monotonic()
-        self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}{'  ' + note if note else ''}")
+        self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}"
+                     f"{'  ' + note if note else ''}")
 
     def deadline_is_near(self) -> bool:
-        """Whether another step, then a save and an evaluation, might end after --deadline (with a tenth of it to spare, at most ten seconds).
+        """Whether another step, then a save and an evaluation, might end after --deadline.
 
-        Before the first evaluation its time is taken to be that of as many training tokens, which is about three times too much.
+        A tenth of the deadline, at most ten seconds, is kept in reserve. Before the first evaluation its time
+        is taken to be that of as many training tokens, which is about three times too much.
         """
-        if self.job.config.deadline is None:
+        deadline = self.job.settings.deadline
+        if deadline is None:
             return False
         now = time.monotonic()
         per_step = max(self.slowest["step"], (now - self.clock) / max(1, len(self.pending)))
-        evaluation = self.slowest["evaluation"] or per_step * self.job.validation_tokens() / self.job.tokens_per_step()
-        needed = 2 * evaluation + 4 * per_step + min(10, self.job.config.deadline / 10)
-        return now - self.started + needed > self.job.config.deadline
+        evaluation = (self.slowest["evaluation"]
+                      or per_step * self.job.validation_tokens() / self.job.tokens_per_step())
+        needed = 2 * evaluation + 4 * per_step + min(10, deadline / 10)
+        return now - self.started + needed > deadline
 
     def write(self, rows: list[dict]) -> None:
         """Append rows to log.jsonl; the first of several processes does."""
@@ -145,12 +180,12 @@ class Log:
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has no word for infinity or nan."""
+    """JSON has no number for infinity or NaN."""
     return value if math.isfinite(value) else None
 
 
 def read_log(file: Path) -> Iterator[dict]:
-    """The rows of a log.jsonl, without lines that were cut or damaged."""
+    """The rows of a log.jsonl, without lines that are cut or damaged."""
     if file.is_file():
         with open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -163,6 +198,34 @@ def read_log(file: Path) -> Iterator[dict]:
 
 
 def cut_log(file: Path, step: int) -> None:
-    """Drop what a run wrote after its checkpoint at `step`: later steps, and evaluations at this one, which are made again."""
+    """Drop what a run wrote after its checkpoint at `step`: later steps, and this step's evaluation."""
     rows = [row for row in read_log(file) if row["step"] < step + ("loss" in row)]
     atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
+    """Write training_curves.csv (the cards' columns) and training_curves.svg from the rows of log.jsonl.
+
+    The table has a line per evaluation, the plot the loss of every step.
+    """
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    evals = [row for row in rows if "eval_loss" in row]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["step", "epoch", "train_loss", "eval_loss", "eval_ppl", "note"])
+    for row in evals:
+        writer.writerow([row["step"], row["tokens"] // tokens_per_epoch, losses.get(row["step"]), row["eval_loss"],
+                         row["eval_ppl"], row["note"]])
+    atomic_write(folder / "training_curves.csv", table.getvalue())
+
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7, 4))
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
+    axes.plot(losses.keys(), losses.values(), linewidth=0.8, label="training")
+    axes.plot([row["step"] for row in evals], [row["eval_loss"] for row in evals], marker="o", label="validation")
+    axes.legend(loc="upper right")                                # losses fall, so that corner is free
+    image = io.BytesIO()
+    figure.savefig(image, format="svg")
+    atomic_write(folder / "training_curves.svg", image.getvalue())

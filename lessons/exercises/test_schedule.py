@@ -15,7 +15,7 @@ def cosine(done):
 
 def test_learning_rate(answer):
     peak, warmup, steps = 8e-4, 10, 100
-    config = train.TrainConfig(learning_rate=peak, warmup_steps=warmup, steps=steps, schedule="cosine")
+    config = train.TrainSettings(learning_rate=peak, warmup_steps=warmup, steps=steps, schedule="cosine")
     function = answer("learning_rate")
     found = [call(function, step, peak, warmup, steps) for step in range(steps)]
     if not all(isinstance(rate, (int, float)) for rate in found):
