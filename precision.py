@@ -4,7 +4,7 @@
 A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out
 of it and compute in FP32, and whether the loss is scaled. The weights themselves are always FP32 masters, and
 a recipe changes no parameter's name, so a saved file does not show which recipe trained it. The two recipes
-of the cards are data here (`RECIPES`).
+of the cards are data here (`PRECISIONS`).
 
 What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do
 we: its inputs, weights, sums and outputs are FP32. The cards' printed code switches off the autocast named
@@ -40,7 +40,7 @@ from model import Block, Llama, RMSNorm
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Precision:
     """One way to mix dtypes. `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or
     "first two".
     """
@@ -53,16 +53,16 @@ class Recipe:
 
 # fp32_softmax is 0 in every card: attention's kernel keeps its softmax in FP32 inside and wants low-precision
 # inputs.
-RECIPES = {
-    "tpu-bf16": Recipe(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),  # Stentor3, Portimbria
+PRECISIONS = {
+    "tpu-bf16": Precision(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),  # Stentor3, Portimbria
     # Stentor2; scaling is ours
-    "t4-fp16": Recipe(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),
-    "fp32": Recipe(None),
-    "bf16": Recipe(torch.bfloat16),
+    "t4-fp16": Precision(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),
+    "fp32": Precision(None),
+    "bf16": Precision(torch.bfloat16),
 }
 
 
-def critical_layers(recipe: Recipe, num_layers: int) -> list[int]:
+def critical_layers(recipe: Precision, num_layers: int) -> list[int]:
     """Indices of the blocks that compute wholly in FP32."""
     chosen = {"none": set(), "first+last": {0, num_layers - 1}, "first two": {0, min(1, num_layers - 1)}}
     return sorted(chosen[recipe.fp32_layers])
@@ -84,16 +84,16 @@ def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: 
         return type(model).forward(model, input_ids, *others, **named)
 
 
-def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str) -> Llama:
-    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of RECIPES or a
-    Recipe). Returns the model.
+def apply_precision(model: Llama, recipe: str | Precision, device: torch.device | str) -> Llama:
+    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of PRECISIONS or a
+    Precision). Returns the model.
 
     Replaces any recipe applied before. Raises UserError for an unknown key.
     """
     if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(RECIPES)}")
-        recipe = RECIPES[recipe]
+        if recipe not in PRECISIONS:
+            raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(PRECISIONS)}")
+        recipe = PRECISIONS[recipe]
     for module in model.modules():
         module.__dict__.pop("forward", None)                      # what an earlier recipe bound here
     model.to(device=device, dtype=torch.float32)
@@ -112,7 +112,7 @@ def apply_recipe(model: Llama, recipe: str | Recipe, device: torch.device | str)
     return model
 
 
-def report(model: Llama) -> dict[str, int]:
+def lifted_counts(model: Llama) -> dict[str, int]:
     """How many norms, layers and softmaxes were lifted to FP32: the counts that the cards publish."""
     lifted = [
         module
@@ -146,7 +146,7 @@ def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]
 
 
 def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
-    """(key of RECIPES, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in
+    """(key of PRECISIONS, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in
     fp16.
 
     The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for

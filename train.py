@@ -274,7 +274,7 @@ def build_model(job: Job) -> Llama:
         layer.self_attn.attend = job.device.attend
     if job.settings.recompute:
         model.model.recompute = job.device.checkpoint()
-    return precision.apply_recipe(model, job.precision, job.device.torch_device)
+    return precision.apply_precision(model, job.precision, job.device.torch_device)
 
 
 def wrap(model: Llama, job: Job) -> nn.Module:

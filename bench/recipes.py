@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common import Parser, UserError, add_flags, flag, run
 from corpus.command import prepare_builtin
-from precision import RECIPES
+from precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options:
     """The flags."""
 
     recipes: str = flag(
-        "fp32,bf16,tpu-bf16", "keys of RECIPES, the first is what the others are compared with"
+        "fp32,bf16,tpu-bf16", "keys of PRECISIONS, the first is what the others are compared with"
     )
     steps: int = flag(300, "optimizer steps of each run")
     seq_len: int = flag(64, "tokens in a row")
@@ -80,8 +80,8 @@ def main() -> int:
     add_flags(parser, Options)
     options = Options(**vars(parser.parse_args()))
     recipes = options.recipes.split(",")
-    if unknown := [recipe for recipe in recipes if recipe not in RECIPES]:
-        raise UserError(f"unknown precision {', '.join(unknown)}; choose from {', '.join(RECIPES)}")
+    if unknown := [recipe for recipe in recipes if recipe not in PRECISIONS]:
+        raise UserError(f"unknown precision {', '.join(unknown)}; choose from {', '.join(PRECISIONS)}")
     table = {}
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare_builtin(Path(folder) / "math", kinds=("math",))

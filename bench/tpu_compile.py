@@ -79,7 +79,7 @@ def traced(
         device.attend = FlashAttention(device.mesh)
     values = {**default_values(), **recipe_values("card", size)}
     values.update(size=size, recipe="card", precision="tpu-bf16", recompute=recompute, loss_chunk=loss_chunk)
-    changes = fit_on_chip(TrainSettings(**values), SIZES[size], device, precision.RECIPES["tpu-bf16"])
+    changes = fit_on_chip(TrainSettings(**values), SIZES[size], device, precision.PRECISIONS["tpu-bf16"])
     settings = TrainSettings(**{**values, **changes})
     job = Job(settings, {}, SIZES[size], device, "", None, None, None, Path(), None, None,
               settings.batch_size)

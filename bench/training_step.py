@@ -37,7 +37,7 @@ from devices.open import open_device
 from training.settings import TrainSettings, default_values, recipe_values
 from model import SIZES, Llama, next_token_loss
 from params import count, flops, training_memory
-from precision import RECIPES, apply_recipe, choose_precision
+from precision import PRECISIONS, apply_precision, choose_precision
 
 Step = Callable[[], Any]
 
@@ -48,7 +48,7 @@ class Options:
 
     size: str = flag("20m", "which model of the family", choices=list(SIZES))
     precision: str | None = flag(
-        None, "key of RECIPES (default: what train.py chooses here)", choices=list(RECIPES)
+        None, "key of PRECISIONS (default: what train.py chooses here)", choices=list(PRECISIONS)
     )
     device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda"])
     seq_len: int | None = flag(None, "tokens in a row (default: the laptop recipe's)")
@@ -84,7 +84,7 @@ def our_step(
     """
     import train
     torch.manual_seed(0)
-    model = apply_recipe(Llama(SIZES[options.size], attend=device.attend), recipe, device.torch_device)
+    model = apply_precision(Llama(SIZES[options.size], attend=device.attend), recipe, device.torch_device)
     loss_of = CompiledLoss(model) if compiled else lambda piece: next_token_loss(model(piece), piece)
     optimizer = train.AdamW(model, 0.01, fused=fused)
     numbers = iter(range(1, 10**9))
@@ -152,7 +152,7 @@ def transformers_step(
         model,
         lambda piece: network(input_ids=piece, labels=piece).loss,
         optimizer,
-        RECIPES[recipe].autocast,
+        PRECISIONS[recipe].autocast,
         ids,
         options,
     )

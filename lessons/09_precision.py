@@ -110,7 +110,7 @@ table(("format", "1 plus 0.001, a thousand times", "0.02 plus 0.001, a thousand 
 # alone. Our experiment trains the same small model three times with the same batches:
 #
 # - `FP32`: everything in FP32;
-# - `BF16 products`: autocast, master weights in FP32 (the recipe called `bf16` in `precision.py:RECIPES`);
+# - `BF16 products`: autocast, master weights in FP32 (the recipe called `bf16` in `precision.py:PRECISIONS`);
 # - `BF16 weights`: as FP32, but after each update the weights are rounded to BF16, as if they were stored so.
 
 # %%
@@ -135,7 +135,7 @@ first_model = Llama(shape)
 
 def trained(recipe, round_weights):
     """Losses of a run, and the share of weights that each update left where they were."""
-    model = precision.apply_recipe(copy.deepcopy(first_model), recipe, "cpu")
+    model = precision.apply_precision(copy.deepcopy(first_model), recipe, "cpu")
     optimizer = AdamW(model, weight_decay=0.0)
     losses = []
     unmoved = []
@@ -188,7 +188,7 @@ save_figure(figure, "09_master_weights")
 # ## The recipes of the cards
 #
 # The cards lift more than the weights out of the small format. Their words are data in
-# `precision.py:RECIPES`: all **norms** compute in FP32 (a mean of squares is a long sum of small numbers),
+# `precision.py:PRECISIONS`: all **norms** compute in FP32 (a mean of squares is a long sum of small numbers),
 # and so do the **first and last layer** (or the first two, in the FP16 recipe). The softmax of attention
 # needs no lifting: the kernel keeps it in FP32 inside. We apply the recipe `tpu-bf16` to `tiny` and look,
 # with hooks on the real modules, in which format each one computes.
@@ -202,7 +202,7 @@ if not FAST:
         runs["BF16 weights"][1][steps // 4 : steps // 2]
     )
 
-model = precision.apply_recipe(Llama(SIZES["tiny"]), "tpu-bf16", "cpu")
+model = precision.apply_precision(Llama(SIZES["tiny"]), "tpu-bf16", "cpu")
 seen = {}
 
 
@@ -243,7 +243,7 @@ counts = {}
 for name, recipe in (("20m", "tpu-bf16"), ("150m", "tpu-bf16"), ("30m", "t4-fp16")):
     with torch.device("meta"):                              # shapes without memory
         large = Llama(SIZES[name])
-    counts[name] = precision.report(precision.apply_recipe(large, recipe, "meta"))
+    counts[name] = precision.lifted_counts(precision.apply_precision(large, recipe, "meta"))
     rows.append((name, recipe, *counts[name].values()))
 table(("size", "recipe", *counts["20m"]), rows)
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from training.chunked_loss import ChunkedLoss
 from model import SIZES, Llama, next_token_loss
-from precision import apply_recipe
+from precision import apply_precision
 
 AGAIN = functools.partial(checkpoint, use_reentrant=False)
 CONFIG = dataclasses.replace(SIZES["tiny"], num_hidden_layers=2, vocab_size=512)
@@ -35,7 +35,7 @@ def test_loss_and_gradients_are_those_of_the_whole(tied, recipe, dtype, chunk):
     to about sqrt(64) eps.
     """
     torch.manual_seed(0)
-    model = apply_recipe(Llama(dataclasses.replace(CONFIG, tie_word_embeddings=tied)), recipe, "cpu")
+    model = apply_precision(Llama(dataclasses.replace(CONFIG, tie_word_embeddings=tied)), recipe, "cpu")
     ids = torch.randint(512, (2, 33))
     whole = next_token_loss(model(ids), ids)
     pieces = ChunkedLoss(model, chunk, AGAIN)(ids)
@@ -61,7 +61,7 @@ def test_no_more_logits_than_a_chunk_are_there():
                 self.positions = max(self.positions, result.numel() // 512)
             return result
 
-    model = apply_recipe(Llama(CONFIG), "fp32", "cpu")
+    model = apply_precision(Llama(CONFIG), "fp32", "cpu")
     ids = torch.randint(512, (4, 257))
     seen = []
     for loss in (lambda: next_token_loss(model(ids), ids), lambda: ChunkedLoss(model, 64, AGAIN)(ids)):

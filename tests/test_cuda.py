@@ -17,7 +17,7 @@ from devices.attention_gpu import attend, attend_with_copies, choose_attention
 from devices.device import Device
 from training.resolve import fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
-from precision import RECIPES
+from precision import PRECISIONS
 from train import train
 from training.settings import TrainSettings, default_values
 
@@ -84,8 +84,8 @@ def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 80 * 2**30))
     settings = TrainSettings(size="20m", batch_size=48, seq_len=4096)
     device = Device("cuda", torch.device("cpu"), "")
-    assert fit_on_chip(settings, SIZES["20m"], device, RECIPES["tpu-bf16"]) == {"micro_batch": rows}
-    assert fit_on_chip(TrainSettings(micro_batch=5), SIZES["20m"], device, RECIPES["fp32"]) == {}
+    assert fit_on_chip(settings, SIZES["20m"], device, PRECISIONS["tpu-bf16"]) == {"micro_batch": rows}
+    assert fit_on_chip(TrainSettings(micro_batch=5), SIZES["20m"], device, PRECISIONS["fp32"]) == {}
 
 
 def test_what_torch_compile_lacks(monkeypatch):

@@ -250,11 +250,6 @@ def house_imports(name: str) -> set[str]:
     return found & set(PLACE)
 
 
-# Imports against the order that are still to be cut: this list may only become shorter.
-STILL_TO_CUT: set[tuple[str, str]] = {
-}
-
-
 @pytest.mark.parametrize("name", python_files("", *ROOMS))
 def test_imports_run_one_way(name):
     """Each file imports from those before it, also inside functions; never from lessons or tests."""
@@ -266,7 +261,7 @@ def test_imports_run_one_way(name):
     upward = {
         (module, other) for other in house_imports(name) if PLACE[other] >= PLACE[module] and other != module
     }
-    assert upward - STILL_TO_CUT == set()
+    assert upward == set()
     assert imports_of(name) & {"lessons", "tests"} == set()
 
 
@@ -345,8 +340,7 @@ def test_ctrl_c_while_torch_is_imported_and_a_missing_package_are_one_line(
 
 def test_only_bench_lessons_and_tests_import_train():
     rooms = [room for room in ROOMS if room != "bench"]
-    found = [name for name in python_files("", *rooms) if "train" in house_imports(name)]
-    assert [name for name in found if (module_of(name), "train") not in STILL_TO_CUT] == []
+    assert [name for name in python_files("", *rooms) if "train" in house_imports(name)] == []
 
 
 # ------------------------------------------------------------------------------ licence, pickle, paths, hosts

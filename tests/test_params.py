@@ -177,7 +177,7 @@ import sys, torch
 sys.path.insert(0, {root!r})
 from torch.utils.checkpoint import checkpoint
 from training.chunked_loss import ChunkedLoss
-from precision import apply_recipe
+from precision import apply_precision
 from model import SIZES, Llama, next_token_loss
 torch.set_num_threads(1)
 
@@ -196,7 +196,7 @@ def status(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024
 
 def prepared(size, recompute):
-    model = apply_recipe(Llama(SIZES[size]), "fp32", "cpu")
+    model = apply_precision(Llama(SIZES[size]), "fp32", "cpu")
     if recompute:
         model.model.recompute = again
     return model, torch.optim.AdamW(model.parameters(), foreach=False)

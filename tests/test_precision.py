@@ -16,7 +16,7 @@ import train
 from common import UserError
 from devices.open import open_device
 from model import SIZES, Llama, ModelConfig, next_token_loss
-from precision import RECIPES, apply_recipe, critical_layers, next_scale, report
+from precision import PRECISIONS, apply_precision, critical_layers, next_scale, lifted_counts
 
 CONFIG = ModelConfig(64, 32, 64, 4, 4, 2, 8, 32)
 PRODUCTS = (
@@ -77,7 +77,7 @@ class Watch(TorchDispatchMode):
 
 def watched_step(recipe: str) -> tuple[Llama, Watch]:
     torch.manual_seed(0)
-    model = apply_recipe(Llama(CONFIG), recipe, "cpu")
+    model = apply_precision(Llama(CONFIG), recipe, "cpu")
     ids = torch.randint(0, 64, (2, 16))
     watch = Watch()
     with watch.tracker, watch:
@@ -129,7 +129,7 @@ def test_plain_autocast_lifts_nothing_and_fp32_lowers_nothing():
 def test_counts_are_the_cards(size, recipe, counts, shared):
     with torch.device("meta"):
         model = Llama(SIZES[size])
-    found = report(apply_recipe(model, recipe, "meta"))
+    found = lifted_counts(apply_precision(model, recipe, "meta"))
     assert (found["fp32_norms"], found["fp32_layers"], found["fp32_softmax"]) == counts
     name = {"20m": "Stentor3-20M", "150m": "Portimbria-150M", "30m": "Stentor2-30M"}[size]
     card = json.loads((shared / "cards/cards.json").read_text())["models"][name]["precision_recipe"]
@@ -143,22 +143,22 @@ def test_a_recipe_changes_neither_names_nor_the_saved_file(tmp_path):
     model = Llama(CONFIG)
     names = list(model.state_dict())
     model.save_pretrained(tmp_path / "before")
-    for recipe in RECIPES:
-        apply_recipe(model, recipe, "cpu")
+    for recipe in PRECISIONS:
+        apply_precision(model, recipe, "cpu")
         assert list(model.state_dict()) == names
         model.save_pretrained(tmp_path / recipe)
         assert (tmp_path / recipe / "model.safetensors").read_bytes() == (
             tmp_path / "before" / "model.safetensors"
         ).read_bytes()
     # bf16, the last one, has replaced the others
-    assert report(model) == {"fp32_norms": 0, "fp32_layers": 0, "fp32_softmax": 0}
+    assert lifted_counts(model) == {"fp32_norms": 0, "fp32_layers": 0, "fp32_softmax": 0}
     with pytest.raises(UserError, match="unknown precision 'fp8'"):
-        apply_recipe(model, "fp8", "cpu")
+        apply_precision(model, "fp8", "cpu")
 
 
 def test_a_model_of_one_layer_has_that_one_critical():
-    assert critical_layers(RECIPES["tpu-bf16"], 1) == critical_layers(RECIPES["t4-fp16"], 1) == [0]
-    assert critical_layers(RECIPES["fp32"], 5) == []
+    assert critical_layers(PRECISIONS["tpu-bf16"], 1) == critical_layers(PRECISIONS["t4-fp16"], 1) == [0]
+    assert critical_layers(PRECISIONS["fp32"], 5) == []
 
 
 def test_loss_scaling_halves_on_overflow_and_doubles_after_the_interval():
@@ -191,7 +191,7 @@ def test_evaluation_losses_are_no_bf16_numbers(recipe):
     in double precision of FP32 losses.
     """
     torch.manual_seed(0)
-    model = apply_recipe(Llama(CONFIG), recipe, "cpu")
+    model = apply_precision(Llama(CONFIG), recipe, "cpu")
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]
 
     class Job:

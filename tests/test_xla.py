@@ -210,7 +210,7 @@ with torch.autocast("xla", dtype=torch.bfloat16):
         print("card", (x @ w).dtype)
     with torch.autocast("xla", enabled=False):
         print("ours", (x @ w).dtype)
-model = precision.apply_recipe(Llama(SIZES["tiny"]), "tpu-bf16", device.torch_device)
+model = precision.apply_precision(Llama(SIZES["tiny"]), "tpu-bf16", device.torch_device)
 seen = {}
 for name, module in model.named_modules():
     if name.endswith("q_proj"):

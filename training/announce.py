@@ -13,7 +13,7 @@ import data
 from devices import attention_cpu
 from model import SIZES, Llama
 from params import CARD_OF, count, read_cards
-from precision import report
+from precision import lifted_counts
 from training.compiled import lacking
 from training.job import Job
 
@@ -101,7 +101,7 @@ def ours(job: Job, model: Llama) -> dict[str, Any]:
     settings = job.settings
     parts = job.device.world * job.device.shards
     rows = min(job.micro_batch, settings.batch_size // job.device.world)
-    counts = report(model)
+    counts = lifted_counts(model)
     epochs = job.schedule_end() * job.tokens_per_step() / job.tokens_per_epoch()
     return {
         "betas": [settings.beta1, settings.beta2], "eps": settings.eps,

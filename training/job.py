@@ -34,8 +34,8 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def precision(self) -> precision.Recipe:
-        return precision.RECIPES[self.settings.precision]
+    def precision(self) -> precision.Precision:
+        return precision.PRECISIONS[self.settings.precision]
 
     def tokens_per_step(self) -> int:
         return self.settings.batch_size * self.settings.seq_len

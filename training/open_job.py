@@ -60,7 +60,7 @@ def open_job(given: dict[str, Any]) -> Job:
     folder = corpus_folder(TrainSettings(**values), device, notes)
     change(values, origin, f"recipe {recipe}", schedule_values(values, asked, folder))
     key = values["precision"]
-    change(values, origin, "device", fit_on_chip(TrainSettings(**values), config, device, precision.RECIPES[key]))
+    change(values, origin, "device", fit_on_chip(TrainSettings(**values), config, device, precision.PRECISIONS[key]))
     settings = TrainSettings(**values)
     check_settings(settings, config, device)
     rows = settings.batch_size // device.world                    # of this process

@@ -123,7 +123,7 @@ def schedule_values(values: dict[str, Any], asked: dict[str, Any], folder: Path)
 
 
 def fit_on_chip(settings: TrainSettings, config: ModelConfig, device: Device,
-                recipe: precision.Recipe) -> dict[str, Any]:
+                recipe: precision.Precision) -> dict[str, Any]:
     """What the memory of the device changes.
 
     XLA   recompute layers where the card's size needs it; chunk the loss where the FP32 logits of one chip

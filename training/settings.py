@@ -17,7 +17,7 @@ from typing import Any
 
 from common import UserError, duration, flag
 from model import SIZES, ModelConfig
-from precision import RECIPES as PRECISIONS
+from precision import PRECISIONS
 
 
 @dataclass(frozen=True)
