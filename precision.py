@@ -85,9 +85,9 @@ def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: 
 
 
 def apply_precision(model: Llama, recipe: str | Precision, device: torch.device | str) -> Llama:
-    """Move `model` to `device` with FP32 weights and make its forward follow `recipe` (a key of PRECISIONS or a
-    Precision). Returns the model.
+    """Move `model` to `device` with FP32 weights and make its forward follow `recipe`.
 
+    `recipe` is a key of PRECISIONS or a Precision. Returns the model.
     Replaces any recipe applied before. Raises UserError for an unknown key.
     """
     if isinstance(recipe, str):

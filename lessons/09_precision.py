@@ -235,7 +235,7 @@ assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 # %% [markdown]
 # The first and the last layer compute in FP32, the two between them in BF16, and the weights are FP32
 # everywhere, so a saved file does not show which recipe trained it. The cards publish how many modules were
-# lifted. `precision.py:report` counts them in our models:
+# lifted. `precision.py:lifted_counts` counts them in our models:
 
 # %%
 rows = []

@@ -71,6 +71,7 @@ def summary(job: Job) -> dict[str, str]:
     if device.kind == "cpu":
         heads, low = job.model_config.num_attention_heads, job.precision.autocast
         lines["attention"] = attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)
+    return lines
 
 
 def setting_rows(job: Job) -> list[str]:
