@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of our own: the numbers of its model card against its configuration, weights and logs (`python
-params.py --audit FOLDER`).
+"""A folder of ours: the numbers of its model card against its files (`python params.py --audit FOLDER`).
 
-FOLDER is a run (run.json, log.jsonl, best/) or a model folder. A card, README.md beside the weights, is read
-in three places: the fenced block ```json numbers```, in which `publishing/card.py` repeats each figure of the
-card under a name; its Markdown tables whose heads are known; and the metrics of its front matter. Everything
-is computed again here, from config.json, the header of the weights, run.json and log.jsonl. What has no file
-to be compared with is "not checkable". Numbers are rounded as the cards' are (see audit/cards.py), to their
-last digit.
+FOLDER is a run (run.json, log.jsonl, best/) or a model folder. The card is README.md beside the weights. Its
+numbers are in four places: the fenced block ```json numbers```, in which `publishing/card.py` repeats each
+figure under a name; its Markdown tables; its sentences (audit/own_card.py); the metrics of its front matter.
+Everything is computed again here, from config.json, the header of the weights, run.json, log.jsonl,
+evaluation.json and the manifest of the corpus. A number that has no file is "not checkable". Numbers agree if
+they are equal to the last digit that is stated (see audit/cards.py).
 """
 from __future__ import annotations
 
@@ -20,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, find_run, read_json
+from data import Corpus
+from judging.scoreboard import headline
+from sample import recommended
+from audit import own_card
 from audit.cards import Finding, agree, interval, show
 from audit.shapes import lora_parameters
 from model import ModelConfig, tensor_index
@@ -47,7 +50,16 @@ class Folder:
         self.log = self.read_log()
         card = self.model / "README.md"
         self.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        self.manifest = self.read_manifest()
         self.findings: list[Finding] = []
+
+    def read_manifest(self) -> dict | None:
+        """The manifest of the run's corpus; None if the corpus is gone or has changed."""
+        try:
+            corpus = Corpus(self.info["data"], self.info["settings"]["seq_len"], 1, 1, verify=False)
+        except (UserError, KeyError, TypeError, ValueError, OSError):
+            return None
+        return corpus.manifest if corpus.fingerprint == self.info.get("corpus") else None
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises UserError where it lacks what the log is read with."""
@@ -67,15 +79,16 @@ class Folder:
         if file is None or not file.is_file():
             return []
         rows = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
-                row = dict(json.loads(line))
+                row = dict(json.loads(line.decode("utf-8")))
             except (ValueError, TypeError, RecursionError):
                 raise UserError(f"{file}: line {number} is no JSON object") from None
             names = [name for name in LOGGED if not isinstance(row.get(name, 0), (int, float, type(None)))]
             if names or any(not isinstance(row.get(name), int) for name in ("step", "tokens")):
                 raise UserError(
-                    f"{file}: line {number} is no row of a log: step, tokens and {', '.join(LOGGED)} are numbers"
+                    f"{file}: line {number} is no row of a log: step, tokens and {', '.join(LOGGED)} must be "
+                    "numbers"
                 )
             rows.append(row)
         return rows
@@ -224,9 +237,8 @@ def expected(folder: Folder) -> dict[str, tuple[Any, str]]:
                 )
         if top:
             values["best_step"] = (top["step"], "evaluation of log.jsonl that is marked best")
-    results = folder.run / "evaluation.json" if folder.run else None
-    if results and results.is_file():
-        values["evaluation"] = (read_json(results), "evaluation.json")
+    if results := read_results(folder):
+        values["evaluation"] = (results, "evaluation.json")
     return values
 
 
@@ -272,6 +284,8 @@ def number_of(cell: str) -> float | int | str:
 def tables(folder: Folder) -> None:
     """The card's tables of settings, components and evaluations, and its front matter."""
     parts = count(folder.config)
+    results = own_card.results_of(read_results(folder))
+    losses = {row["step"]: row["loss"] for row in folder.log if "loss" in row}
     rows_of = {row["step"]: row for row in folder.log if row.get("eval_loss") is not None}
     for head, rows in markdown_tables(folder.card):
         for row in rows:
@@ -300,8 +314,24 @@ def tables(folder: Folder) -> None:
                     folder.info["settings"][cells[0]],
                     "run.json",
                 )
+            elif head == ["benchmark", "score", "95% interval", "chance"] and row[0] in results:
+                score, ends = headline(results[row[0]])
+                folder.compare("README.md", f"evaluation {row[0]}", cells[1], score, "evaluation.json")
+                folder.compare("README.md", f"evaluation {row[0]} interval", row[2],
+                               "{:.4f} to {:.4f}".format(*ends), "evaluation.json")
+                chance = results[row[0]].get("chance", "")
+                name = f"evaluation {row[0]} chance"
+                folder.compare("README.md", name, cells[3], chance, "evaluation.json")
+            elif head[0] == "source" and folder.manifest and row[0] in folder.manifest["sources"]:
+                stated = [row[1], *cells[2:]]
+                known = data_row(folder.manifest, row[0])
+                for name, cell, value in zip(head[1:], stated, known, strict=True):
+                    folder.compare("README.md", f"data {row[0]} {name}", cell, value, "manifest.json")
             elif head[:5] == ["step", "tokens", "training loss", "validation loss", "perplexity"] and rows_of:
                 logged = rows_of.get(cells[0], {})
+                if losses.get(cells[0]) is not None:
+                    loss = losses[cells[0]]
+                    folder.compare("README.md", f"curve {row[0]} training loss", cells[2], loss, "log.jsonl")
                 for name, key, cell in (
                     ("tokens", "tokens", 1),
                     ("loss", "eval_loss", 3),
@@ -323,10 +353,74 @@ def tables(folder: Folder) -> None:
             )
 
 
+def data_row(manifest: dict[str, Any], source: str) -> list[Any]:
+    """What the card's table of data states about a source, after its name."""
+    counts, mixture = manifest["sources"][source], manifest["mixture"]
+    return [
+        manifest["recipe"].get("sources", {}).get(source, ""),
+        counts["train"]["documents"],
+        counts["train"]["tokens"],
+        counts["validation"]["tokens"],
+        mixture["start"][source],
+        mixture["end"][source],
+    ]
+
+
+def read_results(folder: Folder) -> dict[str, Any]:
+    """The content of the run's evaluation.json, {} without one."""
+    file = folder.run / "evaluation.json" if folder.run else None
+    return read_json(file) if file and file.is_file() else {}
+
+
+def sentences(folder: Folder) -> None:
+    """The numbers in the card's sentences."""
+    block = numbers_block(folder.card)
+    if not block or not folder.log:
+        return
+    if block.get("card") != own_card.FORM:
+        how = "the sentences of an older card; write it again with python -m publishing.card RUN"
+        folder.note("README.md", "prose", None, None, None, how)
+        return
+    settings, info, config = folder.info["settings"], folder.info, folder.config
+    values = {name: value for name, (value, _) in expected(folder).items()}
+    heading = re.search(r"^# (.+)$", folder.card, re.MULTILINE)
+    name = heading[1] if heading else ""
+    gallery = block.get("gallery") if isinstance(block.get("gallery"), dict) else {}
+    percent = {key: 100 * gallery.get(key, 0) for key in ("ended", "looping", "replacement_character")}
+    use = recommended(config)
+    total = values["parameters"]["total"]
+    versions = info.get("versions") if isinstance(info.get("versions"), dict) else {}
+    values |= {**dataclasses.asdict(config), **gallery, **percent, "name": name, "total": total}
+    values |= {f"use_{key}": getattr(use, key) for key in own_card.GALLERY_SETTINGS}
+    copied = ("corpus", "vocabulary", "precision_reason", "device", "git_commit")
+    values |= {key: info.get(key) for key in copied}
+    values |= dict(zip(("beta1", "beta2", "eps"), own_card.adamw(settings)))
+    values |= {
+        "size": "own" if settings.get("model") else str(settings.get("size")),
+        "init": Path(settings["init"]).name if isinstance(settings.get("init"), str) else None,
+        "seq_len": settings["seq_len"],
+        "precision": str(settings.get("precision")),
+        "replicas": info.get("replicas"),
+        "versions": ", ".join(f"{key} {value}" for key, value in versions.items()),
+        "notes": info["notes"] if isinstance(info.get("notes"), list) else [],
+        "identifier": re.sub(r"[^0-9A-Za-z]+", "_", name),
+        "millions": total / 1e6,
+    }
+    if folder.manifest:
+        values["anneal"] = 100 * folder.manifest["mixture"]["anneal"]
+        values["command"] = folder.manifest["command"]
+    for key, stated, value, how in own_card.prose(folder.card, values, folder.manifest is not None):
+        folder.compare("README.md", f"prose {key} {stated}", number_of(stated), value, how)
+    for key, value in own_card.recounted(folder.card).items():
+        folder.compare("README.md", f"samples {key}", gallery.get(key), value, "counted in the samples")
+
+
 def numbers(folder: Folder) -> None:
     """The block `numbers`, name by name; objects are compared value by value."""
     values = expected(folder)
     for name, stated in numbers_block(folder.card).items():
+        if name == "card":                                        # which sentences it has; see `sentences`
+            continue
         computed, formula = values.get(name, (None, "no file of the folder has it"))
         if name not in values:
             folder.note("README.md", f"numbers.{name}", None, stated, None, formula)
@@ -342,7 +436,7 @@ def numbers(folder: Folder) -> None:
 def audit_folder(path: str | Path) -> list[Finding]:
     """All findings on a folder. Raises UserError where it holds no model, or a file of it cannot be read."""
     folder = Folder(path)
-    for part in (weights, log, numbers, tables):
+    for part in (weights, log, numbers, tables, sentences):
         part(folder)
     if not folder.card:
         folder.note(

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: `README.md` of a run's `best/`, written from the run's own files and from nothing else.
 
-    python -m publishing.card runs/tiny        (train.py writes it when a run ends; again after evaluate.py,
-                                               to take its results in)
+    python -m publishing.card runs/tiny        (train.py writes it when a run ends; run it again after
+                                               evaluate.py, to add its results)
 
-What is read: run.json and log.jsonl of the run, config.json and the weights of `best/`, the manifest of the
-corpus while it is where the run found it, evaluation.json where evaluate.py wrote one. The sample gallery is
-made here, with fixed prompts and seeds, and shown unedited. Every number that someone may want to check
-stands once more in the block `numbers`, which `python params.py --audit RUN` compares with the files.
+It is made from run.json and log.jsonl of the run, config.json and the weights of `best/`, the manifest of the
+corpus if it is still there, and evaluation.json if evaluate.py wrote one. The samples have fixed prompts and
+seeds and are not edited. `python params.py --audit RUN` compares every number in the card with the files: the
+block `numbers` at its end, the tables, and the sentences, whose form audit/own_card.py:PROSE repeats.
 """
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from common import Parser, atomic_write, newest_run, read_json, run, sha256_file
+from audit.own_card import FORM, GALLERY_SETTINGS, adamw, results_of
+from judging.scoreboard import headline
 from model import Llama
-from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery
+from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops
 from publishing.run_numbers import Run, numbers, read_run
 from sample import SampleSettings, generate, recommended
 from tokenizer import load as load_tokenizer
@@ -40,6 +42,11 @@ def fenced(text: str, kind: str = "") -> str:
     longest = max([len(found) for found in re.findall(r"`+", text)] + [2])
     fence = "`" * (longest + 1)
     return f"{fence}{kind}\n{text}\n{fence}"
+
+
+def printable(text: str) -> str:
+    """A text for a Markdown file: control characters but newline and tab become escapes such as \\x1b."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def hub_datasets(of: Run) -> list[str]:
@@ -76,6 +83,27 @@ model-index:
 ---"""
 
 
+def result(of: Run, found: dict[str, Any], name: str) -> str:
+    """What the card opens with: the result, what the model is, what to expect of it, the curve."""
+    total, vocabulary = found["parameters"]["total"], of.config.vocab_size
+    init = of.info["settings"].get("init")
+    start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
+    size = "own" if of.info["settings"].get("model") else of.info["settings"]["size"]
+    if found["best_eval_loss"] > math.log(vocabulary):
+        expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
+                  f"perplexity {vocabulary:,}.")
+    elif found["tokens_per_parameter"] < 1:
+        expect = "It has seen little text: it imitates the style of its training data, and often makes no sense."
+    else:
+        expect = "It continues text in the style of its training data, follows no instructions, and is often wrong."
+    picture = "\n\n![Loss over the steps of training](training_curves.svg)"
+    return f"""# {name}
+
+**Validation loss {found['best_eval_loss']} nats per token (perplexity {found['best_eval_ppl']}) after {found['tokens']:,} tokens of training.**
+A Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch.
+{expect}{picture if (of.folder / "training_curves.svg").is_file() else ""}"""
+
+
 def architecture(of: Run, found: dict[str, Any]) -> str:
     config, parts = of.config, found["parameters"]
     head = "tied to the embedding" if config.tie_word_embeddings else "a matrix of its own"
@@ -85,22 +113,23 @@ def architecture(of: Run, found: dict[str, Any]) -> str:
     ]
     return f"""## Architecture
 
-`LlamaForCausalLM`: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU, no biases; output head {head}.
+`LlamaForCausalLM`: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU, no biases.
+The output head is {head}.
 
 {table(("setting", "value"), fields)}
 
 {table(("component", "parameters", "percent"), rows)}
 
-The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%. Weights in FP32: {found['weights_bytes']:,} bytes. KV cache
-at {config.max_position_embeddings:,} positions in FP16: {found['kv_cache_bytes_fp16']:,} bytes. A LoRA adapter of rank 16 on q, k, v and o:
-{found['lora_r16_parameters']:,} parameters."""
+The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%. Weights in FP32: {found['weights_bytes']:,} bytes.
+KV cache at {config.max_position_embeddings:,} positions in FP16: {found['kv_cache_bytes_fp16']:,} bytes.
+A LoRA adapter of rank 16 on q, k, v and o: {found['lora_r16_parameters']:,} parameters."""
 
 
 def data_section(of: Run, found: dict[str, Any]) -> str:
     lines = [f"Corpus fingerprint `{of.info['corpus']}`, vocabulary fingerprint `{of.info['vocabulary']}`."]
     if of.manifest is None:
         lines.append(
-            "The prepared corpus was not at hand when this card was written, so its sources cannot be listed."
+            "The prepared corpus was not there when this card was written, so its sources are not listed."
         )
     else:
         described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
@@ -132,7 +161,7 @@ def data_section(of: Run, found: dict[str, Any]) -> str:
         )
         lines.append(
             f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. Prepared with "
-            f"`{of.manifest['command']}`. Validation documents are split off whole, by a hash of their text."
+            f"`{of.manifest['command']}`. Validation documents are chosen by a hash of their text."
         )
     lines.append(
         f"Trained on {found['tokens']:,} tokens in all, {found['tokens_per_parameter']} for each parameter."
@@ -148,11 +177,12 @@ def recipe(of: Run, found: dict[str, Any]) -> str:
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
     commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
+    beta1, beta2, eps = adamw(of.info["settings"])
     return f"""## Training
 
-AdamW (betas 0.9 and 0.95, eps 1e-8, decay on Linear weights only), linear warmup, then `{of.info['settings']['schedule']}`. Every step has
-{found['tokens_per_step']:,} tokens. Precision `{of.info['settings']['precision']}`: {of.info['precision_reason']}. Device {of.info['device']},
-{of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; {commit}.{notes}
+AdamW (betas {beta1} and {beta2}, eps {eps}, decay on Linear weights only), linear warmup, then `{of.info['settings']['schedule']}`.
+Every step has {found['tokens_per_step']:,} tokens. Precision `{of.info['settings']['precision']}`: {of.info['precision_reason']}.
+Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; {commit}.{notes}
 
 {table(("hyper-parameter", "value"), settings)}"""
 
@@ -184,24 +214,29 @@ The weights here are those of step {found['best_step']:,}, with the lowest valid
 
 
 def evaluation(found: dict[str, Any]) -> str:
-    results = "No benchmark was run. After `python evaluate.py RUN`, `python -m publishing.card RUN` writes this card again with its results."
-    if "evaluation" in found:
-        results = "What `evaluate.py` measured:\n\n" + fenced(
-            json.dumps(found["evaluation"], indent=1), "json"
-        )
-    return f"""## Evaluation
+    """The validation loss, and what evaluate.py measured, as a table."""
+    text = f"""## Evaluation
 
-Validation loss {found['best_eval_loss']} nats per token, perplexity {found['best_eval_ppl']}. Perplexities compare only between
+Validation loss {found['best_eval_loss']} nats per token, perplexity {found['best_eval_ppl']}. Perplexities can be compared only between
 models of one vocabulary on one validation set.
 
-{results}"""
+"""
+    if "evaluation" not in found:
+        return text + "No benchmark was run. `python evaluate.py RUN` runs some; `python -m publishing.card RUN` adds them."
+    rows = [
+        (title, f"{score:.4f}", f"{low:.4f} to {high:.4f}", one.get("chance", ""))
+        for title, one in results_of(found["evaluation"]).items()
+        for score, (low, high) in [headline(one)]
+    ]
+    return text + table(("benchmark", "score", "95% interval", "chance"), rows)
 
 
 TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network and no server.
 `trust_remote_code=True` lets transformers run it; read it first, as any such code.
 
-A warning for lm-eval: where context and choice meet inside one token, the harness finds no token left to score, and stops or counts
-the choice as certain. No tokenizer class can mend that; `python -m judging.lm_eval_model` of the project does."""
+A warning for lm-eval: if one token covers the end of the context and the complete choice, the harness finds no token
+to score; it stops, or counts the choice as certain. No tokenizer class can prevent that;
+`python -m judging.lm_eval_model` of the project does."""
 
 
 def use(of: Run, name: str) -> str:
@@ -231,47 +266,52 @@ To publish and to serve (commands given for convenience, **not run here**):
 def gallery_section(samples: list[Sample], settings: SampleSettings, found: dict[str, Any]) -> str:
     shown = []
     for sample in samples:
-        end = "ended by itself" if sample.ended else f"cut after {len(sample.tokens)} tokens"
+        end = "ended by itself" if sample.ended else "cut off"
+        repeats = ", repeats itself" if loops(sample.tokens) else ""
         shown.append(
-            f"**{sample.kind}** ({end}): prompt, then answer\n\n{fenced(sample.prompt)}\n\n{fenced(sample.text)}"
+            f"**{sample.kind}** ({end}{repeats}): prompt, then answer\n\n"
+            f"{fenced(printable(sample.prompt))}\n\n{fenced(printable(sample.text))}"
         )
     measured = found["gallery"]
     percent = {name: f"{100 * share:.1f}%" for name, share in measured.items()}
     between = "\n\n".join(shown)
     return f"""## Samples
 
-Unedited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature}, top_p {settings.top_p}, repetition
-penalty {settings.repetition_penalty}, at most {settings.max_new_tokens} tokens, seed {SEED}.
+Not edited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature}, top_p {settings.top_p},
+repetition penalty {settings.repetition_penalty}, at most {settings.max_new_tokens} tokens, seed {SEED}.
 
 {between}
 
-Measured on them: {percent['ended']} ended by themselves, {percent['looping']} went round in circles (more
-than half of their four-token sequences were repeats), {percent['replacement_character']} held U+FFFD, a character whose bytes the model
-did not finish."""
+Of these answers {percent['ended']} ended by themselves, {percent['looping']} repeat themselves (more than half of their
+four-token sequences occurred before), and {percent['replacement_character']} hold U+FFFD, a character whose bytes the model did not finish."""
 
 
 def limits(of: Run, found: dict[str, Any]) -> str:
     trained, allowed = of.info["settings"]["seq_len"], of.config.max_position_embeddings
     context = f"It was trained at its full context of {trained:,} tokens."
     if trained < allowed:
-        context = f"It was trained on rows of {trained:,} tokens. Its configuration allows {allowed:,}; what it does there was not measured."
-    rows = "Rows of the embedding beyond the vocabulary were never trained."
+        context = (f"It was trained on rows of {trained:,} tokens. Its configuration allows {allowed:,}; "
+                   "longer texts than the rows were not measured.")
+    rows = "Rows of the embedding beyond the vocabulary were not trained."
     if of.config.vocab_size <= 4096:
-        rows = "The document separator has the id of the carriage return, which the tokenizer therefore turns into a line feed."
+        rows = ("The document separator has the id of the carriage return, so a carriage return in a text is read "
+                "as a line feed.")
     lines = [
-        f"It saw {found['tokens']:,} tokens, {found['tokens_per_parameter']} for each parameter; about 20 is what Hoffmann et al. (2022) advise.",
+        f"It saw {found['tokens']:,} tokens, {found['tokens_per_parameter']} for each parameter; Hoffmann et al. (2022) "
+        "advise about 20.",
         context,
-        "It is a base model that continues text. It follows no instructions, knows no fact reliably, and cannot be trusted to calculate.",
-        "The chat template is there for tools that ask for one; the model was not trained on dialogue.",
-        "No safety training or filtering was done: it may repeat whatever its training text says. English only.",
+        "It is a base model: it continues text. It follows no instructions; its facts and sums are not reliable.",
+        "The chat template is for tools that need one; the model was not trained on dialogue.",
+        "There was no safety training and no filtering: it may repeat anything in its training text. English only.",
         rows,
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def write_card(run_folder: str | Path) -> Path:
-    """Write `best/README.md` of a run and return its path. Raises UserError where the run has no `best/` or
-    no log.
+    """Write `best/README.md` of a run, with its curve beside it, and return its path.
+
+    Raises UserError where the run has no `best/` or no log.
     """
     folder = Path(run_folder)
     of = read_run(folder)
@@ -279,45 +319,40 @@ def write_card(run_folder: str | Path) -> Path:
     settings = GALLERY.get(size, STENTOR3)
     samples = gallery(folder / "best", settings)
     found = numbers(of, samples)
-    name = folder.resolve().name
-    total = found["parameters"]["total"]
-    init = of.info["settings"].get("init")
-    start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
-    head = f"""# {name}
-
-A small Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch."""
-    licence = "## Licence\n\nApache-2.0, as the code. What the training text allows is for its sources to say: see the section on data."
+    found["gallery"] |= {name: getattr(settings, name) for name in GALLERY_SETTINGS} | {"seed": SEED}
+    name, total = folder.resolve().name, found["parameters"]["total"]
     citation = f"""@misc{{{re.sub(r"[^0-9A-Za-z]+", "_", name)},
   title = {{{name}: a {total / 1e6:.1f}M-parameter language model}},
   note = {{Trained with stentor-from-scratch on {found['tokens']:,} tokens}},
 }}"""
     sections = [
         front_matter(of, found, name),
-        head,
-        architecture(of, found),
+        result(of, found, name),
+        evaluation(found),
+        gallery_section(samples, settings, found),
+        use(of, name),
+        limits(of, found),
+        curve(of, found),
         data_section(of, found),
         recipe(of, found),
-        curve(of, found),
-        evaluation(found),
-        use(of, name),
-        gallery_section(samples, settings, found),
-        limits(of, found),
-        licence,
+        architecture(of, found),
+        "## Licence\n\nApache-2.0, as the code. For the training text, see the sources in the section on data.",
         "## Citation\n\n" + fenced(citation, "bibtex"),
         "## Numbers\n\nFor checking, by `python params.py --audit RUN`:\n\n"
-        + fenced(json.dumps(found, indent=1), "json numbers"),
+        + fenced(json.dumps({"card": FORM, **found}, indent=1), "json numbers"),
     ]
-    path = folder / "best" / "README.md"
-    atomic_write(path, "\n\n".join(sections) + "\n")
-    sums = path.with_name("SHA256SUMS")
+    written = {"README.md": ("\n\n".join(sections) + "\n").encode()}
+    if (folder / "training_curves.svg").is_file():
+        written["training_curves.svg"] = (folder / "training_curves.svg").read_bytes()
+    for file, content in written.items():
+        atomic_write(folder / "best" / file, content)
+    sums = folder / "best" / "SHA256SUMS"
     if sums.is_file():
-        others = [
-            line
-            for line in sums.read_text(encoding="utf-8").splitlines()
-            if not line.endswith(f"  {path.name}")
-        ]
-        atomic_write(sums, "\n".join([*others, f"{sha256_file(path)}  {path.name}"]) + "\n")
-    return path
+        lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line for line in lines if line.partition("  ")[2] not in written]
+        lines += [f"{sha256_file(folder / 'best' / file)}  {file}" for file in written]
+        atomic_write(sums, "\n".join(lines) + "\n")
+    return folder / "best" / "README.md"
 
 
 def show_sample(run_folder: str | Path) -> str:

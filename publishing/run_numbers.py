@@ -38,7 +38,9 @@ def read_run(folder: Path) -> Run:
     config = ModelConfig.from_json(folder / "best" / "config.json")
     try:
         rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps, evals = [row for row in rows if "loss" in row], [row for row in rows if "eval_loss" in row]
+        steps, evals = [row for row in rows if "loss" in row], [
+            row for row in rows if row.get("eval_loss") is not None
+        ]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder / 'log.jsonl'}: cannot be read ({error})") from None
     if not steps or not evals:

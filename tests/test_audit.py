@@ -415,12 +415,13 @@ def test_a_plain_model_folder_is_audited(tmp_path: Path):
 
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("log.jsonl", "{\"step\": 1", "line 1 is no JSON object"),
+    ("log.jsonl", "\udcff", "line 1 is no JSON object"),
     ("best/README.md", "```json numbers\nnot json\n```\n", "json numbers"),
     ("best/model.safetensors", "broken", "damaged"),
 ])
 def test_damaged_files_are_one_clear_line(tmp_path: Path, file: str, content: str, message: str):
     make_run(tmp_path)
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=message):
         audit_folder.audit_folder(tmp_path)
 

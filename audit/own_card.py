@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sentences of a model card of ours: every number in them is compared with a file of the run.
+
+PROSE has the sentences that publishing/card.py writes, with a name in braces for each number. A number in the
+card that no sentence of PROSE covers is itself a finding: either it was changed, or the words around it were.
+"""
+from __future__ import annotations
+
+import re
+from typing import Any
+
+FORM = 2                                                          # of the cards that PROSE describes
+GALLERY_SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
+NUMBER = r"(\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+-]?\d+)?)"
+PROSE = (
+    "Validation loss {best_eval_loss} nats per token (perplexity {best_eval_ppl}) after {tokens} tokens of training",
+    "language model of {total} parameters (shape `{size}`)",
+    "trained from the weights of `{init}` on",
+    "a uniform guess among {vocab_size} tokens has perplexity {vocab_size}",
+    "Validation loss {best_eval_loss} nats per token, perplexity {best_eval_ppl}.",
+    "each of {samples} fixed prompts: temperature {temperature}, top_p {top_p}, repetition penalty "
+    "{repetition_penalty}, at most {max_new_tokens} tokens, seed {seed}.",
+    "Of these answers {ended}% ended by themselves, {looping}% repeat themselves",
+    "and {replacement_character}% hold U+FFFD",
+    "max_new_tokens={use_max_new_tokens}, do_sample=True, temperature={use_temperature}, top_p={use_top_p}, "
+    "repetition_penalty={use_repetition_penalty})",
+    "tokenizer.decode(output[0], skip_special_tokens=True)",
+    "hf upload USER/{name} . .",
+    "vllm serve USER/{name}",
+    "--max-model-len {max_position_embeddings}",
+    "It saw {tokens} tokens, {tokens_per_parameter} for each parameter; Hoffmann et al. (2022) advise about 20.",
+    "at its full context of {seq_len} tokens",
+    "on rows of {seq_len} tokens. Its configuration allows {max_position_embeddings};",
+    "those of step {best_step},",
+    "Corpus fingerprint `{corpus}`, vocabulary fingerprint `{vocabulary}`.",
+    "over the last {anneal}% of the run",
+    "Prepared with `{command}`.",
+    "Trained on {tokens} tokens in all, {tokens_per_parameter} for each parameter.",
+    "AdamW (betas {beta1} and {beta2}, eps {eps}, decay",
+    "Every step has {tokens_per_step} tokens. Precision `{precision}`: {precision_reason}.",
+    "Device {device}, {replicas} in parallel; {seconds} seconds",
+    ", {tokens_per_second} tokens a second (median)",
+    "; {versions}; git commit {git_commit}.",
+    "; {versions}; no git commit known.",
+    "(embedding and head) is {embedding_share_percent}%. Weights in FP32: {weights_bytes} bytes.",
+    "KV cache at {max_position_embeddings} positions in FP16: {kv_cache_bytes_fp16} bytes.",
+    "A LoRA adapter of rank 16 on q, k, v and o: {lora_r16_parameters} parameters.",
+    "Apache-2.0, as the code",
+    "@misc{{identifier},",
+    "title = {{name}: a {millions}M-parameter",
+    "stentor-from-scratch on {tokens} tokens}",
+)
+SECTIONS = ("Evaluation", "Samples", "How to load", "Limits", "Curve", "Data", "Training", "Architecture",
+            "Licence", "Citation", "Numbers", "")
+
+
+def adamw(settings: dict[str, Any]) -> tuple[float, float, float]:
+    """beta1, beta2 and eps of a run. Runs before these were settings: 0.999 for fine-tuning, else 0.95."""
+    finetuned = str(settings.get("recipe", "")).startswith("finetune")
+    beta2 = settings.get("beta2") or (0.999 if finetuned else 0.95)
+    return settings.get("beta1", 0.9), beta2, settings.get("eps", 1e-8)
+
+
+def results_of(evaluation: dict[str, Any]) -> dict[str, dict]:
+    """Benchmark -> result, from the content of evaluation.json; of the first model if it has several."""
+    models = evaluation.get("models")
+    rows = list(models.values()) if isinstance(models, dict) else []
+    results = rows[0] if rows and isinstance(rows[0], dict) else {}
+    return {title: one for title, one in results.items() if isinstance(one, dict)}
+
+
+def pattern(sentence: str, values: dict[str, Any]) -> tuple[re.Pattern, list[str]] | None:
+    """The sentence as a pattern, and the names of its numbers; None if a value is not known.
+
+    Values that are text are part of the pattern; each number becomes a group. Any white space matches any.
+    """
+    names: list[str] = []
+    parts = []
+    for part in re.split(r"(\{\w+\})", sentence):
+        name = part[1:-1] if re.fullmatch(r"\{\w+\}", part) else ""
+        if name and values.get(name) is None:
+            return None
+        if name and not isinstance(values[name], str):
+            names.append(name)
+            parts.append(NUMBER)
+        else:
+            words = re.split(r"\s+", str(values[name]) if name else part)
+            parts.append(r"\s+".join(map(re.escape, words)))
+    return re.compile("".join(parts)), names
+
+
+def blank(found: re.Match) -> str:
+    """The match with every character but line ends replaced, so that places stay the same."""
+    return re.sub(r"[^\n]", " ", found[0])
+
+
+def sentences_of(card: str) -> str:
+    """The card without front matter, title, tables, samples and JSON blocks, blanked."""
+    card = re.sub(r"\A---\n.*?^---$", blank, card, flags=re.MULTILINE | re.DOTALL)
+    card = re.sub(r"^(`{3,})(?:json.*)?\n.*?^\1$", blank, card, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(?:\||# ).*$", blank, card, flags=re.MULTILINE)
+
+
+def recounted(card: str) -> dict[str, float]:
+    """How many samples the card shows, and the shares of those that ended, repeat or hold U+FFFD."""
+    parts = re.split(r"^\*\*\w+\*\* \((.*)\): prompt, then answer$", card, flags=re.MULTILINE)
+    marks, texts = parts[1::2], parts[2::2]
+    if not marks:
+        return {}
+    texts[-1] = texts[-1].partition("\nOf these answers ")[0]
+    count = len(marks)
+    return {
+        "samples": count,
+        "ended": round(sum("ended by itself" in mark for mark in marks) / count, 3),
+        "looping": round(sum("repeats itself" in mark for mark in marks) / count, 3),
+        "replacement_character": round(sum("\ufffd" in text for text in texts) / count, 3),
+    }
+
+
+def prose(card: str, values: dict[str, Any], known_data: bool) -> list[tuple[str, Any, Any, str]]:
+    """Every number in the sentences of a card: (name, stated, computed, how).
+
+    `computed` is None where no sentence of PROSE covers the number. `known_data` is false where the corpus is
+    gone: then the section on data is left out.
+    """
+    text = sentences_of(card)
+    if not known_data:
+        text = re.sub(r"^## Data\n.*?(?=^## |\Z)", blank, text, flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for sentence in PROSE:
+        known = pattern(sentence, values)
+        if known is None:
+            continue
+        for match in known[0].finditer(text):
+            found += [(name, stated, values[name], sentence) for name, stated in zip(known[1], match.groups())]
+        text = known[0].sub(blank, text)
+    for note in values.get("notes", []):
+        text = text.replace(f"- {note}", blank(re.match(r"(?s).*", f"- {note}")))
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            section = line[3:].strip()
+        for stated in re.findall(r"(?<![A-Za-z\d])\d[\d.,]*", line) if section in SECTIONS else []:
+            how = f"no file gives this number, or the words around it were changed: {line.strip()[:60]}"
+            found.append((f"section {section or 'title'}", stated, None, how))
+    return found
