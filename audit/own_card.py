@@ -13,7 +13,8 @@ FORM = 2                                                          # of the cards
 GALLERY_SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
 NUMBER = r"(\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+-]?\d+)?)"
 PROSE = (
-    "Validation loss {best_eval_loss} nats per token (perplexity {best_eval_ppl}) after {tokens} tokens of training",
+    "Validation loss {best_eval_loss} nats per token (perplexity {best_eval_ppl}) after {tokens} tokens of "
+    "training",
     "language model of {total} parameters (shape `{size}`)",
     "trained from the weights of `{init}` on",
     "a uniform guess among {vocab_size} tokens has perplexity {vocab_size}",
@@ -28,7 +29,8 @@ PROSE = (
     "hf upload USER/{name} . .",
     "vllm serve USER/{name}",
     "--max-model-len {max_position_embeddings}",
-    "It saw {tokens} tokens, {tokens_per_parameter} for each parameter; Hoffmann et al. (2022) advise about 20.",
+    "It saw {tokens} tokens, {tokens_per_parameter} for each parameter; Hoffmann et al. (2022) advise about "
+    "20.",
     "at its full context of {seq_len} tokens",
     "on rows of {seq_len} tokens. Its configuration allows {max_position_embeddings};",
     "those of step {best_step},",
@@ -132,7 +134,8 @@ def prose(card: str, values: dict[str, Any], known_data: bool) -> list[tuple[str
         if known is None:
             continue
         for match in known[0].finditer(text):
-            found += [(name, stated, values[name], sentence) for name, stated in zip(known[1], match.groups())]
+            pairs = zip(known[1], match.groups())
+            found += [(name, stated, values[name], sentence) for name, stated in pairs]
         text = known[0].sub(blank, text)
     for note in values.get("notes", []):
         text = text.replace(f"- {note}", blank(re.match(r"(?s).*", f"- {note}")))
