@@ -707,6 +707,7 @@ def flags(**given):
         blimp=None,
         choices=[],
         gsm8k=[],
+        builtin=None,
         shots=[0],
         examples=None,
         prompt="plain",
