@@ -252,7 +252,9 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     texts = args.text
     if not asked(args):
         if not stored:
-            raise UserError(f"{folder}: nothing to judge it on; give --text, --blimp, --choices, --gsm8k or --builtin")
+            raise UserError(
+                f"{folder}: nothing to judge it on; give --text, --blimp, --choices, --gsm8k or --builtin"
+            )
         texts = [stored["data"]]
     results = {}
     for path in map(Path, texts):
@@ -275,7 +277,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
         results[f"{title} ({Path(path).name})" if title in results else title] = result
     if args.builtin:
         results["tales without a mistake"] = judge_builtin(model, tokenizer)
-        print(f"{folder}\n{builtin_table(results['tales without a mistake'])}\n")
+        print(f"{name}\n{builtin_table(results['tales without a mistake'])}\n")
     for path in args.gsm8k:
         warn_of_lost_text(tokenizer, path, ("question",))
         for shots in args.shots:

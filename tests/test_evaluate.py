@@ -842,7 +842,7 @@ def test_blocks_of_another_model_are_not_used(tmp_path):
 
 
 def test_nothing_to_do_says_what_to_give(two_runs):
-    with pytest.raises(UserError, match="give --text, --blimp, --choices or --gsm8k"):
+    with pytest.raises(UserError, match="give --text, --blimp, --choices, --gsm8k or --builtin"):
         scoreboard.judge_all(two_runs[:1], flags())
 
 
