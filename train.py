@@ -31,6 +31,7 @@ from training.announce import announce, conclude
 from training.chunked_loss import ChunkedLoss
 from training.compiled import CompiledLoss
 from training.job import History, Job, State
+from training.learned import Learned
 from training.log import Log
 from training.open_job import open_job
 from training.run_folder import RunFolder
@@ -201,12 +202,13 @@ def train(**given: Any) -> History:
     optimizer = AdamW(model, settings.weight_decay, settings.beta1, settings.beta2, settings.eps, settings.fused)
     state = State(loss_scale=precision.FIRST_SCALE if job.precision.loss_scaling else 1.0)
     log = Log(job, history, state, started)
+    learned = Learned.of(job.validation, job.tokenizer, device.torch_device)
     with RunFolder(job, model, optimizer, state) as folder:
         device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
         with StopSignals() as stop, progress(total=job.end(), initial=state.step, unit="step", desc="train") as bar:
             if state.step and job.evaluation_due(state.step):
-                history.signal = evaluate_and_keep(job, folder, log, stop)    # this checkpoint's own evaluation
+                history.signal = evaluate_and_keep(job, folder, log, learned, stop)  # this checkpoint's own
             while state.step < job.end() and not history.signal:
                 ids = job.corpus.batch(state.step, device.rank, device.world)             # (B, T)
                 lr = learning_rate(settings, state.step)
@@ -230,11 +232,14 @@ def train(**given: Any) -> History:
                 if due or last:
                     folder.save()
                 if due and not history.signal:
-                    history.signal = evaluate_and_keep(job, folder, log, stop)
+                    history.signal = evaluate_and_keep(job, folder, log, learned, stop)
+                elif state.step == 1 and not history.signal:                  # rate 0: the first weights
+                    log.sample(1, learned.sample(folder.model))
+                    folder.snapshot()
                 if late:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]
-        finish(job, folder, log, history)
+        finish(job, folder, log, history, learned)
     return history
 
 
@@ -292,39 +297,55 @@ def wrap(model: Llama, job: Job) -> nn.Module:
 # ------------------------------------------------------------------------------------------------- evaluation
 
 @torch.no_grad()
-def evaluate(model: Llama, job: Job, stop: Any = None) -> float | None:
-    """Mean loss per token (nats) over the validation blocks, in fixed order. Summed on the host in double precision, whatever the device.
+def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | None:
+    """Mean loss per token (nats) over the validation rows, in fixed order: of each source, and of all ("").
 
-    None where `stop` has received a signal meanwhile (of several processes each would have to know, so there it goes on).
+    Summed on the host in double precision, whatever the device. None where `stop` has received a signal
+    meanwhile (several processes would all have to know, so they evaluate to the end).
     """
-    losses = []
+    validation, device = job.validation, job.device
+    sums = torch.zeros(len(validation.names), 2, dtype=torch.float64)         # loss and rows of each source
     for i in range(job.validation_batches()):
-        if stop and stop.received and job.device.world == 1:
+        if stop and stop.received and device.world == 1:
             return None
-        losses.append(validation_loss(model, job.validation.batch(i, job.device.rank, job.device.world), job))
-        job.device.sync()
-    mean = torch.stack(losses).cpu().double().mean()
-    if job.device.world > 1:
-        mean = mean.to(job.device.torch_device)
-        torch.distributed.all_reduce(mean)
-    return mean.item() / job.device.world
+        ids = validation.batch(i, device.rank, device.world)                  # (B, T)
+        losses = validation_losses(model, ids, job).cpu().double()            # (B,)
+        device.sync()
+        first = i * validation.batch_size + device.rank * len(ids)
+        for number, loss in enumerate(losses, first):
+            source, _ = validation.locate(number)
+            sums[source] += torch.tensor([loss, 1.0], dtype=torch.float64)
+    if device.world > 1:
+        sums = sums.to(device.torch_device)
+        torch.distributed.all_reduce(sums)
+    total, rows = sums.sum(0).tolist()
+    means = {name: float(loss / count) for name, (loss, count) in zip(validation.names, sums.cpu()) if count}
+    return {"": total / rows, **means}
 
 
-def validation_loss(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
-    """Mean loss of the rows `ids` (B, T), at most a micro-batch of them at once, which CUDA may have made smaller than B."""
+def validation_losses(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
+    """The loss of each of the rows `ids` (B, T), (B,), at most a micro-batch at once."""
     while True:
         try:
-            total = torch.zeros((), device=job.device.torch_device)
+            losses = []
             for piece in numpy.split(ids, range(job.micro_batch, len(ids), job.micro_batch)):
                 input_ids = job.device.put(piece)                             # (B, T)
-                total += next_token_loss(model(input_ids), input_ids) * (len(piece) / len(ids))
-            return total
+                losses.append(row_losses(model(input_ids), input_ids))        # (B,)
+            return torch.cat(losses)
         except torch.OutOfMemoryError:
             job.halve_micro_batch(len(ids))
             torch.cuda.empty_cache()
 
 
-def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals | None = None, note: str = "") -> int:
+def row_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
+    """`next_token_loss` of each row: logits (B, T, V) and ids (B, T) to (B,), FP32."""
+    target = nn.functional.pad(input_ids[:, 1:], (0, 1), value=-100)          # (B, T)
+    losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
+    return losses.view(target.shape).sum(1) / (target.shape[1] - 1)           # (B,)
+
+
+def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, learned: Learned,
+                      stop: StopSignals | None = None, note: str = "") -> int:
     """Evaluate, log the result, and write best/ where it is the lowest loss so far.
 
     Evaluations compete from best_eval_start_step on, and at the end of the run in any case; one with a `note`
@@ -332,16 +353,24 @@ def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals |
     evaluation, which the resumed run then makes, else 0.
     """
     started, step = time.monotonic(), folder.state.step
-    loss = evaluate(folder.model, job, stop)
-    if loss is None:
+    losses = evaluate(folder.model, job, stop)
+    if losses is None:
         return stop.received
+    loss = losses.pop("")
     competes = not note and step >= min(job.settings.best_eval_start_step, job.schedule_end())
     best = folder.keep_best(loss, competes)
-    log.evaluation(step, loss, "best" if best else note, time.monotonic() - started)
+    fields = learned.measure(folder.model) if job.device.rank == 0 else {}
+    if len(losses) > 1:
+        weights = job.corpus.weights(min(step, job.settings.steps) - 1)
+        fields["losses"] = losses
+        fields["training_mixture"] = sum(weights[name] * loss for name, loss in losses.items())
+    folder.snapshot()
+    log.evaluation(step, loss, "best" if best else note, time.monotonic() - started, fields)
+    log.sample(step, learned.sample(folder.model) if job.device.rank == 0 else "")
     return 0
 
 
-def finish(job: Job, folder: RunFolder, log: Log, history: History) -> None:
+def finish(job: Job, folder: RunFolder, log: Log, history: History, learned: Learned) -> None:
     """After the last step: say how to resume an interrupted run, else evaluate it and say what was learned."""
     step = folder.state.step
     if job.device.kind == "xla":
@@ -351,9 +380,9 @@ def finish(job: Job, folder: RunFolder, log: Log, history: History) -> None:
         job.say(f"stopped at step {step} with everything saved; continue with: python train.py --resume {job.folder}")
         return
     if not history.evals or history.evals[-1]["step"] != step:
-        evaluate_and_keep(job, folder, log, note="stop")
+        evaluate_and_keep(job, folder, log, learned, note="stop")
     history.complete = step >= job.schedule_end()
-    conclude(job, history.evals[-1], history.complete)
+    conclude(job, history.evals[-1], history.complete, learned)
 
 
 # ----------------------------------------------------------------------------------------------- command line

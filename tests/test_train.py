@@ -284,17 +284,17 @@ def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monk
 def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeypatch):
     job = open_job(settings(corpus, tmp_path / "run"))
     model = Llama(SMALL)
-    whole = train.evaluate(model, job)
-    real, sizes = train.next_token_loss, []
+    whole = train.evaluate(model, job)[""]
+    real, sizes = train.row_losses, []
 
     def scarce(logits, ids):
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(logits, ids)
-    monkeypatch.setattr(train, "next_token_loss", scarce)
+    monkeypatch.setattr(train, "row_losses", scarce)
     assert (
-        abs(train.evaluate(model, job) - whole) < 1e-6
+        abs(train.evaluate(model, job)[""] - whole) < 1e-6
         and job.micro_batch == 2
         and sizes[0] == 4
         and set(sizes[1:]) == {2}

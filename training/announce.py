@@ -16,6 +16,8 @@ from params import CARD_OF, count, read_cards
 from precision import lifted_counts
 from training.compiled import lacking
 from training.job import Job
+from training.learned import Learned
+from training.log import read_samples, shortened
 
 HIDDEN = ("model", "resume", "dry_run")
 PLACES = {"default": "training/settings.py", "model": "model.py", "run": "run.json"}
@@ -170,12 +172,27 @@ def said(value: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------- the end
 
-def conclude(job: Job, last: dict, complete: bool) -> None:
-    """Say what was learned, compared with token frequencies alone; of an incomplete run also how to resume it."""
-    entropy = job.validation.unigram_entropy(job.validation_batches())
-    job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, "
-            f"from token frequencies alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats "
-            "learned from context")
+def conclude(job: Job, last: dict, complete: bool, learned: Learned) -> None:
+    """Say what was learned, and of an incomplete run how to resume it.
+
+    With the built-in corpus: what the model wrote from step to step, and on complete documents three numbers
+    in one unit. With another corpus: the loss beside that of token frequencies alone.
+    """
+    if learned.documents and job.device.rank == 0:
+        job.say("\nfrom step to step, the same beginning:")
+        for row in read_samples(job.folder):
+            job.say(f"{row['step']:>7,}\n{shortened(row['text'])}")
+    if "entropy" in last:
+        job.say("\ncomplete documents, nats per token: token frequencies alone "
+                f"{last['unigram_entropy']:.3f}, this model {last['whole_loss']:.3f}, the entropy of the corpus "
+                f"{last['entropy']:.3f}: {last['share_of_the_way']:.1%} of the way to what no model can go below")
+        job.say(f"validation rows {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.2f}): they begin in the "
+                "middle of a document, which costs a few hundredths")
+    else:
+        entropy = job.validation.unigram_entropy(job.validation_batches())
+        job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, "
+                f"from token frequencies alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats "
+                "learned from context")
     if not complete:
         job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: python train.py --resume "
                 f"{job.folder}")

@@ -213,6 +213,9 @@ class Learned:
         if self.prompt:
             first, later = mention_losses(self.documents["web"], losses["web"], self.coder)
             texts = continuations(model, self.coder, openings(SAMPLES, 3 * 10**8))
-            fields |= {"name_first": first, "name_later": later, "kept": shares(texts),
-                       "sample": continuations(model, self.coder, [self.prompt], seed=1)[0]}
+            fields |= {"name_first": first, "name_later": later, "kept": shares(texts)}
         return fields
+
+    def sample(self, model: Llama) -> str:
+        """The fixed prompt and its continuation; "" where there is no prompt."""
+        return continuations(model, self.coder, [self.prompt], seed=1)[0] if self.prompt else ""

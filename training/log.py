@@ -7,11 +7,13 @@ the device at every step.
 """
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import textwrap
 import time
 from pathlib import Path
 from typing import Any, Iterator
@@ -140,11 +142,24 @@ class Log:
             self.job.say(f"about {seconds / 60:.0f} minutes left" if seconds >= 90 else
                          f"about {seconds:.0f} seconds left")
 
-    def evaluation(self, step: int, loss: float, note: str, seconds: float) -> None:
-        """Write the row of one evaluation, which took `seconds`, and draw table and plot again."""
+    def sample(self, step: int, text: str) -> None:
+        """Show what the model writes after the fixed prompt, and keep it in samples.jsonl; nothing for ""."""
+        if not text or self.job.device.rank > 0:
+            return
+        earlier = [row for row in read_samples(self.job.folder) if row["step"] < step]
+        rows = [*earlier, {"step": step, "text": text}]
+        atomic_write(self.job.folder / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self.job.say(f"step {step} writes:\n{shortened(text)}")
+
+    def evaluation(self, step: int, loss: float, note: str, seconds: float, fields: dict[str, Any]) -> None:
+        """Write the row of one evaluation, which took `seconds`, and draw table and plot again.
+
+        `fields` are added to the row: the loss of each source, and of the built-in corpus what was learned.
+        """
         row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss,
                "eval_ppl": math.exp(min(loss, 700)), "note": note,
                "seconds": round(time.monotonic() - self.started, 2)}
+        row |= fields
         self.history.evals.append(row)
         self.write([row])
         if self.job.device.rank == 0:
@@ -153,6 +168,8 @@ class Log:
         self.clock = time.monotonic()
         self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}"
                      f"{'  ' + note if note else ''}")
+        for line in learned_lines(row):
+            self.job.say(line)
 
     def deadline_is_near(self) -> bool:
         """Whether another step, then a save and an evaluation, might end after --deadline.
@@ -179,6 +196,39 @@ class Log:
                 os.fsync(file.fileno())                           # a checkpoint must never be newer than its log
 
 
+def learned_lines(row: dict) -> Iterator[str]:
+    """What an evaluation row says of sources and of what was learned, in lines for the terminal."""
+    if "losses" in row:
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in row["losses"].items())
+        yield f"  {losses}; in the shares of the training mixture {row['training_mixture']:.3f}"
+    if "entropy" in row:
+        yield (f"  on complete documents {row['whole_loss']:.3f}; no model can go below {row['entropy']:.3f}: "
+               f"{row['share_of_the_way']:.1%} of the way from {row['unigram_entropy']:.2f}")
+    kept = row.get("kept")
+    if kept:
+        yield (f"  a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} later; of "
+               f"{kept['tales']} tales {kept['name']} keep the names, {kept['pronoun']} the pronouns, "
+               f"{kept['thing']} the things, {kept['faultless']} have no mistake")
+
+
+def read_samples(folder: Path) -> list[dict]:
+    """The rows {"step", "text"} of a run's samples.jsonl, without lines that are cut or damaged."""
+    rows = []
+    file = folder / "samples.jsonl"
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and type(row.get("step")) is int and type(row.get("text")) is str:
+                rows.append(row)
+    return rows
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, wrapped into two indented lines."""
+    return "\n".join(textwrap.wrap(" ".join(text.split()), 100, max_lines=2, placeholder=" ...",
+                                   initial_indent="  | ", subsequent_indent="  | "))
+
+
 def finite_or_none(value: float) -> float | None:
     """JSON has no number for infinity or NaN."""
     return value if math.isfinite(value) else None
@@ -203,6 +253,19 @@ def cut_log(file: Path, step: int) -> None:
     atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def learned_columns(row: dict) -> dict[str, float]:
+    """The columns of the table after the cards': losses by source, and what was learned."""
+    columns = {f"eval_loss_{name}": loss for name, loss in row.get("losses", {}).items()}
+    names = ("training_mixture", "whole_loss", "entropy", "unigram_entropy", "share_of_the_way", "name_first",
+             "name_later")
+    columns |= {name: row[name] for name in names if name in row}
+    kept = row.get("kept", {})
+    if kept.get("tales"):
+        facts = ("name", "pronoun", "thing", "faultless")
+        columns |= {f"kept_{name}": kept[name] / kept["tales"] for name in facts}
+    return columns
+
+
 def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
     """Write training_curves.csv (the cards' columns) and training_curves.svg from the rows of log.jsonl.
 
@@ -212,10 +275,12 @@ def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
     evals = [row for row in rows if "eval_loss" in row]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["step", "epoch", "train_loss", "eval_loss", "eval_ppl", "note"])
+    more = list(dict.fromkeys(name for row in evals for name in learned_columns(row)))
+    writer.writerow(["step", "epoch", "train_loss", "eval_loss", "eval_ppl", "note", *more])
     for row in evals:
+        columns = learned_columns(row)
         writer.writerow([row["step"], row["tokens"] // tokens_per_epoch, losses.get(row["step"]), row["eval_loss"],
-                         row["eval_ppl"], row["note"]])
+                         row["eval_ppl"], row["note"], *(columns.get(name) for name in more)])
     atomic_write(folder / "training_curves.csv", table.getvalue())
 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -225,7 +290,18 @@ def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
     axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
     axes.plot(losses.keys(), losses.values(), linewidth=0.8, label="training")
     axes.plot([row["step"] for row in evals], [row["eval_loss"] for row in evals], marker="o", label="validation")
+    for name in dict.fromkeys(name for row in evals for name in row.get("losses", {})):
+        points = [(row["step"], row["losses"][name]) for row in evals if name in row.get("losses", {})]
+        axes.plot(*zip(*points), linewidth=0.8, linestyle="--", label=f"validation, {name}")
+    if evals and "entropy" in evals[-1]:
+        axes.axhline(evals[-1]["entropy"], color="black", linewidth=0.8, label="entropy of the corpus")
     axes.legend(loc="upper right")                                # losses fall, so that corner is free
+    kept = [(row["step"], row["kept"]["name"] / row["kept"]["tales"]) for row in evals
+            if row.get("kept", {}).get("tales")]
+    if kept:
+        shares = axes.twinx()
+        shares.plot(*zip(*kept), color="tab:green", marker=".", linestyle=":")
+        shares.set(ylim=(0, 1.02), ylabel="share of tales that keep their names (dotted)")
     image = io.BytesIO()
     figure.savefig(image, format="svg")
     atomic_write(folder / "training_curves.svg", image.getvalue())

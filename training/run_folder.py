@@ -4,6 +4,7 @@
     run.json    every setting and its origin, model, corpus, versions
     last/       the newest checkpoint: model, tokenizer, optimizer moments, trainer state
     best/       model and tokenizer of the lowest validation loss
+    snapshots/  BF16 models after step 1 and at each evaluation, of small models or with --snapshots
 
 A folder of a checkpoint appears complete or not at all (`common.replace_folder`).
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from common import ROOT, UserError, atomic_write, folder_problem, lock_folder, read_json, replace_folder
 from model import Llama
@@ -29,6 +30,8 @@ from params import count
 from training.job import Job, Moments, State
 from training.log import cut_log
 from training.settings import LASTING_CHANGES, THIS_CALL_ONLY, TrainSettings
+
+SNAPSHOT_PARAMETERS = 5_000_000                                   # smaller models keep snapshots anyway
 
 
 class RunFolder:
@@ -114,6 +117,20 @@ class RunFolder:
         self.model.save_pretrained(folder, eos_token_id=words.eos_id, bos_token_id=words.bos_id,
                                    pad_token_id=words.pad_id)
         words.save_pretrained(folder)
+
+    def snapshot(self) -> None:
+        """Write snapshots/STEP, a model folder with BF16 weights, if this run keeps snapshots."""
+        small = sum(parameter.numel() for parameter in self.model.parameters()) < SNAPSHOT_PARAMETERS
+        if self.writes and (small or self.job.settings.snapshots):
+            (self.path / "snapshots").mkdir(exist_ok=True)
+            replace_folder(self.path / "snapshots" / str(self.state.step), self.write_snapshot)
+
+    def write_snapshot(self, folder: Path) -> None:
+        """All files of a snapshot."""
+        self.write_model(folder)
+        weights = load_file(folder / "model.safetensors")
+        weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     def keep_best(self, loss: float, competes: bool) -> bool:
         """Write best/ if this validation loss is the lowest of those that compete; say whether it is.

@@ -75,6 +75,8 @@ class TrainSettings:
     compile: bool = flag(False, "torch.compile blocks and loss (on CUDA wherever that can be done)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
     document_mask: bool = flag(False, "attention sees only its own document (the cards: no mask)")
+    snapshots: bool = flag(False, "keep the model of each evaluation; models of less than 5M parameters "
+                           "always do")
     dry_run: bool = flag(False, "print all settings and where each comes from, and stop")
 
 
