@@ -15,9 +15,10 @@ import random
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 # common comes before torch, which takes seconds to import: Ctrl-C during that time prints one line.
-from common import Parser, UserError, add_flags, colour, find_run, flag, run
+from common import Parser, UserError, add_flags, colour, find_run, flag, read_json, run
 
 import torch
 from torch import Tensor
@@ -71,16 +72,31 @@ PRESETS = {
 }
 
 
-def recommended(config: ModelConfig) -> SampleSettings:
+def recommended(config: ModelConfig, folder: Path | None = None) -> SampleSettings:
     """The recommended settings for a model of this shape.
 
     RECOMMENDED for a size of the family, those of 20m for any other model.
+
+    A model in `folder` that was trained on the built-in corpus takes no repetition penalty: it has learned to
+    copy names, and a penalty works against that (measured: BENCHMARKS.md).
     """
+    found = STENTOR3
     for name, settings in RECOMMENDED.items():
         size = SIZES[name]
         if (config.hidden_size, config.intermediate_size) == (size.hidden_size, size.intermediate_size):
-            return settings
-    return STENTOR3
+            found = settings
+    copies = folder is not None and learned_to_copy(folder)
+    return dataclasses.replace(found, repetition_penalty=1.0) if copies else found
+
+
+def learned_to_copy(folder: Path) -> bool:
+    """Whether this model folder is of a run on the built-in corpus, as its run.json says."""
+    homes = (folder, *folder.absolute().parents[:2])
+    home = next((home for home in homes if (home / "run.json").is_file()), None)
+    try:
+        return home is not None and read_json(home / "run.json").get("entropy") is not None
+    except UserError:
+        return False
 
 
 # ------------------------------------------------------------------------------------ choosing the next token

@@ -391,6 +391,7 @@ EXAMPLES = """  python train.py --size tiny                        a few minutes
   python train.py --size 20m                         the Stentor3-20M shape, laptop recipe on a CPU
   python train.py --size 20m --data corpora/mine     on a corpus of data.py prepare
   python train.py --size 20m --data my.txt           on your own text
+  python train.py --size 20m --data python-docs      on Python's documentation and library source
   python train.py --resume runs/20m                  continue exactly where it stopped
   python train.py --size 150m --recipe card --dry-run   print all settings, and the card's beside them"""
 

@@ -25,7 +25,7 @@ from judging.scoreboard import headline
 from model import Llama
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops
 from publishing.run_numbers import Run, numbers, read_run
-from sample import SampleSettings, generate, recommended
+from sample import SampleSettings, generate, learned_to_copy, recommended
 from tokenizer import load as load_tokenizer
 
 
@@ -240,7 +240,7 @@ to score; it stops, or counts the choice as certain. No tokenizer class can prev
 
 
 def use(of: Run, name: str) -> str:
-    settings = recommended(of.config)
+    settings = recommended(of.config, of.folder)
     own_class = (of.folder / "best" / "tokenmonster_hf.py").is_file()
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -355,13 +355,17 @@ def write_card(run_folder: str | Path) -> Path:
     return folder / "best" / "README.md"
 
 
-def show_sample(run_folder: str | Path) -> str:
-    """Forty tokens of the model in `best/` after "The", at its card's settings and the run's seed."""
-    folder = Path(run_folder)
-    model, tokenizer = Llama.from_pretrained(folder / "best"), load_tokenizer(folder / "best")
-    ids = [tokenizer.eos_id] + tokenizer.encode("The", document=True)
-    settings, seed = recommended(model.config), read_json(folder / "run.json")["settings"]["seed"]
-    new = generate(model, ids, 40, temperature=settings.temperature, top_p=settings.top_p, seed=seed,
+def show_sample(run: str | Path) -> str:
+    """What the model in `best/` writes after a fixed prompt, at its card's settings and the run's seed.
+
+    A tale with the built-in corpus, forty tokens with another.
+    """
+    folder = Path(run) / "best"
+    model, tokenizer = Llama.from_pretrained(folder), load_tokenizer(folder)
+    prompt, most = ("Once upon a time", 250) if learned_to_copy(folder) else ("The", 40)
+    ids = [tokenizer.eos_id] + tokenizer.encode(prompt, document=True)
+    settings, seed = recommended(model.config, folder), read_json(Path(run) / "run.json")["settings"]["seed"]
+    new = generate(model, ids, most, temperature=settings.temperature, top_p=settings.top_p, seed=seed,
                    repetition_penalty=settings.repetition_penalty, stop_id=tokenizer.eos_id)
     return tokenizer.decode(ids[1:] + new, skip_special=True)
 

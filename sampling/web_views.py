@@ -251,7 +251,8 @@ def messages(turns: list[tuple[str, str]]) -> list[dict]:
 def fields_for(place: str | None, preset: str) -> list[Any]:
     """The values of the settings for a model and a preset; the recommended ones are those of its size."""
     try:
-        settings = recommended(ModelConfig.from_json(find_run(place) / "config.json"))
+        folder = find_run(place)
+        settings = recommended(ModelConfig.from_json(folder / "config.json"), folder)
     except UserError:
         settings = SampleSettings()                      # not a Llama of ours: it can still play in the arena
     return list(vars(dataclasses.replace(settings, **PRESETS[preset])).values())

@@ -51,6 +51,7 @@ def summary(job: Job) -> dict[str, str]:
     lines = {
         "model": f"{name}: {count(job.model_config)['total']:,} parameters; {first_loss}",
         "data": f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens",
+        **about_the_corpus(job),
         "run": f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens",
         "device": f"{device.kind} ({device.reason}), {device.world * device.shards} in parallel",
         "precision": f"{settings.precision}: {job.precision_reason}",
@@ -74,6 +75,16 @@ def summary(job: Job) -> dict[str, str]:
         heads, low = job.model_config.num_attention_heads, job.precision.autocast
         lines["attention"] = attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)
     return lines
+
+
+def about_the_corpus(job: Job) -> dict[str, str]:
+    """That the built-in corpus is generated, why, and how to train on real text."""
+    if job.validation.entropy() is None:
+        return {}
+    return {"corpus": "generated tales (web), programs (code) and exercises (math): a model masters them in minutes, and no "
+                      f"model can go below their entropy, {job.validation.entropy():.3f} nats per token. Real text: "
+                      "--data my.txt for your own, --data python-docs for Python's documentation, or the cards' "
+                      "sources with python data.py prepare --source hub"}
 
 
 def setting_rows(job: Job) -> list[str]:

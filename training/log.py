@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from common import CheckFailed, atomic_write
+from corpus.builtin import KINDS
 from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
@@ -199,7 +200,8 @@ class Log:
 def learned_lines(row: dict) -> Iterator[str]:
     """What an evaluation row says of sources and of what was learned, in lines for the terminal."""
     if "losses" in row:
-        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in row["losses"].items())
+        names = {kind: about.name for kind, about in KINDS.items()} if "entropy" in row else {}
+        losses = ", ".join(f"{names.get(name, name)} {loss:.3f}" for name, loss in row["losses"].items())
         yield f"  {losses}; in the shares of the training mixture {row['training_mixture']:.3f}"
     if "entropy" in row:
         yield (f"  on complete documents {row['whole_loss']:.3f}; no model can go below {row['entropy']:.3f}: "

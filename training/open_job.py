@@ -13,7 +13,7 @@ import data
 import precision
 import tokenizer
 from common import UserError, find_run
-from corpus.command import own_corpus_folder, prepare_builtin, prepare_files
+from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
 from corpus.prepare import OtherRecipe
 from devices.device import Device
 from devices.keep_memory import keep_freed_memory
@@ -169,11 +169,17 @@ def corpus_folder(settings: TrainSettings, device: Device, notes: list[str]) -> 
             notes.append(f"{vocab}, the vocabulary of {settings.size}, is not on this machine: the built-in one "
                          "is used instead")
             vocab = None
-    out = own_corpus_folder(path) if path else Path("corpora/builtin")
+    docs = path == "python-docs" and not Path(path).exists()
+    out = own_corpus_folder(path) if path and not docs else Path("corpora", path or "builtin")
     out = out.with_name(out.name + tag)
     if device.rank > 0:
         torch.distributed.barrier()
-    folder = own_corpus(path, out, vocab, notes) if path else prepare_builtin(out, vocab)
+    if path is None:
+        folder = prepare_builtin(out, vocab)
+    elif docs:
+        folder = prepare_python_docs(out, vocab)
+    else:
+        folder = own_corpus(path, out, vocab, notes)
     if device.rank == 0 and device.world > 1:
         torch.distributed.barrier()
     return folder

@@ -158,6 +158,7 @@ def run_json(job: Job) -> dict:
         "settings": settings, "origin": job.origin,
         "model": dataclasses.asdict(job.model_config), "parameters": count(job.model_config)["total"],
         "corpus": job.corpus.fingerprint, "vocabulary": job.tokenizer.fingerprint, "data": str(job.corpus.folder),
+        "entropy": job.validation.entropy(),
         "notes": job.notes, "device": job.device.kind, "replicas": job.device.world * job.device.shards,
         "precision_reason": job.precision_reason,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,

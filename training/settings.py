@@ -30,7 +30,7 @@ class TrainSettings:
 
     size: str = flag("tiny", "which model of the family", choices=list(SIZES))
     model: ModelConfig | None = None                              # any other shape, from a program
-    data: str = flag("auto", "a prepared folder, or a text file or folder of texts to prepare",
+    data: str = flag("auto", "a prepared folder, a text file or folder of texts to prepare, or python-docs",
                      shown="the built-in corpus")
     out: str = flag("auto", "run folder to create", shown="runs/SIZE, then runs/SIZE-2 ...")
     resume: str | None = flag(None, "continue this run (without RUN: the newest under runs/)",
@@ -105,8 +105,8 @@ FINETUNING = {
 # recipe -> size -> what it changes; "other" is every size without a row, and no row means the defaults above.
 RECIPES = {
     "laptop": {
-        "tiny": {"seq_len": 256, "batch_size": 8, "steps": 400, "learning_rate": 3e-3, "eval_steps": 100,
-                 "max_eval_samples": 96, "logging_steps": 25},
+        "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1500, "learning_rate": 3e-3, "schedule": "wsd",
+                 "stable_steps": 900, "eval_steps": 250, "max_eval_samples": 96, "logging_steps": 25},
     },
     "card": {
         "20m": STENTOR3,
