@@ -52,7 +52,8 @@ def load_model_of(
     if its_tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{folder}: the vocabulary has {its_tokenizer.vocab_size} tokens but the model "
                         f"{model.config.vocab_size}; they do not belong together")
-    return LoadedModel(name_of(folder), folder, model, next_logits, its_tokenizer, recommended(model.config, folder))
+    settings = recommended(model.config, folder)
+    return LoadedModel(name_of(folder), folder, model, next_logits, its_tokenizer, settings)
 
 
 def name_of(folder: Path) -> str:

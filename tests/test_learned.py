@@ -47,7 +47,8 @@ def test_the_manifest_knows_the_entropy(folder):
     coder = load(corpus.vocab_path)
     for kind in builtin.KINDS:
         documents = corpus.documents(kind, 10**6)
-        nats = sum(builtin.KINDS[kind].grammar.read(coder.decode(ids[:-1].tolist())).nats for ids in documents)
+        grammar = builtin.KINDS[kind].grammar
+        nats = sum(grammar.read(coder.decode(ids[:-1].tolist())).nats for ids in documents)
         assert corpus.entropy(kind) == pytest.approx(nats / sum(map(len, documents)), rel=1e-6)
     assert 0.2 < corpus.entropy() < 0.6
 
@@ -111,11 +112,12 @@ def test_recommended_settings_have_no_penalty_for_this_corpus(run, tmp_path):
     config = Llama.from_pretrained(run / "best").config
     assert sample.recommended(config, run / "best").repetition_penalty == 1
     assert sample.recommended(config, run / "snapshots" / "4").repetition_penalty == 1
-    assert sample.recommended(config).repetition_penalty == sample.recommended(config, tmp_path).repetition_penalty > 1
+    assert sample.recommended(config) == sample.recommended(config, tmp_path)
+    assert sample.recommended(config).repetition_penalty > 1
 
 
 def test_many_continuations_are_those_of_one_prompt_alone():
-    """Greedy continuations of prompts of different lengths, all at once, equal `sample.generate` one by one."""
+    """Greedy continuations of prompts of different lengths equal `sample.generate` one by one."""
     torch.manual_seed(3)
     model, coder = Llama(SMALL).eval(), load()
     prompts = ["Once", "Once upon a time there was a shy fox named Nora.", "The fox"]
@@ -139,7 +141,7 @@ def test_losses_of_padded_documents_are_those_of_each_alone():
 
 
 def test_first_and_later_mentions_of_a_name():
-    """A name's loss is that of all its tokens; the first mention of each name is apart from the later ones."""
+    """A name's loss is that of all its tokens; first mentions are apart from later ones."""
     coder, text = load(), "Nora met Milo. Nora saw Milo and Nora."
     ids = [coder.eos_id, *coder.encode(text), coder.eos_id]
     losses, stream, seen = numpy.zeros(len(ids) - 1), coder.stream(), ""

@@ -81,10 +81,12 @@ def about_the_corpus(job: Job) -> dict[str, str]:
     """That the built-in corpus is generated, why, and how to train on real text."""
     if job.validation.entropy() is None:
         return {}
-    return {"corpus": "generated tales (web), programs (code) and exercises (math): a model masters them in minutes, and no "
-                      f"model can go below their entropy, {job.validation.entropy():.3f} nats per token. Real text: "
-                      "--data my.txt for your own, --data python-docs for Python's documentation, or the cards' "
-                      "sources with python data.py prepare --source hub"}
+    return {
+        "corpus": "generated tales (web), programs (code) and exercises (math), nothing to download: a small "
+                  "model masters them in minutes, and none can go below their entropy, "
+                  f"{job.validation.entropy():.3f} nats per token. Real text: --data my.txt (your own), "
+                  "--data python-docs (Python's documentation), python data.py prepare --source hub (the cards')"
+    }
 
 
 def setting_rows(job: Job) -> list[str]:
@@ -195,10 +197,10 @@ def conclude(job: Job, last: dict, complete: bool, learned: Learned) -> None:
             job.say(f"{row['step']:>7,}\n{shortened(row['text'])}")
     if "entropy" in last:
         job.say("\ncomplete documents, nats per token: token frequencies alone "
-                f"{last['unigram_entropy']:.3f}, this model {last['whole_loss']:.3f}, the entropy of the corpus "
-                f"{last['entropy']:.3f}: {last['share_of_the_way']:.1%} of the way to what no model can go below")
-        job.say(f"validation rows {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.2f}): they begin in the "
-                "middle of a document, which costs a few hundredths")
+                f"{last['unigram_entropy']:.3f}, this model {last['whole_loss']:.3f}, the corpus's entropy "
+                f"{last['entropy']:.3f}: {last['share_of_the_way']:.1%} of the way to what no model can pass")
+        job.say(f"validation rows {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.2f}): they begin in "
+                "the middle of a document, which costs a few hundredths")
     else:
         entropy = job.validation.unigram_entropy(job.validation_batches())
         job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, "

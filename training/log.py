@@ -204,7 +204,7 @@ def learned_lines(row: dict) -> Iterator[str]:
         losses = ", ".join(f"{names.get(name, name)} {loss:.3f}" for name, loss in row["losses"].items())
         yield f"  {losses}; in the shares of the training mixture {row['training_mixture']:.3f}"
     if "entropy" in row:
-        yield (f"  on complete documents {row['whole_loss']:.3f}; no model can go below {row['entropy']:.3f}: "
+        yield (f"  on complete documents {row['whole_loss']:.3f}, at best {row['entropy']:.3f}: "
                f"{row['share_of_the_way']:.1%} of the way from {row['unigram_entropy']:.2f}")
     kept = row.get("kept")
     if kept:
