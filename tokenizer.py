@@ -562,11 +562,13 @@ class FastEncoder:
         self.second = [plain, plain - 103 * starts_letter, plain - 100 * starts_del]
         plain = self.first[0] - 2  # its space is not covered, and -1
         self.second_b = [plain, plain - 103, plain - 100 * starts_del]
-        for table in self.first + self.second + self.second_b:
-            table[none] = self.never
+        for tables in (self.first, self.second, self.second_b):  # int32: half the memory to read
+            for number, table in enumerate(tables):
+                table[none] = self.never
+                tables[number] = table.astype(np.int32)
         kinds = {BEGINS_LETTER: 1, BEGINS_SPACE: 2, BEGINS_OTHER: 3}
         self.following = np.array([kinds.get(value, 0) for value in vocab.begin])
-        self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100])  # by `following`, + 4 after a letter
+        self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100], dtype=np.int32)  # by `following`, + 4 after a letter
         self.after_letter = 4 * ends_letter
         self._plant(prefixes)
 
@@ -639,7 +641,7 @@ class FastEncoder:
         def turn(start: np.ndarray, record: np.ndarray, virtual: int) -> None:
             """One turn of the loop at each of `start`: what is emitted, and which state follows."""
             whole = start + self.length[record] - virtual
-            best = np.full(len(start), 8 * self.never)
+            best = np.full(len(start), 8 * self.never, dtype=np.int32)
             for number in range(3):
                 first = self.options[3 * record + number]
                 middle = start + self.length[first] - virtual
@@ -680,7 +682,7 @@ class FastEncoder:
         return ids[ids >= 0], np.repeat(path // 2, 2)[ids >= 0], state // 2, state % 2
 
     def encode_normalized(self, pieces: Iterable[bytes],
-                          size: int = 1 << 15) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                          size: int = 1 << 14) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Arrays (ids, starts) for the pieces of a text's D, `size` positions at a time.
 
         A token covers D from its start up to the next token's start. A delete token that was put in covers
@@ -699,13 +701,13 @@ class FastEncoder:
             yield ids, starts + done
 
     def encode_blocks(self, text: str | bytes, document: bool = False,
-                      size: int = 1 << 15) -> Iterator[np.ndarray]:
+                      size: int = 1 << 14) -> Iterator[np.ndarray]:
         """The ids of a text of any length in int64 arrays; memory does not grow with the text."""
         for ids, _ in self.encode_normalized(normalize_pieces(text, document), size):
             yield ids
 
     def encode_many(self, texts: Sequence[str], document: bool = False,
-                    size: int = 1 << 15) -> list[list[int]]:
+                    size: int = 1 << 14) -> list[list[int]]:
         """The ids of each text. Short texts share a block of about `size` bytes."""
         results, block, held = [], [], 0
         for text in texts:
