@@ -568,7 +568,8 @@ class FastEncoder:
                 tables[number] = table.astype(np.int32)
         kinds = {BEGINS_LETTER: 1, BEGINS_SPACE: 2, BEGINS_OTHER: 3}
         self.following = np.array([kinds.get(value, 0) for value in vocab.begin])
-        self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100], dtype=np.int32)  # by `following`, + 4: letter
+        # by `following`, + 4 after a letter
+        self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100], dtype=np.int32)
         self.after_letter = 4 * ends_letter
         self._plant(prefixes)
 
