@@ -2,7 +2,7 @@
 """Grades adamw_step against train.py:AdamW."""
 import pytest
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 from train import AdamW
 

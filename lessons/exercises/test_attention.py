@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades attention against model.py:attention_written_out."""
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 from model import attention_written_out
 

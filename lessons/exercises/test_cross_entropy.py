@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 from model import next_token_loss
 

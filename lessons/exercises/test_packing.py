@@ -4,7 +4,7 @@ Corpus.
 """
 import numpy as np
 import pytest
-from grading import call
+from lessons.exercises.grading import call
 
 import data
 from corpus.command import prepare_files

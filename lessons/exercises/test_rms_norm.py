@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades rms_norm against model.py:RMSNorm."""
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 from model import RMSNorm
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades rotary against model.py:rotate and model.py:rotary_table."""
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 from model import rotary_table, rotate
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 
 import train
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades swiglu against model.py:MLP."""
 import torch
-from grading import call, judge
+from lessons.exercises.grading import call, judge
 from torch.nn.functional import gelu, silu
 
 from model import MLP, SIZES

@@ -3,7 +3,7 @@
 delete token was in play.
 """
 import pytest
-from grading import call
+from lessons.exercises.grading import call
 
 import tokenizer
 
