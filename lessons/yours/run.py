@@ -55,7 +55,7 @@ def tales() -> Path:
     return folder if (folder / "manifest.json").is_file() else prepare_builtin(folder, kinds=(KIND,))
 
 
-def batches(steps: int, rows: int = 16, length: int = 128) -> Callable[[int], Tensor]:
+def batches(steps: int, rows: int = 8, length: int = 128) -> Callable[[int], Tensor]:
     """batch(step) -> int64 (rows, length), for `steps` steps."""
     corpus = Corpus(tales(), length, rows, steps)
     return lambda step: torch.from_numpy(corpus.batch(step))
@@ -169,6 +169,10 @@ def trained(steps: Steps, number: int) -> Callable[[Tensor], Tensor]:
         print(f"on the text that was counted: {float(module.mean_loss(table, ids)):.3f} nats per token")
         return lambda ids: table.log()[ids]
     model = part_of(steps, number)
+    if number < 9:
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, 0.0, 0.02)                # as step 9 begins; torch's own start is too large
     if number < 10:
         fit(model, batches(SHORT), SHORT)
     elif number == 10:
