@@ -327,6 +327,7 @@ MISTAKES = {
 CASES = [(test, *case) for test, cases in MISTAKES.items() for case in cases]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("test, right, wrong, message", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
 def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
     """The reference with one part changed, graded by the functions that `pytest lessons/yours` runs."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import html
 import itertools
 import json
@@ -49,10 +50,10 @@ TITLES = ["count pairs", "a network that sees one token", "one head", "several h
 
 # ------------------------------------------------------------------------------------------------------- data
 
+@functools.lru_cache
 def tales() -> Path:
     """The prepared folder of the built-in tales, made once."""
-    folder = HOME / "corpora" / "yours"
-    return folder if (folder / "manifest.json").is_file() else prepare_builtin(folder, kinds=(KIND,))
+    return prepare_builtin(HOME / "corpora" / "tales", kinds=(KIND,))
 
 
 def batches(steps: int, rows: int = 8, length: int = 128) -> Callable[[int], Tensor]:

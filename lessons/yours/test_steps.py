@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 import model as real
 import sample
 import train
+from corpus.documents import builtin_source
+from corpus.prepare import prepare
+from data import Corpus
 from lessons.exercises.grading import call, fail, judge
 
 B, T, H, K, F, D, V = 2, 6, 4, 2, 8, 24, 11
@@ -647,25 +649,18 @@ def test_step_12_chances(part, temperature, top_p):
 
 # ------------------------------------------------------------------------------------------- the whole model
 
-def run_folder(tmp_path: Path, monkeypatch) -> Path:
-    """A run of the real train.py: 20 steps of `tiny` on the first tales, in FP32."""
-    from lessons.yours.run import tales
-    monkeypatch.chdir(tmp_path)
-    settings = dict(size="tiny", data=str(tales()), out=str(tmp_path / "run"), steps=20, seq_len=64, batch_size=4,
-                 learning_rate=3e-3, schedule="cosine", precision="fp32", device="cpu", seed=42, eval_steps=20,
-                 max_eval_samples=4)
-    return train.train(train.TrainConfig(**settings)) if hasattr(train, 'TrainConfig') else train.train(**settings)
-
-
 def test_step_13_your_model_is_the_real_one(part, tmp_path, monkeypatch):
     """Step 9's model with the weights of a trained `tiny` gives the logits of model.py; step 11's loop gives the
     losses of train.py."""
-    from data import Corpus
-    from lessons.yours.run import tales
-    history = run_folder(tmp_path, monkeypatch)
+    folder = prepare([builtin_source("web")], tmp_path / "corpus", source_token_budget=30_000)
+    monkeypatch.chdir(tmp_path)
+    history = train.train(train.TrainConfig(
+        size="tiny", data=str(folder), out=str(tmp_path / "run"), steps=20, seq_len=64, batch_size=4,
+        learning_rate=3e-3, schedule="cosine", precision="fp32", device="cpu", seed=42, eval_steps=20,
+        max_eval_samples=4))
     trained = real.Llama.from_pretrained(history.folder / "best")
     mine = fill("Llama", call(part("Llama", 9), trained.config), trained.state_dict())
-    corpus = Corpus(tales(), 64, 4, 20, seed=42)
+    corpus = Corpus(folder, 64, 4, 20, seed=42)
     ids = torch.from_numpy(corpus.batch(0))
     judge("the logits of your model", call(mine, ids), trained(ids), {}, tolerance=1e-4)
     torch.manual_seed(42)
