@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The track lessons/yours: its reference passes its grader, typical mistakes get the line that names them, and the
-one-file model is the real one.
-"""
+"""The track lessons/yours: the reference passes, mistakes are named, one_file.py is the real model."""
+
 from __future__ import annotations
 
 import ast
@@ -35,6 +34,7 @@ STEPS = support.STEPS
 
 
 # -------------------------------------------------------------------------------------------------- the files
+
 
 def names_of(file: Path) -> dict[str, str]:
     """Public functions, classes and methods of a stub with their signatures."""
@@ -71,23 +71,34 @@ def test_stub_and_reference_have_the_same_parameters(name):
 def test_one_file_is_short_and_imports_nothing_of_the_project():
     text = (YOURS / "one_file.py").read_text()
     assert len(text.splitlines()) <= 250 and max(map(len, text.splitlines())) <= 110
-    imported = {alias.name.split(".")[0] for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import)
-                for alias in node.names}
-    imported |= {node.module.split(".")[0] for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    imported |= {
+        node.module.split(".")[0] for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
+    }
     assert imported - set(sys.stdlib_module_names) == {"torch", "safetensors"}
 
 
-# ------------------------------------------------------------------------------------------------- the one file
+# ----------------------------------------------------------------------------------------------- the one file
+
 
 def one_file():
-    support.Steps(support.REFERENCE)                              # puts its folder on the path, forgets other versions
+    support.Steps(support.REFERENCE)  # puts its folder on the path, forgets other versions
     import one_file
+
     return one_file
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_one_file_has_the_weights_logits_and_losses_of_the_real_model(tied):
-    whole, config = one_file(), real.ModelConfig(300, 64, 96, 3, 4, 2, 16, 64, 50_000.0, tie_word_embeddings=tied)
+    whole, config = (
+        one_file(),
+        real.ModelConfig(300, 64, 96, 3, 4, 2, 16, 64, 50_000.0, tie_word_embeddings=tied),
+    )
     torch.manual_seed(42)
     mine = whole.Llama(config)
     torch.manual_seed(42)
@@ -102,20 +113,37 @@ def test_one_file_has_the_weights_logits_and_losses_of_the_real_model(tied):
 def test_one_file_trains_samples_and_saves_a_llama_folder(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The fox met the hen. The hen met the fox.\n" * 100)
-    done = subprocess.run([sys.executable, str(YOURS / "one_file.py"), str(text), "--steps", "20", "--out",
-                           str(tmp_path / "model")], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(YOURS / "one_file.py"),
+            str(text),
+            "--steps",
+            "20",
+            "--out",
+            str(tmp_path / "model"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     losses = re.search(r"nats per byte: ([\d.]+) at the first step, ([\d.]+)", done.stdout)
-    assert abs(float(losses[1]) - 5.545) < 0.2 and float(losses[2]) < 4.5      # ln 256 at first
+    assert abs(float(losses[1]) - 5.545) < 0.2 and float(losses[2]) < 4.5  # ln 256 at first
     model = real.Llama.from_pretrained(tmp_path / "model")
     assert model.config.vocab_size == 256 and model.config.hidden_size == 128
 
 
-# --------------------------------------------------------------------------------------------------- the grader
+# ------------------------------------------------------------------------------------------------- the grader
+
 
 def grade(*options: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "lessons/yours", *options],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "lessons/yours", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -126,14 +154,18 @@ def test_the_reference_passes():
 
 def test_stubs_give_one_line():
     code, printed = grade("--tb=short")
-    lines = [line for line in printed.splitlines() if "not written yet" in line and not line.startswith("FAILED")]
+    lines = [
+        line for line in printed.splitlines() if "not written yet" in line and not line.startswith("FAILED")
+    ]
     assert code == 1 and lines == ["not written yet: count_pairs in lessons/yours/step01_counts.py"], printed
     assert "1 failed" in printed and "Traceback" not in printed
 
 
 def test_one_can_start_in_the_middle():
     code, printed = grade("--start", "7", "-k", "not step_13")
-    assert code == 1 and "not written yet: RMSNorm.__init__ in lessons/yours/step07_norm.py" in printed, printed
+    assert code == 1 and "not written yet: RMSNorm.__init__ in lessons/yours/step07_norm.py" in printed, (
+        printed
+    )
     assert "1 failed" in printed
 
 
@@ -151,7 +183,11 @@ def test_an_error_shows_the_students_own_line(tmp_path):
 # step's test -> (file, what the reference writes, what a student may write instead, what the grader says)
 MISTAKES = {
     "step_01_count_pairs": [
-        ("ids[:-1] * vocab_size + ids[1:]", "ids[1:] * vocab_size + ids[:-1]", "rows and columns are exchanged"),
+        (
+            "ids[:-1] * vocab_size + ids[1:]",
+            "ids[1:] * vocab_size + ids[:-1]",
+            "rows and columns are exchanged",
+        ),
         (".float()                        #", ".clamp(max=1).float()  #", "counted once only"),
     ],
     "step_01_probabilities": [
@@ -180,13 +216,24 @@ MISTAKES = {
         ("triu(1)", "tril(-1)", "the mask lies the other way"),
         ("dim=-1)   #", "dim=-2)   #", "over the queries"),
         ("q @ k.transpose(1, 2)", "k @ q.transpose(1, 2)", "queries and keys are exchanged"),
-        ("torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
-         "torch.softmax(score, dim=-1).masked_fill(later, 0.0)", "cut off after the softmax"),
+        (
+            "torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
+            "torch.softmax(score, dim=-1).masked_fill(later, 0.0)",
+            "cut off after the softmax",
+        ),
     ],
     "step_04_split": [
-        ("x.view(B, T, -1, head_dim).transpose(1, 2)", "x.view(B, -1, T, head_dim)", "view(B, T, H, F) first"),
+        (
+            "x.view(B, T, -1, head_dim).transpose(1, 2)",
+            "x.view(B, -1, T, head_dim)",
+            "view(B, T, H, F) first",
+        ),
         (".transpose(1, 2)                         # (B, H", "  # (B, H", "exchange T and H"),
-        ("view(B, T, -1, head_dim).transpose(1, 2)", "view(B, T, head_dim, -1).permute(0, 3, 1, 2)", "F neighbours"),
+        (
+            "view(B, T, -1, head_dim).transpose(1, 2)",
+            "view(B, T, head_dim, -1).permute(0, 3, 1, 2)",
+            "F neighbours",
+        ),
     ],
     "step_04_merge": [
         ("x.transpose(1, 2).reshape(B", "x.reshape(B", "not exchanged back"),
@@ -199,19 +246,32 @@ MISTAKES = {
     ],
     "step_04_multi_head": [
         ("self.o_proj(merge(attend(q, k, v)))", "merge(attend(q, k, v))", "o_proj is missing"),
-        ("self.k_proj = nn.Linear(width, heads * head_dim, bias=False)",
-         "self.k_proj = nn.Linear(width, heads * head_dim)", "use bias=False"),
+        (
+            "self.k_proj = nn.Linear(width, heads * head_dim, bias=False)",
+            "self.k_proj = nn.Linear(width, heads * head_dim)",
+            "use bias=False",
+        ),
         ("self.o_proj =", "self.out =", "has no o_proj.weight"),
     ],
     "step_05_repeat_heads": [
-        ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x.repeat(1, heads // x.shape[1], 1, 1)",
-         "the row of heads is repeated"),
+        (
+            "x.repeat_interleave(heads // x.shape[1], dim=1)",
+            "x.repeat(1, heads // x.shape[1], 1, 1)",
+            "the row of heads is repeated",
+        ),
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x", "nothing is repeated"),
     ],
     "step_05_grouped_heads": [
-        ("repeat_heads(k, self.heads)", "repeat_heads(k.flip(1), self.heads)", "the largest difference is at"),
-        ("self.k_proj = nn.Linear(width, kv_heads * head_dim", "self.k_proj = nn.Linear(width, heads * head_dim",
-         "k_proj.weight has shape"),
+        (
+            "repeat_heads(k, self.heads)",
+            "repeat_heads(k.flip(1), self.heads)",
+            "the largest difference is at",
+        ),
+        (
+            "self.k_proj = nn.Linear(width, kv_heads * head_dim",
+            "self.k_proj = nn.Linear(width, heads * head_dim",
+            "k_proj.weight has shape",
+        ),
     ],
     "step_06_rotary_table": [
         (".float() / head_dim)", ".float() / head_dim / 2)", "the exponent is -j/F"),
@@ -227,11 +287,19 @@ MISTAKES = {
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, k", "nothing is turned"),
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "rotate(q, cos, sin), k", "the keys are not turned"),
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, rotate(k, cos, sin)", "the queries are not turned"),
-        ("        y = attend(q, k, v)", "        y = attend(q, k, rotate(v, cos, sin))", "the values are turned too"),
+        (
+            "        y = attend(q, k, v)",
+            "        y = attend(q, k, rotate(v, cos, sin))",
+            "the values are turned too",
+        ),
     ],
     "step_07_norm": [
         (".mean(dim=-1, keepdim=True)             #", ".mean()  #", "over all axes"),
-        (".mean(dim=-1, keepdim=True)             #", ".sum(dim=-1, keepdim=True)  #", "the squares are summed"),
+        (
+            ".mean(dim=-1, keepdim=True)             #",
+            ".sum(dim=-1, keepdim=True)  #",
+            "the squares are summed",
+        ),
         ("torch.rsqrt(mean_square + self.eps)", "torch.rsqrt(mean_square)", "eps is missing"),
         ("torch.rsqrt(mean_square + self.eps)", "1 / (mean_square.sqrt() + self.eps)", "belongs under it"),
         ("torch.rsqrt(mean_square + self.eps)", "1 / (mean_square + self.eps)", "the root is missing"),
@@ -241,9 +309,16 @@ MISTAKES = {
         ("nn.functional.silu(self.gate_proj(x))", "nn.functional.relu(self.gate_proj(x))", "this is ReLU"),
         ("nn.functional.silu(self.gate_proj(x))", "torch.sigmoid(self.gate_proj(x))", "sigmoid where silu"),
         ("nn.functional.silu(self.gate_proj(x))", "self.gate_proj(x)", "the gate has no silu"),
-        ("nn.functional.silu(self.gate_proj(x)) * self.up_proj(x)",
-         "nn.functional.silu(self.up_proj(x)) * self.gate_proj(x)", "silu is on the up branch"),
-        ("nn.functional.silu(self.gate_proj(x)) *", "nn.functional.silu(self.gate_proj(x)) +", "multiply them"),
+        (
+            "nn.functional.silu(self.gate_proj(x)) * self.up_proj(x)",
+            "nn.functional.silu(self.up_proj(x)) * self.gate_proj(x)",
+            "silu is on the up branch",
+        ),
+        (
+            "nn.functional.silu(self.gate_proj(x)) *",
+            "nn.functional.silu(self.gate_proj(x)) +",
+            "multiply them",
+        ),
     ],
     "step_08_block": [
         ("x = x + self.self_attn", "x = self.self_attn", "the first addition is missing"),
@@ -253,45 +328,80 @@ MISTAKES = {
     ],
     "step_09_model": [
         ("return self.norm(x)", "return x", "the last norm is missing"),
-        ("x = self.embed_tokens(ids)  ", "x = self.embed_tokens(ids) * x_scale(self)  ", "multiplied by sqrt(D)"),
+        (
+            "x = self.embed_tokens(ids)  ",
+            "x = self.embed_tokens(ids) * x_scale(self)  ",
+            "multiplied by sqrt(D)",
+        ),
         ("for layer in self.layers:", "for layer in self.layers[:1]:", "only the first block"),
     ],
     "step_09_first_weights": [
         ("residual_std if to_residual else std", "std", "N(0, std / sqrt(2L))"),
-        ("math.sqrt(2 * model.config.num_hidden_layers)", "model.config.num_hidden_layers", "N(0, std / sqrt(2L))"),
+        (
+            "math.sqrt(2 * model.config.num_hidden_layers)",
+            "model.config.num_hidden_layers",
+            "N(0, std / sqrt(2L))",
+        ),
         ("in model.named_parameters()", "in reversed(list(model.named_parameters()))", "in another order"),
     ],
     "step_10_loss": [
-        ("(logits.logsumexp(dim=2, keepdim=True) - chosen).mean()",
-         "(logits.logsumexp(dim=2, keepdim=True) - chosen).sum()", "the losses are summed"),
-        ("logits.logsumexp(dim=2, keepdim=True) - chosen", "chosen - logits.logsumexp(dim=2, keepdim=True)",
-         "the sign is wrong"),
+        (
+            "(logits.logsumexp(dim=2, keepdim=True) - chosen).mean()",
+            "(logits.logsumexp(dim=2, keepdim=True) - chosen).sum()",
+            "the losses are summed",
+        ),
+        (
+            "logits.logsumexp(dim=2, keepdim=True) - chosen",
+            "chosen - logits.logsumexp(dim=2, keepdim=True)",
+            "the sign is wrong",
+        ),
         ("logits.logsumexp(dim=2, keepdim=True) - chosen", "-chosen", "logsumexp is missing"),
         ("logits.logsumexp(dim=2, keepdim=True)", "logits.exp().sum(dim=2, keepdim=True).log()", "overflows"),
         ("logits[:, :-1].float()", "logits[:, 1:].float()", "not the right number"),
-        ("gather(2, ids[:, 1:, None])", "gather(2, ids[:, :-1, None])", "judged on its own token|not the right"),
+        (
+            "gather(2, ids[:, 1:, None])",
+            "gather(2, ids[:, :-1, None])",
+            "judged on its own token|not the right",
+        ),
     ],
     "step_11_learning_rate": [
         ("peak * step / warmup_steps", "peak * (step + 1) / warmup_steps", "begins above 0"),
         ("if step < warmup_steps", "if step < 0", "largest difference"),
         ("/ (steps - warmup_steps)))", "/ (steps - warmup_steps - 1)))", "would reach 0 at step number"),
         ("(step - warmup_steps) / (steps - warmup_steps)", "step / steps", "begins after the warmup"),
-        ("(step - warmup_steps) / (steps - warmup_steps)", "(step - warmup_steps) / steps", "steps - warmup_steps"),
-        ("0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))",
-         "(1 - (step - warmup_steps) / (steps - warmup_steps))", "half a cosine"),
+        (
+            "(step - warmup_steps) / (steps - warmup_steps)",
+            "(step - warmup_steps) / steps",
+            "steps - warmup_steps",
+        ),
+        (
+            "0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))",
+            "(1 - (step - warmup_steps) / (steps - warmup_steps))",
+            "half a cosine",
+        ),
     ],
     "step_11_clip_gradients": [
-        ("p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
-         "p.grad.mul_(torch.clamp(max_norm / (p.grad.norm() + 1e-6), max=1.0))", "clipped by itself"),
+        (
+            "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
+            "p.grad.mul_(torch.clamp(max_norm / (p.grad.norm() + 1e-6), max=1.0))",
+            "clipped by itself",
+        ),
         ("torch.clamp(max_norm / (norm + 1e-6), max=1.0)", "max_norm / (norm + 1e-6)", "made longer"),
-        ("p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))", "p.grad.clamp_(max=max_norm)",
-         "each number is cut off"),
+        (
+            "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
+            "p.grad.clamp_(max=max_norm)",
+            "each number is cut off",
+        ),
         ("p.grad.mul_(", "p.grad.mul(", "nothing was clipped"),
     ],
     "step_11_adamw": [
         ("p.mul_(1 - lr * decay)", "p.mul_(1 - decay)", "not multiplied by the rate"),
         ("p.mul_(1 - lr * decay)", "p.grad.add_(decay * p)", "the weight does not decay"),
-        ("            m.mul_(b1)", "            p.grad.add_(decay * p)\n            m.mul_(b1)", "largest difference"),
+        (
+            "            m.mul_(b1)",
+            "            p.grad.add_(decay * p)\n            m.mul_(b1)",
+            "largest difference",
+        ),
         ("p.mul_(1 - lr * decay)", "pass", "the weight does not decay"),
         ("(1 - b1**t)", "1", "largest difference"),
         ("b1, b2, eps = 0.9, 0.95", "b1, b2, eps = 0.95, 0.9", "b1 and b2 are exchanged"),
@@ -311,8 +421,11 @@ MISTAKES = {
     ],
     "step_12_greedy": [
         ("    return new\n", "    return ids + new\n", "the prompt comes back too"),
-        ("        if token == stop_id:\n            break\n        new.append(token)",
-         "        new.append(token)\n        if token == stop_id:\n            break", "stop_id came back"),
+        (
+            "        if token == stop_id:\n            break\n        new.append(token)",
+            "        new.append(token)\n        if token == stop_id:\n            break",
+            "stop_id came back",
+        ),
         ("[0, -1].float()", "[0, 0].float()", "the last position"),
         ("max(temperature, 1e-6)", "max(temperature, 1.0)", "always the most probable token"),
     ],
@@ -328,7 +441,9 @@ CASES = [(test, *case) for test, cases in MISTAKES.items() for case in cases]
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("test, right, wrong, message", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "test, right, wrong, message", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)]
+)
 def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
     """The reference with one part changed, graded by the functions that `pytest lessons/yours` runs."""
     number = int(test.split("_")[1])
@@ -336,12 +451,17 @@ def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
         text = file.read_text()
         if file.name in ("one_file.py", f"{STEPS[number - 1]}.py"):
             text = text.replace(right, wrong)
-        (tmp_path / file.name).write_text(text + "\n\ndef x_scale(module):\n    return module.norm.weight.numel() ** 0.5\n")
-    changed = [name for name in ("one_file.py", f"{STEPS[number - 1]}.py")
-               if right in ((YOURS if name == "one_file.py" else support.REFERENCE) / name).read_text()]
+        (tmp_path / file.name).write_text(
+            text + "\n\ndef x_scale(module):\n    return module.norm.weight.numel() ** 0.5\n"
+        )
+    changed = [
+        name
+        for name in ("one_file.py", f"{STEPS[number - 1]}.py")
+        if right in ((YOURS if name == "one_file.py" else support.REFERENCE) / name).read_text()
+    ]
     assert changed, f"the reference no longer holds {right!r}"
     steps = support.Steps(tmp_path)
-    sys.path.insert(0, str(tmp_path))                             # its one_file.py before the real one
+    sys.path.insert(0, str(tmp_path))  # its one_file.py before the real one
     try:
         answers = {}
 
@@ -364,5 +484,7 @@ def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
     finally:
         sys.path.remove(str(tmp_path))
         steps.forget()
-    assert any(re.search(message if "|" in message and "|g|" not in message else re.escape(message), line)
-               for line in said), (said, message)
+    assert any(
+        re.search(message if "|" in message and "|g|" not in message else re.escape(message), line)
+        for line in said
+    ), (said, message)

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the graded answers are: this folder, or the one that `pytest lessons/exercises --answers FOLDER` names."""
+"""Where the graded answers are: this folder, or the one that `--answers FOLDER` names."""
+
 import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent))                               # the real modules
+sys.path.insert(0, str(HERE.parent.parent))  # the real modules
 
 from lessons.exercises.grading import fail, load  # noqa: E402
 
 
 @pytest.fixture
 def answer(request):
-    """answer(name): the function called `name` of the file that belongs to this test, as the reader wrote it."""
+    """answer(name): the function called `name` in the file that belongs to this test."""
     folder = Path(request.config.getoption("--answers") or HERE).resolve()
     file = folder / Path(request.node.path).name.removeprefix("test_")
 

@@ -24,7 +24,7 @@ def fail(message: str) -> NoReturn:
 
 
 def load(file: Path, name: str) -> ModuleType:
-    """Import an answer's file as module `name`. A file that cannot be imported ends the test with its own line."""
+    """Import an answer's file as module `name`; an error there ends the test with its own line."""
     ANSWERS.add(str(file))
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)

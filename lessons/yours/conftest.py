@@ -3,6 +3,7 @@
 
 The first step that is not written yet fails with one line; those after it are skipped.
 """
+
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from steps import HERE, STEPS, Steps  # noqa: E402
 
 from lessons.exercises.grading import attempt, fail  # noqa: E402
 
-WAITING = pytest.StashKey[int]()                                  # the first step that is not written yet
+WAITING = pytest.StashKey[int]()  # the first step that is not written yet
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,10 @@ def steps(request):
 
 @pytest.fixture
 def part(request, steps):
-    """part(name): what is called `name` in the student's file of this test's step (test_step_04_... is step 4)."""
+    """part(name): what is called `name` in the student's file of this test's step.
+
+    The number of the step is in the test's name: test_step_04_... is step 4.
+    """
     step = int(request.node.name.split("_")[2])
     waiting = request.session.stash.get(WAITING, None)
     if waiting is not None and waiting <= step:

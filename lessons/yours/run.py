@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a step of the track: train what you have written for some seconds, then see its loss, the distance to the
-bound, and a sample.
+"""Run a step of the track: train what you have written, see its loss, the distance to the bound, a sample.
 
     python lessons/yours/run.py 3              step 3, with your files
     python lessons/yours/run.py 3 --start 3    the same; the steps before 3 are taken from the reference
     python lessons/yours/run.py all            all twelve, in their order
     python lessons/yours/run.py text FILE      write a thousand tales to FILE, for one_file.py
 
-The model trains on tales of the built-in corpus. Their bound is known: no model can have a lower mean loss, because
-the tales are drawn by chance and this is their entropy. runs/yours/samples.html shows the samples of all steps.
+The model trains on tales of the built-in corpus. Their bound is known: the tales are drawn by chance, and no
+model can have a lower mean loss than their entropy. runs/yours/samples.html shows the samples of all steps.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,15 +40,28 @@ from lessons.tools import FAST, HOME  # noqa: E402
 from precision import cpu_multiplies_bf16  # noqa: E402
 
 OUT = HOME / "runs" / "yours"
-KIND = "web"                                                      # the tales, in the place of the cards' web pages
+KIND = "web"  # the tales, in the place of the cards' web pages
 PROMPT = "Once upon a time there"
 CONFIG = real.SIZES["tiny"]
-SHORT, LONG = (8, 20) if FAST else (200, 1200)                    # steps of a short and of the long training
-TITLES = ["count pairs", "a network that sees one token", "one head", "several heads", "grouped heads", "positions",
-          "norm", "SwiGLU and the block", "the stack and the output head", "the loss", "AdamW and the loop", "sampling"]
+SHORT, LONG = (8, 20) if FAST else (200, 1200)  # steps of a short and of the long training
+TITLES = [
+    "count pairs",
+    "a network that sees one token",
+    "one head",
+    "several heads",
+    "grouped heads",
+    "positions",
+    "norm",
+    "SwiGLU and the block",
+    "the stack and the output head",
+    "the loss",
+    "AdamW and the loop",
+    "sampling",
+]
 
 
 # ------------------------------------------------------------------------------------------------------- data
+
 
 @functools.lru_cache
 def tales() -> Path:
@@ -63,9 +76,11 @@ def batches(steps: int, rows: int = 8, length: int = 128) -> Callable[[int], Ten
 
 
 def whole_tales(count: int) -> tuple[list[list[int]], float | None]:
-    """The first `count` complete tales of the validation split as token ids, and the bound in nats per token."""
+    """The first `count` complete tales of the validation split as ids, and the bound in nats per token."""
     corpus = Corpus(tales(), 128, 1, split="validation")
-    stream = [token for step in range(min(len(corpus), 4 * count)) for token in corpus.batch(step)[0].tolist()]
+    stream = [
+        token for step in range(min(len(corpus), 4 * count)) for token in corpus.batch(step)[0].tolist()
+    ]
     found, tale = [], []
     for token in stream:
         if token == corpus.eos_id:
@@ -78,15 +93,17 @@ def whole_tales(count: int) -> tuple[list[list[int]], float | None]:
 
 @torch.no_grad()
 def measure(model: Callable[[Tensor], Tensor], documents: list[list[int]], separator: int) -> float:
-    """Mean loss in nats per token over complete tales, each read after a separator, its own separator included."""
+    """Mean loss in nats per token over complete tales, each read after a separator and with its own."""
     total, tokens = 0.0, 0
     for first in range(0, len(documents), 16):
-        rows = [[separator, *tale, separator] for tale in documents[first:first + 16]]
+        rows = [[separator, *tale, separator] for tale in documents[first : first + 16]]
         longest = max(len(row) for row in rows)
-        ids = torch.tensor([row + [separator] * (longest - len(row)) for row in rows])        # (B, T)
-        real_token = torch.tensor([[1] * (len(row) - 1) + [0] * (longest - len(row)) for row in rows])  # (B, T-1)
-        logp = torch.log_softmax(model(ids)[:, :-1].float(), dim=-1)                          # (B, T-1, V)
-        chosen = logp.gather(2, ids[:, 1:, None])[:, :, 0]                                    # (B, T-1)
+        ids = torch.tensor([row + [separator] * (longest - len(row)) for row in rows])  # (B, T)
+        real_token = torch.tensor(
+            [[1] * (len(row) - 1) + [0] * (longest - len(row)) for row in rows]
+        )  # (B, T-1)
+        logp = torch.log_softmax(model(ids)[:, :-1].float(), dim=-1)  # (B, T-1, V)
+        chosen = logp.gather(2, ids[:, 1:, None])[:, :, 0]  # (B, T-1)
         total -= float((chosen * real_token).sum())
         tokens += int(real_token.sum())
     return total / tokens
@@ -97,7 +114,8 @@ def in_low_precision() -> contextlib.AbstractContextManager:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_multiplies_bf16())
 
 
-# ------------------------------------------------------------------------------------------------ what is trained
+# -------------------------------------------------------------------------------------------- what is trained
+
 
 class Trial(nn.Module):
     """An embedding, the part of one step, and an output matrix: what steps 3 to 8 train."""
@@ -111,9 +129,9 @@ class Trial(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         T = ids.shape[1]
-        x = self.embed_tokens(ids)                                            # (B, T, D)
+        x = self.embed_tokens(ids)  # (B, T, D)
         x = self.part(x, self.cos[:T], self.sin[:T]) if self.rotary else self.part(x)
-        return self.lm_head(self.norm(x) if self.norm else x)                 # (B, T, V)
+        return self.lm_head(self.norm(x) if self.norm else x)  # (B, T, V)
 
 
 class Added(nn.Module):
@@ -124,15 +142,17 @@ class Added(nn.Module):
         self.part, self.norm = part, norm
 
     def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
-        return x + self.part(self.norm(x) if self.norm else x, *tables)       # (B, T, D)
+        return x + self.part(self.norm(x) if self.norm else x, *tables)  # (B, T, D)
 
 
-def fit(model: nn.Module, batch: Callable[[int], Tensor], steps: int, loss_of: Callable = real.next_token_loss) -> None:
+def fit(
+    model: nn.Module, batch: Callable[[int], Tensor], steps: int, loss_of: Callable = real.next_token_loss
+) -> None:
     """Train with torch's AdamW at a constant rate: what the steps before 11 use."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.01)
     with in_low_precision():
         for step in range(steps):
-            ids = batch(step)                                                 # (B, T)
+            ids = batch(step)  # (B, T)
             loss = loss_of(model(ids), ids)
             optimizer.zero_grad()
             loss.backward()
@@ -164,16 +184,16 @@ def trained(steps: Steps, number: int) -> Callable[[Tensor], Tensor]:
     """ids (B, T) -> logits (B, T, V) of what step `number` has made, trained."""
     torch.manual_seed(42)
     if number == 1:
-        ids = torch.cat([batches(SHORT)(step).flatten() for step in range(SHORT)])            # (N,)
+        ids = torch.cat([batches(SHORT)(step).flatten() for step in range(SHORT)])  # (N,)
         module = steps.module(1)
-        table = module.probabilities(module.count_pairs(ids, CONFIG.vocab_size), 0.01)        # (V, V)
+        table = module.probabilities(module.count_pairs(ids, CONFIG.vocab_size), 0.01)  # (V, V)
         print(f"on the text that was counted: {float(module.mean_loss(table, ids)):.3f} nats per token")
         return lambda ids: table.log()[ids]
     model = part_of(steps, number)
     if number < 9:
         for weight in model.parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, 0.0, 0.02)                # as step 9 begins; torch's own start is too large
+                nn.init.normal_(weight, 0.0, 0.02)  # as step 9 begins; torch's own start is too large
     if number < 10:
         fit(model, batches(SHORT), SHORT)
     elif number == 10:
@@ -181,11 +201,16 @@ def trained(steps: Steps, number: int) -> Callable[[Tensor], Tensor]:
     elif number == 11:
         with in_low_precision():
             losses = steps.module(11).train(model, batches(LONG, 8, 256), LONG)
-        print("training loss:", ", ".join(f"{losses[i]:.2f} (step {i})" for i in range(0, LONG, max(1, LONG // 6))))
+        print(
+            "training loss:",
+            ", ".join(f"{losses[i]:.2f} (step {i})" for i in range(0, LONG, max(1, LONG // 6))),
+        )
         save(model)
     else:
         if not (OUT / "model" / "config.json").is_file():
-            raise UserError("step 12 writes with the model that step 11 trains: python lessons/yours/run.py 11")
+            raise UserError(
+                "step 12 writes with the model that step 11 trains: python lessons/yours/run.py 11"
+            )
         model.load_state_dict(real.Llama.from_pretrained(OUT / "model").state_dict())
     return model.eval()
 
@@ -199,18 +224,21 @@ def save(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def draw(model: Callable[[Tensor], Tensor], ids: list[int], count: int, stop_id: int, seed: int = 5) -> list[int]:
+def draw(
+    model: Callable[[Tensor], Tensor], ids: list[int], count: int, stop_id: int, seed: int = 5
+) -> list[int]:
     """Tokens drawn from softmax(logits): how the steps before 12 write."""
     chance, new = torch.Generator().manual_seed(seed), []
     while len(new) < count:
-        probability = torch.softmax(model(torch.tensor([ids + new]))[0, -1].float(), dim=0)   # (V,)
+        probability = torch.softmax(model(torch.tensor([ids + new]))[0, -1].float(), dim=0)  # (V,)
         new.append(int(torch.multinomial(probability, 1, generator=chance)))
         if new[-1] == stop_id:
             return new[:-1]
     return new
 
 
-# ---------------------------------------------------------------------------------------------------- one step
+# --------------------------------------------------------------------------------------------------- one step
+
 
 def show(steps: Steps, number: int) -> None:
     """Run a step, print its loss, the bound and a sample, and keep them for the page."""
@@ -222,7 +250,9 @@ def show(steps: Steps, number: int) -> None:
     loss = measure(model, documents, words.eos_id)
     ids = [words.eos_id, *words.encode(PROMPT, document=True)]
     if number == 12:
-        new = steps.module(12).generate(model, ids, 160, temperature=0.6, top_p=0.9, seed=5, stop_id=words.eos_id)
+        new = steps.module(12).generate(
+            model, ids, 160, temperature=0.6, top_p=0.9, seed=5, stop_id=words.eos_id
+        )
     else:
         new = draw(model, ids, 60 if number < 11 else 160, words.eos_id)
     sample = PROMPT + words.decode(new)
@@ -230,8 +260,14 @@ def show(steps: Steps, number: int) -> None:
     print(f"loss {loss:.3f} nats per token on new tales; bound {bound:.3f}; {loss - bound:.3f} above it")
     print(f"sample: {sample}\n({seconds:.0f} seconds)\n")
     OUT.mkdir(parents=True, exist_ok=True)
-    kept = {"step": number, "title": TITLES[number - 1], "loss": loss, "bound": bound, "sample": sample,
-            "seconds": seconds}
+    kept = {
+        "step": number,
+        "title": TITLES[number - 1],
+        "loss": loss,
+        "bound": bound,
+        "sample": sample,
+        "seconds": seconds,
+    }
     atomic_write(OUT / f"step{number:02d}.json", json.dumps(kept, indent=2) + "\n")
     atomic_write(OUT / "samples.html", page())
 
@@ -242,13 +278,17 @@ def page() -> str:
     rows = []
     for step in kept:
         above = step["loss"] - step["bound"]
-        rows.append(f"<h2>{step['step']}. {html.escape(step['title'])}</h2>\n"
-                    f"<p>loss {step['loss']:.3f}, {above:.3f} above the bound "
-                    f"<meter min='0' max='8' value='{above:.3f}'></meter></p>\n"
-                    f"<blockquote>{html.escape(step['sample'])}</blockquote>")
+        rows.append(
+            f"<h2>{step['step']}. {html.escape(step['title'])}</h2>\n"
+            f"<p>loss {step['loss']:.3f}, {above:.3f} above the bound "
+            f"<meter min='0' max='8' value='{above:.3f}'></meter></p>\n"
+            f"<blockquote>{html.escape(step['sample'])}</blockquote>"
+        )
     style = "body{max-width:44em;margin:2em auto;font:16px/1.5 sans-serif} :root{color-scheme:light dark}"
-    return ("<!doctype html><meta charset='utf-8'><title>From letter soup to a story</title>"
-            f"<style>{style}</style>\n<h1>From letter soup to a story</h1>\n" + "\n".join(rows) + "\n")
+    return (
+        "<!doctype html><meta charset='utf-8'><title>From letter soup to a story</title>"
+        f"<style>{style}</style>\n<h1>From letter soup to a story</h1>\n" + "\n".join(rows) + "\n"
+    )
 
 
 def write_text(file: Path) -> None:
@@ -257,11 +297,17 @@ def write_text(file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("step", help=f"1 to {len(STEPS)}, all, or text")
     parser.add_argument("file", nargs="?", type=Path, help="for text: the file to write")
-    parser.add_argument("--start", type=int, default=1, help="take the steps before this one from the reference")
-    parser.add_argument("--answers", type=Path, default=HERE, help="the folder of your files (default: this one)")
+    parser.add_argument(
+        "--start", type=int, default=1, help="take the steps before this one from the reference"
+    )
+    parser.add_argument(
+        "--answers", type=Path, default=HERE, help="the folder of your files (default: this one)"
+    )
     options = parser.parse_args()
     if options.step == "text" and options.file:
         return write_text(options.file)
@@ -273,7 +319,9 @@ def main() -> None:
         try:
             show(steps, number)
         except NotImplementedError as missing:
-            raise UserError(f"not written yet: {missing} (--start takes earlier steps from the reference)") from None
+            raise UserError(
+                f"not written yet: {missing} (--start takes earlier steps from the reference)"
+            ) from None
         except Exception as error:
             if not own_line(error):
                 raise

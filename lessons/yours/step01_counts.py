@@ -24,5 +24,8 @@ def probabilities(counts: Tensor, add: float) -> Tensor:
 
 
 def mean_loss(table: Tensor, ids: Tensor) -> Tensor:
-    """The mean of -log p(next | this) over the N - 1 pairs of `ids` (N,), in nats. `table` (V, V). A scalar."""
+    """The mean of -log p(next | this) over the N - 1 pairs of `ids` (N,), in nats.
+
+    `table` (V, V) holds the probabilities. Returns a scalar.
+    """
     raise NotImplementedError("mean_loss in lessons/yours/step01_counts.py")

@@ -9,7 +9,7 @@ class Bigram(nn.Module):
     """Token -> vector -> scores of the next token. It still looks at one token only."""
 
     def __init__(self, vocab_size: int, width: int):
-        """Make `self.embed_tokens`, an nn.Embedding (V, D), and `self.lm_head`, an nn.Linear D -> V without bias."""
+        """Make `embed_tokens`, an nn.Embedding (V, D), and `lm_head`, an nn.Linear D -> V without bias."""
         super().__init__()
         raise NotImplementedError("Bigram.__init__ in lessons/yours/step02_network.py")
 

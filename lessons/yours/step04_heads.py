@@ -16,7 +16,7 @@ def merge(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Step 3's formula for all heads: softmax(q k^T / sqrt(F)) v, causal. All (B, H, T, F). No loop over heads."""
+    """Step 3's formula for all heads at once: softmax(q k^T / sqrt(F)) v, causal. All (B, H, T, F)."""
     raise NotImplementedError("attend in lessons/yours/step04_heads.py")
 
 

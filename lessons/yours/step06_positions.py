@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 6: positions. Queries and keys are turned by an angle that grows with the position (Su et al. 2021)."""
+"""Step 6: positions. Queries and keys turn by an angle that grows with the position (Su et al. 2021)."""
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from step05_grouped import repeat_heads
 def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin of the angles n * theta^(-2j/F), for positions n < T and pairs j < F/2.
 
-    Returns two FP32 tensors (T, F). Feature j is paired with feature j + F/2, so column j + F/2 repeats column j.
+    Returns two FP32 tensors (T, F). Feature j is paired with feature j + F/2, so column j + F/2 repeats
+    column j.
     """
     raise NotImplementedError("rotary_table in lessons/yours/step06_positions.py")
 

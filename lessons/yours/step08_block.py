@@ -12,7 +12,7 @@ class MLP(nn.Module):
     """down(silu(gate(x)) * up(x)), silu(z) = z * sigmoid(z) (Shazeer 2020, eq. 6)."""
 
     def __init__(self, config):
-        """Make `gate_proj` and `up_proj` (D -> M) and `down_proj` (M -> D): nn.Linear without bias, in this order.
+        """Make `gate_proj`, `up_proj` (D -> M) and `down_proj` (M -> D): nn.Linear without bias.
 
         D is config.hidden_size, M is config.intermediate_size.
         """

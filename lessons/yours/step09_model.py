@@ -13,7 +13,7 @@ class Decoder(nn.Module):
     """Embedding, config.num_hidden_layers blocks, a last norm. Llama files call this part `model`."""
 
     def __init__(self, config):
-        """Make `embed_tokens` (an nn.Embedding), `layers` (an nn.ModuleList of blocks) and `norm`, in this order.
+        """Make `embed_tokens` (nn.Embedding), `layers` (nn.ModuleList of blocks) and `norm`, in this order.
 
         Keep the rotary tables of config.max_position_embeddings positions; they are no parameters.
         """
@@ -31,8 +31,8 @@ class Llama(nn.Module):
     def __init__(self, config):
         """Keep `config`, make `model`, a Decoder; then call `init_weights(self)`.
 
-        With config.tie_word_embeddings the output matrix is the embedding; without, make `lm_head`, an nn.Linear
-        from D to V without bias.
+        With config.tie_word_embeddings the output matrix is the embedding. Without, make `lm_head`, an
+        nn.Linear from D to V without bias.
         """
         super().__init__()
         raise NotImplementedError("Llama.__init__ in lessons/yours/step09_model.py")

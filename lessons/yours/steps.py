@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the files of the track find each other: a later step imports the student's earlier steps, or the reference's."""
+"""How the files of the track find each other: a later step imports the student's earlier files."""
+
 from __future__ import annotations
 
 import importlib
@@ -14,13 +15,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 REFERENCE = HERE / "reference"
 STEPS = [file.stem for file in sorted(HERE.glob("step[0-9][0-9]_*.py"))]
-sys.path[:0] = [str(ROOT), str(HERE)]                             # the real modules; one_file
+sys.path[:0] = [str(ROOT), str(HERE)]  # the real modules; one_file
 
 from lessons.exercises import grading  # noqa: E402
 
 
 class Steps(MetaPathFinder):
-    """`import step04_heads` finds the file in the folder `answers`, or, before step `start`, the reference."""
+    """`import step04_heads` finds the file in the folder `answers`; before step `start`, the reference."""
 
     def __init__(self, answers: Path = HERE, start: int = 1):
         self.answers, self.start = Path(answers).resolve(), start

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades the twelve steps against the real modules, and at the end the whole model and its training.
 
-    pytest lessons/yours                    all steps
-    pytest lessons/yours -k step_04         one step
-    pytest lessons/yours --start 5          the steps before 5 are taken from the reference
+pytest lessons/yours                    all steps
+pytest lessons/yours -k step_04         one step
+pytest lessons/yours --start 5          the steps before 5 are taken from the reference
 """
+
 from __future__ import annotations
 
 import math
@@ -34,7 +35,9 @@ def fill(name: str, module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     found = {key: tuple(weight.shape) for key, weight in module.state_dict().items()}
     for key, weight in weights.items():
         if key not in found:
-            fail(f"{name} has no {key}; the docstring of __init__ names the parts. It has: {', '.join(found)}")
+            fail(
+                f"{name} has no {key}; the docstring of __init__ names the parts. It has: {', '.join(found)}"
+            )
         if found[key] != tuple(weight.shape):
             fail(f"{name}: {key} has shape {found[key]}; expected {tuple(weight.shape)}")
     for key in found.keys() - weights.keys():
@@ -49,13 +52,16 @@ def drawn(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {f"{name}.weight": torch.randn(shape) / shape[-1] ** 0.5 for name, shape in shapes.items()}
 
 
-def softmax_of(score: Tensor, v: Tensor, mask: Tensor | None = None, fill_with: float = -math.inf, dim: int = -1):
+def softmax_of(
+    score: Tensor, v: Tensor, mask: Tensor | None = None, fill_with: float = -math.inf, dim: int = -1
+):
     """softmax(score, where `mask` is true) v, for the typical mistakes."""
     score = score if mask is None else score.masked_fill(~mask, fill_with)
     return torch.softmax(score, dim=dim) @ v
 
 
-# ------------------------------------------------------------------------------------------- 1 and 2: one token
+# ----------------------------------------------------------------------------------------- 1 and 2: one token
+
 
 def test_step_01_count_pairs(part):
     ids = torch.tensor([3, 1, 1, 4, 3, 1, 0, 1, 4, 4])
@@ -75,12 +81,18 @@ def test_step_01_probabilities(part):
     smooth = counts + add
     mistakes = {
         "the columns sum to 1; divide each row by its own sum": smooth / smooth.sum(dim=0, keepdim=True),
-        "nothing was added: a pair never seen must keep a small probability": counts / counts.sum(1, keepdim=True),
-        "`add` is added to the sum once; it is added to each of the V entries": smooth / (
-            counts.sum(1, keepdim=True) + add),
+        "nothing was added: a pair never seen must keep a small probability": counts
+        / counts.sum(1, keepdim=True),
+        "`add` is added to the sum once; it is added to each of the V entries": smooth
+        / (counts.sum(1, keepdim=True) + add),
         "all entries together sum to 1; each row must": smooth / smooth.sum(),
     }
-    judge("probabilities", call(part("probabilities"), counts, add), smooth / smooth.sum(1, keepdim=True), mistakes)
+    judge(
+        "probabilities",
+        call(part("probabilities"), counts, add),
+        smooth / smooth.sum(1, keepdim=True),
+        mistakes,
+    )
 
 
 def test_step_01_mean_loss(part):
@@ -91,8 +103,12 @@ def test_step_01_mean_loss(part):
         "the losses are summed; take their mean": losses.sum(),
         "the sign is wrong: a loss is minus the logarithm": -losses.mean(),
         "this is in bits; use the natural logarithm": losses.mean() / math.log(2),
-        "the table is read backwards: row = this token, column = the next one": -table[ids[1:], ids[:-1]].log().mean(),
-        "this is the logarithm of the mean; take the mean of the logarithms": -table[ids[:-1], ids[1:]].mean().log(),
+        "the table is read backwards: row = this token, column = the next one": -table[ids[1:], ids[:-1]]
+        .log()
+        .mean(),
+        "this is the logarithm of the mean; take the mean of the logarithms": -table[ids[:-1], ids[1:]]
+        .mean()
+        .log(),
     }
     judge("mean_loss", call(part("mean_loss"), table, ids), losses.mean(), mistakes)
 
@@ -105,14 +121,18 @@ def test_step_02_bigram(part):
     x = weights["embed_tokens.weight"][ids]
     logits = x @ weights["lm_head.weight"].t()
     mistakes = {
-        "probabilities come back; return the logits, the loss does the softmax": torch.softmax(logits, dim=-1),
-        "the embedding is used twice; the output has its own matrix lm_head": x @ weights["embed_tokens.weight"].t(),
+        "probabilities come back; return the logits, the loss does the softmax": torch.softmax(
+            logits, dim=-1
+        ),
+        "the embedding is used twice; the output has its own matrix lm_head": x
+        @ weights["embed_tokens.weight"].t(),
         "the vectors come back; lm_head makes scores of them": x,
     }
     judge("Bigram", call(module, ids), logits, mistakes)
 
 
-# ------------------------------------------------------------------------------------------- 3 to 6: attention
+# ------------------------------------------------------------------------------------------ 3 to 6: attention
+
 
 def attention_mistakes(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """What goes wrong between queries, keys and values of equal heads (..., T, F)."""
@@ -124,13 +144,20 @@ def attention_mistakes(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
         "later positions are read too: set their scores to -inf before the softmax": softmax_of(score, v),
         "the scores of later positions are 0, and exp(0) is 1: use -inf": softmax_of(score, v, causal, 0.0),
         "later positions are cut off after the softmax, so the weights do not sum to 1: mask before": (
-            weight * causal) @ v,
+            weight * causal
+        )
+        @ v,
         "the scores are not divided by sqrt(F)": softmax_of(plain, v, causal),
         "the scores are divided by F; by sqrt(F) is right": softmax_of(plain / q.shape[-1], v, causal),
-        "the softmax is over the queries; it is over the keys, the last axis": softmax_of(score, v, causal, -1e9, -2),
+        "the softmax is over the queries; it is over the keys, the last axis": softmax_of(
+            score, v, causal, -1e9, -2
+        ),
         "a position does not read itself: the first one then has nothing to read": softmax_of(
-            score, v, causal.tril(-1)),
-        "the mask lies the other way: a position reads itself and later ones": softmax_of(score, v, causal.t()),
+            score, v, causal.tril(-1)
+        ),
+        "the mask lies the other way: a position reads itself and later ones": softmax_of(
+            score, v, causal.t()
+        ),
         "queries and keys are exchanged": softmax_of(score.transpose(-1, -2), v, causal),
     }
 
@@ -149,11 +176,13 @@ def test_step_04_split(part):
     x = torch.arange(B * T * H * F).float().view(B, T, H * F)
     right = x.view(B, T, H, F).transpose(1, 2)
     mistakes = {
-        "view(B, H, T, F) mixes positions and heads: view(B, T, H, F) first, then exchange axes 1 and 2": x.view(
-            B, H, T, F),
+        "view(B, H, T, F) mixes positions and heads: view(B, T, H, F) first, then transpose(1, 2)": x.view(
+            B, H, T, F
+        ),
         "the axes are still (B, T, H, F): exchange T and H": x.view(B, T, H, F),
         "head h got every H-th feature; it gets F neighbours: view(B, T, H, F), not (B, T, F, H)": x.view(
-            B, T, F, H).permute(0, 3, 1, 2),
+            B, T, F, H
+        ).permute(0, 3, 1, 2),
     }
     judge("split", call(part("split"), x, F), right, mistakes)
 
@@ -162,9 +191,12 @@ def test_step_04_merge(part):
     x = torch.arange(B * T * H * F).float().view(B, H, T, F)
     right = x.transpose(1, 2).reshape(B, T, H * F)
     mistakes = {
-        "the axes were not exchanged back before the reshape: positions and heads are mixed": x.reshape(B, T, H * F),
+        "the axes were not exchanged back before the reshape: positions and heads are mixed": x.reshape(
+            B, T, H * F
+        ),
         "the features of the heads are interleaved; head 0 comes first, then head 1": x.permute(
-            0, 2, 3, 1).reshape(B, T, H * F),
+            0, 2, 3, 1
+        ).reshape(B, T, H * F),
     }
     judge("merge", call(part("merge"), x), right, mistakes)
 
@@ -172,7 +204,12 @@ def test_step_04_merge(part):
 def test_step_04_attend(part):
     torch.manual_seed(4)
     q, k, v = torch.randn(3, B, H, T, F)
-    judge("attend", call(part("attend"), q, k, v), real.attention_written_out(q, k, v), attention_mistakes(q, k, v))
+    judge(
+        "attend",
+        call(part("attend"), q, k, v),
+        real.attention_written_out(q, k, v),
+        attention_mistakes(q, k, v),
+    )
 
 
 def attention_of(config: real.ModelConfig, weights: dict[str, Tensor]) -> real.Attention:
@@ -207,7 +244,9 @@ def test_step_04_multi_head(part):
 def test_step_05_repeat_heads(part):
     x = torch.arange(B * K * T * F).float().view(B, K, T, F)
     mistakes = {
-        "the row of heads is repeated (0 1 0 1); each head is (0 0 1 1): use repeat_interleave": x.repeat(1, 2, 1, 1),
+        "the row of heads is repeated (0 1 0 1); each head is (0 0 1 1): use repeat_interleave": x.repeat(
+            1, 2, 1, 1
+        ),
         "nothing is repeated": x,
     }
     judge("repeat_heads", call(part("repeat_heads"), x, H), x.repeat_interleave(H // K, dim=1), mistakes)
@@ -217,9 +256,13 @@ def test_step_05_grouped_heads(part):
     torch.manual_seed(6)
     weights = drawn(q_proj=(H * F, D), k_proj=(K * F, D), v_proj=(K * F, D), o_proj=(D, H * F))
     module, x = fill("GroupedHeads", call(part("GroupedHeads"), D, H, K, F), weights), torch.randn(B, T, D)
-    twisted = {name: weight.view(K, F, D).flip(0).reshape(K * F, D) if "k_" in name or "v_" in name else weight
-               for name, weight in weights.items()}
-    mistakes = {"the query heads read the groups in the wrong order": attention_of(SMALL, twisted)(x, *unturned(T))}
+    twisted = {
+        name: weight.view(K, F, D).flip(0).reshape(K * F, D) if "k_" in name or "v_" in name else weight
+        for name, weight in weights.items()
+    }
+    mistakes = {
+        "the query heads read the groups in the wrong order": attention_of(SMALL, twisted)(x, *unturned(T))
+    }
     judge("GroupedHeads", call(module, x), attention_of(SMALL, weights)(x, *unturned(T)), mistakes)
 
 
@@ -232,7 +275,8 @@ def test_step_06_rotary_table(part):
         "the exponent is -j/F; it is -2j/F for j = 0 ... F/2 - 1": real.rotary_table(7, F, 10.0),
         "positions begin at 1; the first one is 0": tuple(x[1:] for x in real.rotary_table(8, F, 100.0)),
         "each angle comes twice in a row; the second half of the columns repeats the first": tuple(
-            x[:, : F // 2].repeat_interleave(2, dim=1) for x in (cos, sin)),
+            x[:, : F // 2].repeat_interleave(2, dim=1) for x in (cos, sin)
+        ),
         "only F/2 columns: repeat them for the second half": (cos[:, : F // 2], sin[:, : F // 2]),
         "sin and cos are exchanged": (sin, cos),
     }
@@ -246,9 +290,10 @@ def test_step_06_rotate(part):
     a, b = x.chunk(2, dim=-1)
     mistakes = {
         "the pairs turn the other way: check the sign of the sine": real.rotate(x, cos, -sin),
-        "the pairs are neighbours (2j, 2j + 1); here feature j goes with j + F/2": x * cos + torch.stack(
-            [-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2) * sin,
-        "the minus sign is missing: (a cos - b sin, b cos + a sin)": x * cos + torch.cat([b, a], dim=-1) * sin,
+        "the pairs are neighbours (2j, 2j + 1); here feature j goes with j + F/2": x * cos
+        + torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2) * sin,
+        "the minus sign is missing: (a cos - b sin, b cos + a sin)": x * cos
+        + torch.cat([b, a], dim=-1) * sin,
         "nothing is turned": x,
     }
     judge("rotate", call(part("rotate"), x, cos, sin), real.rotate(x, cos, sin), mistakes)
@@ -263,7 +308,9 @@ def test_step_06_attention(part):
 
     def variant(turn_q: bool, turn_k: bool, turn_v: bool) -> Tensor:
         q, k, v = (mine.split_heads(mine.get_submodule(name)(x)) for name in NAMES[:3])
-        q, k, v = (real.rotate(y, cos, sin) if turn else y for y, turn in ((q, turn_q), (k, turn_k), (v, turn_v)))
+        q, k, v = (
+            real.rotate(y, cos, sin) if turn else y for y, turn in ((q, turn_q), (k, turn_k), (v, turn_v))
+        )
         return mine.o_proj(real.attention_written_out(q, k, v).transpose(1, 2).flatten(2))
 
     mistakes = {
@@ -275,7 +322,8 @@ def test_step_06_attention(part):
     judge("Attention", call(module, x, cos, sin), mine(x, cos, sin), mistakes)
 
 
-# ------------------------------------------------------------------------------------------- 7 to 9: the model
+# ------------------------------------------------------------------------------------------ 7 to 9: the model
+
 
 def test_step_07_norm(part):
     torch.manual_seed(9)
@@ -291,8 +339,9 @@ def test_step_07_norm(part):
         "eps is added after the root; it belongs under it": x / (mean.sqrt() + eps) * weight,
         "eps is missing": x / mean.sqrt() * weight,
         "the weight is missing": x / (mean + eps).sqrt(),
-        "the mean of x is subtracted: that is LayerNorm": centred / (
-            centred.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight,
+        "the mean of x is subtracted: that is LayerNorm": centred
+        / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+        * weight,
         "the root is missing": x / (mean + eps) * weight,
     }
     judge("RMSNorm", call(module, x), norm(x), mistakes)
@@ -329,13 +378,15 @@ def test_step_08_block(part):
 
     h = x + attention(one(x))
     mistakes = {
-        "the first addition is missing: x + attention(norm(x))": attention(one(x)) + mlp(two(attention(one(x)))),
+        "the first addition is missing: x + attention(norm(x))": attention(one(x))
+        + mlp(two(attention(one(x)))),
         "the second addition is missing: x + mlp(norm(x))": mlp(two(h)),
         "attention reads x without its norm": x + attention(x) + mlp(two(x + attention(x))),
         "the MLP reads x without its norm": h + mlp(h),
         "the MLP reads the block's input; it reads what attention has added to": h + mlp(two(x)),
         "the norms come after the parts; they come before, and the stream itself stays as it is": two(
-            one(x + attention(x)) + mlp(one(x + attention(x)))),
+            one(x + attention(x)) + mlp(one(x + attention(x)))
+        ),
         "the two norms are exchanged": (x + attention(two(x))) + mlp(one(x + attention(two(x)))),
     }
     judge("Block", call(module, x, cos, sin), block(x, cos, sin), mistakes)
@@ -364,8 +415,9 @@ def test_step_09_model(part, tied):
         "the hidden states come back; the output matrix makes logits of them": inner.norm(x),
     }
     if not tied:
-        mistakes["the embedding makes the logits; without tie_word_embeddings lm_head does"] = functional.linear(
-            inner.norm(x), inner.embed_tokens.weight)
+        mistakes["the embedding makes the logits; without tie_word_embeddings lm_head does"] = (
+            functional.linear(inner.norm(x), inner.embed_tokens.weight)
+        )
     judge("Llama", call(module, ids), mine(ids), mistakes)
 
 
@@ -386,11 +438,14 @@ def test_step_09_first_weights(part):
             reason = "N(0, std / sqrt(2L)), L = 8" if scaled else "N(0, std)"
             fail(f"init_weights: {name} has a spread of {spread:.4f}; expected {wanted:.4f}: {reason}")
     if not all(torch.equal(found[name], right[name]) for name in right):
-        fail("init_weights: the spreads are right, but the numbers come in another order: draw once for each matrix, "
-             "in the order of model.named_parameters()")
+        fail(
+            "init_weights: the spreads are right, but the numbers come in another order: draw once for each "
+            "matrix, in the order of model.named_parameters()"
+        )
 
 
-# ------------------------------------------------------------------------------------------- 10 to 12: training
+# ----------------------------------------------------------------------------------------- 10 to 12: training
+
 
 def test_step_10_loss(part):
     torch.manual_seed(14)
@@ -398,19 +453,24 @@ def test_step_10_loss(part):
     right = real.next_token_loss(logits, ids)
     mistakes = {
         "position t is judged on its own token; it is judged on token t + 1": functional.cross_entropy(
-            logits.flatten(0, 1), ids.flatten()),
+            logits.flatten(0, 1), ids.flatten()
+        ),
         "the shift goes the other way: logits without the last position, ids without the first": (
-            functional.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten())),
+            functional.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten())
+        ),
         "the losses are summed; take the mean": right * 3 * (T - 1),
         "the sum is divided by B*T; there are B*(T-1) predictions": right * (T - 1) / T,
         "this is in bits; use the natural logarithm": right / math.log(2),
         "the sign is wrong": -right,
-        "logsumexp is missing: the scores are no probabilities yet": -logits[:, :-1].gather(
-            2, ids[:, 1:, None]).mean(),
+        "logsumexp is missing: the scores are no probabilities yet": -logits[:, :-1]
+        .gather(2, ids[:, 1:, None])
+        .mean(),
     }
     judge("next_token_loss", call(part("next_token_loss"), logits, ids), right, mistakes)
     large, pair = torch.tensor([[[1000.0, 0.0], [0.0, 1000.0]]]), torch.tensor([[0, 1]])
-    overflow = {"exp overflows for logits of 1000: use logsumexp": torch.tensor(float(bad)) for bad in ("inf",)}
+    overflow = {
+        "exp overflows for logits of 1000: use logsumexp": torch.tensor(float(bad)) for bad in ("inf",)
+    }
     overflow["exp overflows for logits of 1000, and inf / inf is nan: use logsumexp"] = torch.tensor(math.nan)
     found = call(part("next_token_loss"), large, pair)
     judge("next_token_loss of logits of 1000", found, real.next_token_loss(large, pair), overflow)
@@ -428,10 +488,10 @@ def test_step_11_learning_rate(part):
         "the warmup begins above 0; step 0 has rate 0": [r + 1 / warmup for r in rise] + right[warmup:],
         "the warmup is missing": [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)],
         "the cosine begins at step 0; it begins after the warmup": rise + cosine(steps, 0),
-        "the cosine reaches 0 at the last step; it would reach 0 at step number `steps`": rise + cosine(
-            steps - warmup - 1),
-        "the fall is a straight line; it is half a cosine": rise + [
-            1 - (step - warmup) / (steps - warmup) for step in range(warmup, steps)],
+        "the cosine reaches 0 at the last step; it would reach 0 at step number `steps`": rise
+        + cosine(steps - warmup - 1),
+        "the fall is a straight line; it is half a cosine": rise
+        + [1 - (step - warmup) / (steps - warmup) for step in range(warmup, steps)],
         "the fall lasts `steps` steps; it lasts steps - warmup_steps": rise + cosine(steps),
     }
     found = [call(part("learning_rate"), step, steps, peak, warmup) for step in range(steps)]
@@ -452,7 +512,8 @@ def test_step_11_clip_gradients(part):
     large, small = torch.tensor([1.0, 2, 3, 4, 2, 4]), 0.01 * torch.tensor([1.0, 2, 3, 4, 2, 4])
     mistakes = {
         "each matrix is clipped by itself; the norm is that of all gradients together": torch.cat(
-            [large[:4] / large[:4].norm(), large[4:] / large[4:].norm()]),
+            [large[:4] / large[:4].norm(), large[4:] / large[4:].norm()]
+        ),
         "each number is cut off; the whole vector is scaled and keeps its direction": large.clamp(max=1.0),
         "nothing was clipped: change p.grad in place": large,
         "the norm is not the root of the sum of squares": large / large.pow(2).sum(),
@@ -470,8 +531,11 @@ class TwoKinds(nn.Module):
         self.linear, self.embed = nn.Linear(3, 2, bias=False), nn.Embedding(2, 3)
 
 
-def adamw_variant(coupled=False, corrected=True, late=0, inside=False, squared=True, swapped=False, decay_lr=True):
+def adamw_variant(
+    coupled=False, corrected=True, late=0, inside=False, squared=True, swapped=False, decay_lr=True
+):
     """One update of AdamW with one part changed."""
+
     def step(w, g, m, v, t, lr, decay):
         g = g + decay * w if coupled else g
         b1, b2 = (0.95, 0.9) if swapped else (0.9, 0.95)
@@ -480,11 +544,14 @@ def adamw_variant(coupled=False, corrected=True, late=0, inside=False, squared=T
         below = (v / two + 1e-8).sqrt() if inside else (v / two).sqrt() + 1e-8
         shrink = 1 - (0 if coupled else decay * (lr if decay_lr else 1))
         return w * shrink - lr * m / one / below, m, v
+
     return step
 
 
 ADAMW_MISTAKES = {
-    "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay": {"coupled": True},
+    "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay": {
+        "coupled": True
+    },
     "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": {"corrected": False},
     "the step counter is one too high: the first step has t = 1": {"late": 1},
     "eps is under the root; add it after": {"inside": True},
@@ -515,20 +582,27 @@ def test_step_11_adamw(part):
         return w
 
     linear, embed = trained(train.AdamW, lambda optimizer, t: optimizer.step(t, lr))
-    found = trained(lambda module, decay: call(part("AdamW"), module, decay),
-                    lambda optimizer, t: call(optimizer.step, t, lr))
+    found = trained(
+        lambda module, decay: call(part("AdamW"), module, decay),
+        lambda optimizer, t: call(optimizer.step, t, lr),
+    )
     mistakes = {message: by_hand(adamw_variant(**changed)) for message, changed in ADAMW_MISTAKES.items()}
     mistakes["the weight does not decay"] = by_hand(adamw_variant(), decay=0.0)
     mistakes["nothing changed: update the parameters in place"] = start.linear.weight
     judge("a Linear weight after four updates", found[0], linear, mistakes)
     decayed = by_hand(adamw_variant(), w=start.embed.weight.detach(), which=1)
-    judge("an embedding after four updates", found[1], embed, {"embeddings decay; only Linear weights do": decayed})
+    judge(
+        "an embedding after four updates",
+        found[1],
+        embed,
+        {"embeddings decay; only Linear weights do": decayed},
+    )
 
 
 def batches(step: int) -> Tensor:
     """Rows of a repeating pattern, another one at each step."""
     chance = torch.Generator().manual_seed(step)
-    return torch.randint(V, (4, 8), generator=chance).repeat(1, 3)            # (B, T)
+    return torch.randint(V, (4, 8), generator=chance).repeat(1, 3)  # (B, T)
 
 
 def test_step_11_train(part):
@@ -549,14 +623,18 @@ def test_step_11_train(part):
     variants = {
         "the rate is constant: call learning_rate(step, ...) at each step": {"rate": lambda step: 0.02},
         "the warmup is missing: 5% of the steps": {"rate": lambda step: cosine_rate(step, 0)},
-        "the rate of the next step is used: learning_rate counts from 0": {"rate": lambda step: cosine_rate(step + 1)},
+        "the rate of the next step is used: learning_rate counts from 0": {
+            "rate": lambda step: cosine_rate(step + 1)
+        },
         "the gradients are not clipped": {"max_norm": math.inf},
         "the update counts from 0; AdamW counts from 1": {"first": 0},
         "nothing decays: the decay is 0.01": {"decay": 0.0},
         "the gradients of earlier steps were kept: clear them before backward": {"keep": True},
         "the weights do not change: is the optimizer's step called?": {"rate": lambda step: 0.0},
     }
-    mistakes = {message: torch.tensor(training_losses(model_of(), **change)) for message, change in variants.items()}
+    mistakes = {
+        message: torch.tensor(training_losses(model_of(), **change)) for message, change in variants.items()
+    }
     judge("train", torch.tensor(found), torch.tensor(right), mistakes, tolerance=2e-5)
 
 
@@ -567,7 +645,9 @@ def cosine_rate(step: int, warmup: int = 1) -> float:
     return 0.01 * (1 + math.cos(math.pi * (step - warmup) / (12 - warmup)))
 
 
-def training_losses(module: nn.Module, rate=cosine_rate, max_norm=1.0, first=1, decay=0.01, keep=False) -> list[float]:
+def training_losses(
+    module: nn.Module, rate=cosine_rate, max_norm=1.0, first=1, decay=0.01, keep=False
+) -> list[float]:
     """The losses of 12 steps by the parts of train.py."""
     optimizer, losses = train.AdamW(module, decay), []
     for step in range(12):
@@ -589,7 +669,7 @@ class Fixed(nn.Module):
         self.logits = logits
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.logits.expand(*ids.shape, -1)                             # (B, T, V)
+        return self.logits.expand(*ids.shape, -1)  # (B, T, V)
 
 
 def test_step_12_greedy(part):
@@ -602,8 +682,10 @@ def test_step_12_greedy(part):
     if not (isinstance(found, list) and all(isinstance(token, int) for token in found)):
         fail("generate must return a list of int")
     if found != right:
-        fail(f"generate at temperature 0: {found}; expected {right}: always the most probable token, "
-             "each read from the last position")
+        fail(
+            f"generate at temperature 0: {found}; expected {right}: always the most probable token, "
+            "each read from the last position"
+        )
     shorter = call(part("generate"), model, [3, 1], 12, temperature=0.0, stop_id=right[-1])
     if shorter == right[: right.index(right[-1]) + 1]:
         fail("generate: stop_id came back; it ends the text and is not returned")
@@ -639,25 +721,40 @@ def test_step_12_chances(part, temperature, top_p):
         "always the most probable token: draw by chance above temperature 0": torch.eye(5)[0],
     }
     distance = {message: float((found - p).abs().sum()) for message, p in expected.items()}
-    nearest = min(distance, key=distance.get)                     # the first of equals, so "" before a mistake
+    nearest = min(distance, key=distance.get)  # the first of equals, so "" before a mistake
     if nearest and distance[nearest] < distance[""]:
         fail(f"generate at temperature {temperature}, top_p {top_p}: {nearest}")
     if distance[""] > 0.12:
-        fail(f"generate at temperature {temperature}, top_p {top_p}: shares {found.tolist()}; "
-             f"expected {expected[''].tolist()}")
+        fail(
+            f"generate at temperature {temperature}, top_p {top_p}: shares {found.tolist()}; "
+            f"expected {expected[''].tolist()}"
+        )
 
 
-# ------------------------------------------------------------------------------------------- the whole model
+# -------------------------------------------------------------------------------------------- the whole model
+
 
 def test_step_13_your_model_is_the_real_one(part, tmp_path, monkeypatch):
-    """Step 9's model with the weights of a trained `tiny` gives the logits of model.py; step 11's loop gives the
-    losses of train.py."""
+    """Your model with the weights of a trained `tiny` gives its logits; your loop gives the real losses."""
     folder = prepare([builtin_source("web")], tmp_path / "corpus", source_token_budget=30_000)
     monkeypatch.chdir(tmp_path)
-    history = train.train(train.TrainConfig(
-        size="tiny", data=str(folder), out=str(tmp_path / "run"), steps=20, seq_len=64, batch_size=4,
-        learning_rate=3e-3, schedule="cosine", precision="fp32", device="cpu", seed=42, eval_steps=20,
-        max_eval_samples=4))
+    history = train.train(
+        train.TrainConfig(
+            size="tiny",
+            data=str(folder),
+            out=str(tmp_path / "run"),
+            steps=20,
+            seq_len=64,
+            batch_size=4,
+            learning_rate=3e-3,
+            schedule="cosine",
+            precision="fp32",
+            device="cpu",
+            seed=42,
+            eval_steps=20,
+            max_eval_samples=4,
+        )
+    )
     trained = real.Llama.from_pretrained(history.folder / "best")
     mine = fill("Llama", call(part("Llama", 9), trained.config), trained.state_dict())
     corpus = Corpus(folder, 64, 4, 20, seed=42)
