@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in fewer bytes for decoding: BF16 and INT8 beside FP32, and the loss that they cost.
+"""Weights in fewer bytes for decoding: BF16 and INT8 beside FP32.
 
-A decoding step reads every weight once, so half or a quarter of the bytes is up to two or four times the
-speed, where the processor can multiply what it reads. The forms:
+A decoding step reads every weight once. With half or a quarter of the bytes it is up to two or four times as
+fast, if the processor can multiply what it reads. The forms:
 
     fp32          as trained
-    bf16          weights and what they are multiplied with rounded to 8 significant bits
-    int8          each row of a weight as whole numbers -127..127 times one scale; what it is multiplied with
-                  is BF16
-    int8-dynamic  torch's dynamic quantization (torch.ao.quantization.quantize_dynamic): what it is multiplied
-    with is INT8 too, scaled anew each time
+    bf16          the weights and their inputs rounded to 8 significant bits
+    int8          each row of a weight is integers -127..127 times one scale; inputs are BF16
+    int8-dynamic  torch's dynamic quantization: inputs are INT8 too, each row with its own scale
 
-Norms, the residual stream and the embedding's rows stay FP32 in all of them; a tied embedding gets a second,
-small copy for the head.
+Norms, the residual stream and the embedding's rows stay FP32 in all of them. A tied embedding gets a second,
+smaller copy for the head. `python -m bench.weight_forms` measures speed and loss of each form.
 """
 from __future__ import annotations
 
@@ -24,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import UserError
+from model import Llama
 from sampling.cuda_graph import GraphDecoder
 from sampling.fast_decoder import FastDecoder, Product, shared_out
-from model import Llama
+
+INT8_WIDTH = 16         # torch's INT8 kernel reads so many columns at a time, past the end of other widths
 
 
 def bf16_product(weight: Tensor) -> Product:
@@ -34,44 +34,62 @@ def bf16_product(weight: Tensor) -> Product:
     rounded = weight.detach().bfloat16()                                      # (out, in)
 
     def product(x: Tensor) -> Tensor:
-        return F.linear(x.bfloat16(), rounded)
+        return F.linear(x.bfloat16(), rounded)                                # (B, out)
 
     return product
 
 
 def int8_product(weight: Tensor) -> Product:
-    """The same with row r of the weight as whole numbers times max |w_r| / 127 (symmetric, one scale for each
-    output).
+    """The same with weight row r as integers times max |w_r| / 127: symmetric, one scale for each output.
+
+    Zeros fill the columns up to a multiple of INT8_WIDTH.
     """
     scale = weight.detach().abs().amax(dim=1).clamp(min=1e-12) / 127          # (out,)
-    whole = (weight.detach() / scale[:, None]).round().to(torch.int8)         # (out, in)
+    missing = -weight.shape[1] % INT8_WIDTH
+    integers = (weight.detach() / scale[:, None]).round().to(torch.int8)      # (out, in)
+    integers = F.pad(integers, (0, missing))                                  # (out, in + missing)
     scale = scale.bfloat16()
 
     def product(x: Tensor) -> Tensor:
-        return torch._weight_int8pack_mm(x.bfloat16(), whole, scale)          # (B, out)
+        x = x.bfloat16()                                                      # (B, in)
+        if missing:
+            x = F.pad(x, (0, missing))                                        # (B, in + missing)
+        return torch._weight_int8pack_mm(x.contiguous(), integers, scale)     # (B, out)
 
     return product
 
 
 def int8_dynamic_product(weight: Tensor) -> Product:
-    """The same by torch's own dynamic quantization, with one scale for each output of the weight and one for
-    all of x.
+    """The same by torch's dynamic quantization, with one scale for each output and one for each row of x.
+
+    torch takes one scale for all of x, from its least and its greatest value. So each row is divided by its
+    largest magnitude, and two more columns hold +1 and -1, with weight 0: the range is always -1..1, and no
+    row depends on the others.
     """
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    layer.weight = nn.Parameter(weight.detach())
+    layer = nn.Linear(weight.shape[1] + 2, weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(F.pad(weight.detach(), (0, 2)))               # (out, in + 2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is announced to move to the package torchao
+        warnings.simplefilter("ignore")  # torch announces that this moves to the package torchao
         config = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
-        return torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), config)[0]
+        layer = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), config)[0]
+    ends = torch.tensor([[1.0, -1.0]])                                        # (1, 2)
+
+    def product(x: Tensor) -> Tensor:
+        largest = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)          # (B, 1)
+        x = torch.cat([x / largest, ends.expand(len(x), -1)], dim=1)          # (B, in + 2)
+        return layer(x) * largest                                             # (B, out)
+
+    return product
 
 
 FORMS: dict[str, Callable[[Tensor], Product]] = {
     "fp32": shared_out, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
 }
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
 
 
 class Quantized(nn.Module):
-    """A Linear that is its product alone: x (..., in), FP32 -> (..., out), FP32."""
+    """A Linear layer that is its product: x (..., in), FP32 -> (..., out), FP32."""
 
     def __init__(self, product: Product):
         super().__init__()
@@ -82,8 +100,9 @@ class Quantized(nn.Module):
 
 
 def quantized(model: Llama, form: str) -> tuple[Llama, FastDecoder]:
-    """`model`, its Linear layers replaced by `form` (a key of FORMS; fp32 changes nothing), and the decoding
-    step that belongs to it.
+    """`model` with its Linear layers in `form` (a key of FORMS), and the decoder that belongs to it.
+
+    fp32 changes nothing. Raises UserError for an unknown form, or one that the device does not have.
     """
     if form not in FORMS:
         raise UserError(f"unknown form of weights {form!r}; choose from {', '.join(FORMS)}")
@@ -91,22 +110,20 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastDecoder]:
     if form.startswith("int8") and not on_cpu:
         raise UserError(f"--weights {form} is for the CPU; on this device use fp32 or bf16")
     prepare = FORMS[form]
-    step = FastDecoder(model, prepare) if on_cpu else GraphDecoder(model, prepare)
+    decoder = FastDecoder(model, prepare) if on_cpu else GraphDecoder(model, prepare)
     if form != "fp32":
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, Quantized(prepare(child.weight)))
-        model.project = Quantized(step.project).forward
-    return model, step
-
-
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+        model.project = Quantized(decoder.project).forward
+    return model, decoder
 
 
 def bytes_read(model: Llama, form: str) -> int:
-    """Bytes of weights that one decoding step reads: every matrix once (of an untied embedding only a row),
-    norms in FP32. `model` as loaded.
+    """Bytes of weights that one decoding step reads; `model` as loaded.
+
+    Every matrix once (of an untied embedding only a row), norms in FP32.
     """
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
     norms = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)

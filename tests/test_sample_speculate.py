@@ -17,8 +17,8 @@ from common import UserError
 from bench import weight_forms
 from sampling import speculate, weights
 from sampling.fast_decoder import FastDecoder
-from model import SIZES, KVCache, Llama
-from sample import Draw, SampleSettings, generate
+from model import SIZES, KVCache, Llama, ModelConfig
+from sample import Draw, SampleSettings, decode, generate
 
 PLAIN = SampleSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=3)
 
@@ -186,6 +186,50 @@ def test_forms_stay_near_fp32_and_the_step_equals_the_model(form, limit, size):
         changed.model(ids[:, :-1], cache)
         last = step(ids[:, -1:], cache)
     assert float((last - logits[:, -1]).norm() / logits[:, -1].norm()) < max(limit, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "form, limit", [("fp32", 1e-5), ("bf16", 0.02), ("int8", 0.03), ("int8-dynamic", 0.1)]
+)
+def test_forms_take_every_width_and_no_row_depends_on_the_others(form, limit):
+    """Each product beside the exact one, for widths that are not multiples of what a kernel reads at once.
+
+    One row is a thousand times larger than the others. FP32 sums may be in another order for several rows;
+    the other forms give the same bits.
+    """
+    draw = torch.Generator().manual_seed(0)
+    for width, outputs in itertools.product((1, 2, 7, 30, 43, 64, 172), (1, 5, 33, 64)):
+        weight = torch.randn(outputs, width, generator=draw)
+        x = torch.randn(5, width, generator=draw) * torch.tensor([1, 1000, 0.01, 1, 1])[:, None]      # (B, in)
+        product = weights.FORMS[form](weight)
+        with torch.inference_mode():
+            together = product(x).float()  # (B, out)
+            alone = torch.cat([product(row).float() for row in x.split(1)])  # (B, out)
+        bound = limit * x.norm(dim=1, keepdim=True) * weight.norm(dim=1)  # (B, out)
+        assert bool(((together - x @ weight.T).abs() <= bound).all()), (width, outputs)
+        if form == "fp32":
+            assert bool(((together - alone).abs() <= bound).all())
+        else:
+            assert torch.equal(together, alone), (width, outputs)
+
+
+@pytest.mark.parametrize("form", list(weights.FORMS))
+def test_an_odd_model_answers_in_every_form_and_row_i_is_the_same_alone(form):
+    """The width 172 of this MLP is not a multiple of 16."""
+    torch.manual_seed(0)
+    model = Llama(ModelConfig(4096, 64, 172, 2, 4, 2, 16, 256)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(3)
+    model, decoder = weights.quantized(model, form)
+    ids, settings = [5, 6, 7], SampleSettings(max_new_tokens=20)
+    draws = [Draw(model, ids, settings, seed) for seed in range(3)]
+    steps = [tokens for tokens, _ in decode(model, ids, draws, decoder)]
+    for seed in range(3):
+        draw = Draw(model, ids, settings, seed)
+        alone = [tokens[0] for tokens, _ in decode(model, ids, [draw], decoder)]
+        assert alone == [tokens[seed] for tokens in steps]
 
 
 def test_bytes_read_and_unknown_form():
