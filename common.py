@@ -400,14 +400,15 @@ def escaped(text: str) -> str:
 
 def for_terminal(text: str, stream: Any = None) -> str:
     """`escaped(text)` if `stream` (default: stdout) is a terminal, which no text may control; else `text`."""
-    return escaped(text) if (stream or sys.stdout).isatty() else text
+    stream = stream or sys.stdout
+    return escaped(text) if stream and stream.isatty() else text
 
 
 def colour(text: str, code: str) -> str:
     """`text` in an ANSI colour (`code` such as "32" or "38;5;208"), plain where stdout is no terminal or
     NO_COLOR is set.
     """
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if not (sys.stdout and sys.stdout.isatty()) or os.environ.get("NO_COLOR"):
         return text
     if os.name == "nt":
         os.system("")  # switches the Windows console to ANSI sequences

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # common comes before torch, which takes seconds to import: Ctrl-C during that time prints one line.
-from common import Parser, UserError, add_flags, colour, find_run, flag, read_json, run
+from common import (
+    Parser, UserError, add_flags, colour, find_run, flag, for_terminal, read_json, run
+)
 
 import torch
 from torch import Tensor
@@ -304,7 +306,7 @@ PROMPT = "Once upon a time"                 # one of the cards' own
 def main() -> int | None:
     """Parse the flags, open the model, answer in the way that was asked for."""
     from sampling.answers import load_model_of                                # rooms above: only main may
-    from sampling.terminal import check_together, place_and_prompt, say, sweep
+    from sampling.terminal import check_together, place_and_prompt, say, sweep, tell_lost_text
 
     parser = Parser("Continue a text with a trained model.", EXAMPLES)
     parser.add_argument(
@@ -321,7 +323,8 @@ def main() -> int | None:
     chosen = {name: given.pop(name) for name in names & set(given)}
     check_together(given)
     flags = SampleFlags(**given)
-    place, prompt = place_and_prompt(first, second, flags.prompt_file, None if flags.chat else PROMPT)
+    read_pipe = not (flags.chat or flags.web or flags.history)
+    place, prompt = place_and_prompt(first, second, flags.prompt_file, read_pipe)
     if flags.web:
         from sampling import web
         return web.serve(place, prompt)
@@ -329,6 +332,8 @@ def main() -> int | None:
         from sampling import history
         return history.show(find_run(place), flags.json)
     loaded = load_model_of(place, flags.weights, flags.device)
+    prompt = PROMPT if prompt is None else prompt
+    tell_lost_text(loaded, prompt)
     settings = dataclasses.replace(loaded.settings, **{**PRESETS[flags.preset], **chosen}).check()
     seed = random.randrange(2**32) if flags.seed is None else flags.seed
     if flags.explore:
@@ -347,11 +352,11 @@ def main() -> int | None:
         return sweep(loaded, prompt, settings, seed, flags.sweep)
     alone = flags.n == 1 and not flags.json
     draws = [(settings, seed + i) for i in range(flags.n)]
-    record = say(loaded, prompt, draws, show=colour(prompt, "2") if alone else None)
+    record = say(loaded, prompt, draws, show=colour(for_terminal(prompt), "2") if alone else None)
     if flags.json:
         print(json.dumps(record, ensure_ascii=False))
     for answer in record["answers"] if not alone and not flags.json else []:
-        print(colour(f"--- seed {answer['seed']}", "2"), prompt + answer["text"], sep="\n")
+        print(colour(f"--- seed {answer['seed']}", "2"), for_terminal(prompt + answer["text"]), sep="\n")
     speed = f"{record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s"
     print(f"\n{loaded.name}: {record['tokens']} tokens in {speed}, seed {seed}", file=sys.stderr)
     return 0

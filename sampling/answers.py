@@ -47,19 +47,31 @@ def load_model_of(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; leave the flag out to use the CPU")
     folder = find_run(run_or_folder)
+    name = name_of(folder)
     its_tokenizer = tokenizer.load(folder)
     model, next_logits = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
     if its_tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{folder}: the vocabulary has {its_tokenizer.vocab_size} tokens but the model "
                         f"{model.config.vocab_size}; they do not belong together")
     settings = recommended(model.config, folder)
-    return LoadedModel(name_of(folder), folder, model, next_logits, its_tokenizer, settings)
+    return LoadedModel(name, folder, model, next_logits, its_tokenizer, settings)
 
 
 def name_of(folder: Path) -> str:
-    """`20m` for `runs/20m/best`; a model folder's own name where it is not part of a run."""
+    """`20m` for `runs/20m/best`; a model folder's own name where it is not part of a run.
+
+    Raises UserError for a name that is not UTF-8, which no file of results could hold.
+    """
     path = Path(os.path.abspath(folder))                                  # a link keeps its name
-    return path.parent.name if path.name.split(".")[0] in ("best", "last") else path.name
+    name = path.parent.name if path.name.split(".")[0] in ("best", "last") else path.name
+    if name != valid_text(name):
+        raise UserError(f"{folder}: the folder's name is not UTF-8 text; rename it")
+    return name
+
+
+def valid_text(text: str) -> str:
+    """`text` with ? for what UTF-8 cannot hold: half of a surrogate pair, bytes that were not text."""
+    return text.encode(errors="replace").decode()
 
 
 def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -69,13 +81,8 @@ def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
     cards, no separator is put before the prompt. An empty prompt is the start of a document: the separator
     alone.
     """
-    ids = [*getattr(its_tokenizer, "prefix_ids", []), *its_tokenizer.encode(prompt, document=True)]
+    ids = [*its_tokenizer.prefix_ids, *its_tokenizer.encode(prompt, document=True)]
     return ids or [its_tokenizer.eos_id]
-
-
-def stop_ids_of(its_tokenizer: Tokenizer) -> set[int]:
-    """All ids that end a text."""
-    return set(getattr(its_tokenizer, "stop_ids", [its_tokenizer.eos_id]))
 
 
 @dataclass
@@ -90,26 +97,25 @@ class Answer:
 
 
 def respond(
-    loaded: LoadedModel, prompt: str, draws: list[tuple[SampleSettings, int]]
+    loaded: LoadedModel, prompt: str | list[int], draws: list[tuple[SampleSettings, int]]
 ) -> Iterator[list[Answer]]:
-    """Continue `prompt` once for each (settings, seed); yields the growing answers.
+    """Continue `prompt`, a text or its ids, once for each (settings, seed); yields the growing answers.
 
     The first answers come before the first token and are empty. The bytes of one character may come from
     several tokens: the text grows when the character is complete. Raises UserError for a prompt that the
     model cannot read.
     """
     model, its_tokenizer = loaded.model, loaded.tokenizer
-    stop_ids = stop_ids_of(its_tokenizer)
-    ids = prompt_ids(its_tokenizer, prompt)
+    ids = prompt_ids(its_tokenizer, prompt) if isinstance(prompt, str) else prompt
     answers = [Answer(settings, seed) for settings, seed in draws]
     streams = [its_tokenizer.stream() for _ in draws]
     for stream in streams:
         stream.feed(ids)
-    rows = [Draw(model, ids, settings, seed, stop_ids) for settings, seed in draws]
+    rows = [Draw(model, ids, settings, seed, its_tokenizer.stop_ids) for settings, seed in draws]
     yield answers
     for tokens, _ in decode(model, ids, rows, loaded.next_logits):
         for answer, stream, token in zip(answers, streams, tokens):
-            answer.ended |= token in stop_ids
+            answer.ended |= token in its_tokenizer.stop_ids
             if token is not None and not answer.ended:
                 answer.ids.append(token)
                 answer.text += stream.feed([token])

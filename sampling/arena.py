@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from common import UserError, colour, find_run, read_json
+from common import UserError, colour, find_run, for_terminal, read_json
 from sample import SampleSettings
-from sampling.answers import LoadedModel, load_model_of, respond
+from sampling.answers import LoadedModel, load_model_of, name_of, respond
 from sampling.terminal import side_by_side
 
 SCORES = Path("runs") / "arena.jsonl"
@@ -117,7 +117,7 @@ def foreign(folder: Path) -> Contender:
         yield its_tokenizer.decode(new, skip_special_tokens=True)[len(before):]
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Contender(folder.resolve().name, parameters, answer)
+    return Contender(name_of(folder), parameters, answer)
 
 
 # ------------------------------------------------------------------------------------------ models found here
@@ -176,11 +176,14 @@ def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = N
 # -------------------------------------------------------------------------------------------- votes and score
 
 def remember_vote(prompt: str, a: str, b: str, vote: str) -> None:
-    """Append one vote (a key of VOTES) to the score file."""
-    SCORES.parent.mkdir(exist_ok=True)
+    """Append one vote (a key of VOTES) to the score file. Raises UserError where that is not possible."""
     record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "a": a, "b": b, "vote": vote, "prompt": prompt}
-    with open(SCORES, "a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    try:
+        SCORES.parent.mkdir(exist_ok=True)
+        with open(SCORES, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{SCORES}: the vote was not kept ({error.strerror})") from None
 
 
 def score() -> list[tuple[str, int, int, int, int]]:
@@ -248,8 +251,8 @@ def show(
         seconds = time.perf_counter() - started
         title = f"{letter}: {player.name}, {player.parameters / 1e6:.1f}M parameters, {seconds:.1f} s"
         headed.append(f"{letter if blind else title}\n\n{text}")
-    answers = side_by_side(headed, shutil.get_terminal_size().columns)
-    print(colour(prompt, "2"), answers, sep="\n\n", end="\n\n")
+    answers = side_by_side([for_terminal(text) for text in headed], shutil.get_terminal_size().columns)
+    print(colour(for_terminal(prompt), "2"), answers, sep="\n\n", end="\n\n")
     if not blind:
         return
     vote = ask()

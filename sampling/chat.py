@@ -1,37 +1,180 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Talk in turns: `sample.py --chat`."""
+"""Talk in turns: `sample.py --chat`. A chat template makes one prompt of all turns.
+
+Our folders carry the cards' template. A foreign folder's own template is a program in the Jinja language: it
+is rendered in Jinja's sandbox, which lets it neither change anything nor reach Python's internals. Where it
+cannot be used, the chat says so by name and uses the cards' template.
+"""
 from __future__ import annotations
 
+import json
 import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from common import UserError, read_json
 from sample import SampleSettings
-from sampling.answers import BASE_MODEL, LoadedModel
-from sampling.terminal import say
+from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
+from sampling.terminal import say, tell_lost_text
+from vocab_files.bpe import BPE, FromJson
+from vocab_files.tokenizer_files import CHAT_TEMPLATE
+
+HELP = """\
+Write a line and press Enter: the model continues the chat as the assistant.
+  /new   forget the turns so far     /help  this text     /quit or an empty line ends the chat
+The model reads all turns each time; when its context is full, the oldest are dropped. Length, temperature
+and seed are flags: python sample.py --help"""
+LONGEST_TEMPLATE = 1 << 20                  # bytes
+Turn = tuple[str, str]                      # (role, message); the roles are user and assistant
 
 
-def chat_prompt(turns: list[tuple[str, str]]) -> str:
+def cards_prompt(turns: list[Turn]) -> str:
     """The cards' template: each role between <| and |>, then its message; at the end the assistant's tag."""
     return "".join(f"<|{role}|>{content}" for role, content in turns) + "<|assistant|>"
 
 
-def recent(
-    loaded: LoadedModel, turns: list[tuple[str, str]], settings: SampleSettings
-) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class ChatFormat:
+    """How turns become a prompt: a folder's own template, or the cards' (`template` None).
+
+    `note` says why a folder's template is not used; `stop` is the text that ends an answer.
+    """
+
+    template: Any = None
+    names: tuple[tuple[str, str], ...] = ()               # of special tokens, which templates write
+    note: str | None = None
+
+    @property
+    def stop(self) -> str | None:
+        """The cards' tags are text, so a new tag ends an answer; other templates have stop tokens."""
+        return "<|" if self.template is None else None
+
+    def prompt(self, turns: list[Turn]) -> str:
+        """The text that the model continues. Raises UserError where the folder's template fails."""
+        if self.template is None:
+            return cards_prompt(turns)
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            return self.template.render(messages=messages, add_generation_prompt=True, **dict(self.names))
+        except Exception as error:  # noqa: BLE001 (a template can fail in any way)
+            raise UserError(f"the folder's chat template fails: {error or type(error).__name__}") from None
+
+    def ids(self, loaded: LoadedModel, prompt: str) -> list[int]:
+        """The ids of a prompt; in a folder's own template the names of special tokens are those tokens."""
+        if self.template is None:
+            return prompt_ids(loaded.tokenizer, prompt)
+        if isinstance(loaded.tokenizer, BPE):
+            return loaded.tokenizer.library.encode_special(prompt)
+        return loaded.tokenizer.encode(prompt, document=True)
+
+
+def format_of(loaded: LoadedModel) -> ChatFormat:
+    """The chat format of a model folder: its own template where it has another one than the cards'."""
+    try:
+        source, names = template_of(loaded.folder)
+        if source is None or source == CHAT_TEMPLATE:
+            return ChatFormat()
+        if isinstance(loaded.tokenizer, BPE) and not isinstance(loaded.tokenizer.library, FromJson):
+            raise UserError("it needs a tokenizer.json, and the folder has only a tokenizer.model")
+        found = ChatFormat(compiled(source), tuple(names.items()))
+        found.ids(loaded, found.prompt([("user", "Hello")]))
+        return found
+    except UserError as error:
+        return ChatFormat(note=f"the chat template of {loaded.folder} is not used: {error}")
+
+
+def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """(template, names of special tokens) of a model folder.
+
+    The template is in chat_template.jinja or in tokenizer_config.json; None where there is none.
+    """
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    names = {}
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token = config.get(key)
+        name = token.get("content") if isinstance(token, dict) else token
+        if isinstance(name, str):
+            names[key] = name
+    alone = folder / "chat_template.jinja"
+    if alone.is_file():
+        if alone.stat().st_size > LONGEST_TEMPLATE:
+            raise UserError(f"{alone} has more than {LONGEST_TEMPLATE:,} bytes")
+        return alone.read_text(encoding="utf-8", errors="replace"), names
+    template = config.get("chat_template")
+    if isinstance(template, list):                             # several, by name: the one for plain chats
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise UserError(f"{file}: chat_template is not text")
+    return template, names
+
+
+def compiled(source: str) -> Any:
+    """A template, ready to render in Jinja's sandbox, with what transformers offers to templates."""
+    try:
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise UserError("it needs Jinja: pip install jinja2") from None
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": time.strftime}
+    try:
+        return sandbox.from_string(source)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise UserError(f"it is not a Jinja template: {error}") from None
+
+
+def recent(loaded: LoadedModel, form: ChatFormat, turns: list[Turn], settings: SampleSettings) -> list[Turn]:
     """`turns` without the oldest ones, so that an answer of `max_new_tokens` fits into the context."""
     room = loaded.model.config.max_position_embeddings - settings.max_new_tokens
-    while len(turns) > 1 and len(loaded.tokenizer.encode(chat_prompt(turns), document=True)) > room:
+    while len(turns) > 1 and len(form.ids(loaded, form.prompt(turns))) > room:
         turns = turns[2:]
     return turns
 
 
 def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
-    """Talk in turns until an empty line; the oldest turns are dropped when the context is full."""
-    print(BASE_MODEL, "An empty line ends the chat.")
-    turns = []
-    print("you> ", end="", flush=True)
-    while sys.stdin and (said := sys.stdin.readline().strip()):
-        turns = recent(loaded, [*turns, ("user", said)], settings)
-        record = say(loaded, chat_prompt(turns), [(settings, seed + len(turns))], show="", stop="<|")
-        turns.append(("assistant", record["answers"][0]["text"]))
-        print("\nyou> ", end="", flush=True)
+    """Talk in turns until an empty line or the end of input.
+
+    A message that cannot be answered (too long, for instance) is one line on stderr; the chat continues.
+    """
+    form, turns = format_of(loaded), []
+    if form.note:
+        print(f"note: {form.note}", file=sys.stderr)
+    print(BASE_MODEL, "/help explains, an empty line ends the chat.")
+    while said := read_line():
+        if said in ("/quit", "/exit"):
+            break
+        if said == "/new":
+            turns = []
+        if said in ("/help", "/new"):
+            print(HELP if said == "/help" else "The turns so far are forgotten.")
+            continue
+        try:
+            tell_lost_text(loaded, said)
+            asked = recent(loaded, form, [*turns, ("user", said)], settings)
+            prompt = form.prompt(asked)
+            draws = [(settings, seed + len(asked))]
+            record = say(loaded, prompt, draws, show="", stop=form.stop, ids=form.ids(loaded, prompt))
+            turns = [*asked, ("assistant", record["answers"][0]["text"])]
+        except UserError as error:
+            print(f"not answered: {error}", file=sys.stderr)
+        print()
     print()
+
+
+def read_line() -> str:
+    """What the user writes after the question mark of the chat; empty at the end of input."""
+    print("you> ", end="", flush=True)
+    if sys.stdin is None:
+        return ""
+    return valid_text(sys.stdin.buffer.readline().decode("utf-8", "replace")).strip()

@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import UserError, atomic_write, colour
+from common import UserError, atomic_write, colour, for_terminal
 from sample import Draw, SampleSettings, decode
 from sampling import history
-from sampling.answers import Answer, LoadedModel, prompt_ids, stop_ids_of
+from sampling.answers import Answer, LoadedModel, prompt_ids
 from tokenizer import Tokenizer
 from tokenizing.view import names_of
 
@@ -80,7 +80,7 @@ def explore(
 
     The stop token has a Choice too.
     """
-    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), stop_ids_of(loaded.tokenizer)
+    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), loaded.tokenizer.stop_ids
     draw, stream = Draw(loaded.model, ids, settings, seed, stop_ids), loaded.tokenizer.stream()
     stream.feed(ids)
     answer, choices = Answer(settings, seed), []
@@ -134,10 +134,11 @@ def percent(probability: float) -> str:
 def in_terminal(prompt: str, choices: list[Choice], width: int) -> str:
     """The coloured text, then a line for each token, with as many alternatives as fit into `width`."""
     codes = [COLOURS[colour_by_surprise(choice.share)] for choice in choices]
-    text = "".join(colour(choice.text or choice.name, code) for choice, code in zip(choices, codes))
+    shown = [for_terminal(choice.text or choice.name) for choice in choices]
+    text = "".join(colour(token, code) for token, code in zip(shown, codes))
     legend = " ".join(colour(f" {words} ", COLOURS[name]) for name, words in surprise_legend())
     lines = [
-        colour(prompt, "2") + text,
+        colour(for_terminal(prompt), "2") + text,
         "",
         f"surprise, as a share of a uniform guess: {legend}",
         "",
@@ -277,7 +278,10 @@ text.addEventListener("keydown", event => {
 document.querySelectorAll("[name=by]").forEach(radio => radio.addEventListener("change", () => {
   text.dataset.by = radio.value;
 }));
-if (tokens.length) keep(0);
+if (tokens.length) {
+  tokens[0].tabIndex = 0;
+  show(0);
+}
 """
 
 

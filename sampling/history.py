@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import UserError, colour
+from common import UserError, colour, for_terminal
 from sampling.answers import Answer, LoadedModel
 
 # Bytes; a longer file is renamed to .old, which replaces the one before, and a new file starts.
 LIMIT = 4 << 20
+SHOWN = ("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
 
 def history_file(folder: Path) -> Path:
@@ -67,18 +68,26 @@ def records(folder: Path) -> list[dict[str, Any]]:
             found.append(json.loads(line))
         except ValueError:
             continue
-    return [record for record in found if isinstance(record, dict) and "answers" in record]
+    return [record for record in found if is_record(record)]
+
+
+def is_record(record: Any) -> bool:
+    """Whether a line of the file has what `show` prints; the file may have been edited."""
+    try:
+        kept = {"time", "model", "prompt", "tokens", "tokens_per_second"} <= set(record)
+        return kept and all({"text", *SHOWN} <= set(answer) for answer in record["answers"])
+    except (TypeError, KeyError):
+        return False
 
 
 def show(folder: Path, as_json: bool = False) -> None:
     """Print the history as text, or as one JSON object a line."""
-    names = ("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
     for record in records(folder):
         if as_json:
             print(json.dumps(record, ensure_ascii=False))
             continue
         speed = f"{record['tokens']} tokens, {record['tokens_per_second']} tokens/s"
-        print(colour(f"{record['time']}  {record['model']}  {speed}", "2"))
+        print(colour(for_terminal(f"{record['time']}  {record['model']}  {speed}"), "2"))
         for answer in record["answers"]:
-            print(colour("  " + "  ".join(f"{name} {answer[name]}" for name in names), "2"))
-            print(f"{record['prompt']}{answer['text']}\n")
+            print(colour("  " + "  ".join(f"{name} {answer[name]}" for name in SHOWN), "2"))
+            print(for_terminal(f"{record['prompt']}{answer['text']}\n"))

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common import UserError
+from common import UserError, for_terminal
 from model import KVCache, Llama
 from sample import Draw, NextLogits, SampleSettings, decode, filtered
-from sampling.answers import LoadedModel, prompt_ids, stop_ids_of
+from sampling.answers import LoadedModel, prompt_ids
 
 AHEAD = 4                           # tokens proposed at a time
 
@@ -142,7 +142,7 @@ def show(
 ) -> None:
     """Print the text, the share of proposals kept, and the speed beside plain decoding by the target."""
     check_pair(loaded, draft)
-    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), stop_ids_of(loaded.tokenizer)
+    ids, stop_ids = prompt_ids(loaded.tokenizer, prompt), loaded.tokenizer.stop_ids
 
     def plain(settings: SampleSettings) -> int:
         draw = Draw(loaded.model, ids, settings, seed, stop_ids)
@@ -158,7 +158,7 @@ def show(
     tokens = plain(settings)
     plain_seconds = (time.perf_counter() - started) / max(1, tokens)
     before = loaded.tokenizer.decode(ids)
-    print(prompt + loaded.tokenizer.decode(ids + result.ids)[len(before):])
+    print(for_terminal(prompt + loaded.tokenizer.decode(ids + result.ids)[len(before):]))
     share = result.kept / max(1, result.proposed)
     print(
         f"\n{loaded.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept "

@@ -6,21 +6,22 @@ import dataclasses
 import itertools
 import os
 import re
-import select
 import shutil
+import stat
 import sys
 import textwrap
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from common import UserError
+from common import UserError, for_terminal
 from sample import SampleSettings
 from sampling import history
-from sampling.answers import LoadedModel, respond
+from sampling.answers import LoadedModel, respond, valid_text
+from tokenizer import lost_text
 
 # Each of these flags shows the answer, or something else, in its own way.
 VIEWS = ("explore", "arena", "draft", "chat", "sweep", "web", "history")
+LONGEST_PROMPT = 16 << 20                   # bytes; no model here reads as much
 
 
 # ------------------------------------------------------------------------------------------- flags and prompt
@@ -46,13 +47,13 @@ def check_together(given: dict[str, Any]) -> None:
 
 
 def place_and_prompt(
-    first: str | None, second: str | None, prompt_file: str | None, standard: str | None
-) -> tuple[str | None, str]:
-    """(run or folder, prompt) from the two arguments and --prompt-file.
+    first: str | None, second: str | None, prompt_file: str | None, read_pipe: bool
+) -> tuple[str | None, str | None]:
+    """(run or folder, prompt) from the two arguments and --prompt-file; None where one is not given.
 
     A first argument that is a folder is the model. One that looks like a path (a slash, no blank) and is not
-    a folder is a mistake. Any other is the prompt. Without a prompt: what is piped into the program, else
-    `standard`; where that is None (a chat), standard input is not read.
+    a folder is a mistake. Any other is the prompt. Without a prompt, and with `read_pipe`, a pipe or a file
+    on standard input is read to its end. Raises UserError for a prompt that is not UTF-8 text.
     """
     if first is not None and second is None and not os.path.isdir(first):
         if "/" in first and not re.search(r"\s", first):
@@ -60,35 +61,55 @@ def place_and_prompt(
         first, second = None, first
     if prompt_file and second is not None:
         raise UserError("a prompt and --prompt-file do not go together; leave one out")
-    if prompt_file and prompt_file != "-":
-        text = Path(prompt_file).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
-    elif "-" in (second, prompt_file):
-        text = standard_input()
-    elif second is None and standard is not None:
-        text = (standard_input() if text_waits() else "") or standard
-    else:
-        text = second or ""
-    return first, text.encode(errors="replace").decode()  # an argument may hold bytes that are not text
+    if "-" in (second, prompt_file):
+        return first, standard_input()
+    if prompt_file:
+        with open(prompt_file, "rb") as file:
+            return first, prompt_of(file, prompt_file)
+    if second is None and read_pipe and stdin_is_piped():
+        print("no prompt given: reading it from standard input", file=sys.stderr)
+        return first, standard_input() or None
+    if second is not None and second != valid_text(second):
+        raise UserError("the prompt is not UTF-8 text")
+    return first, second
 
 
 def standard_input() -> str:
-    """All of standard input as text, without the newline that `echo` adds.
-
-    Bytes that are not UTF-8 become U+FFFD.
-    """
+    """All of standard input as a prompt."""
     if sys.stdin is None:
         raise UserError("standard input is closed; there is no prompt to read")
-    return sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
+    return prompt_of(sys.stdin.buffer, "standard input")
 
 
-def text_waits() -> bool:
-    """Whether standard input is a pipe or file with text in it."""
-    return (
-        os.name == "posix"
-        and sys.stdin is not None
-        and not sys.stdin.isatty()
-        and bool(select.select([sys.stdin], [], [], 0)[0])
-    )
+def prompt_of(file: BinaryIO, name: str) -> str:
+    """The text of an open file, without the newline that `echo` and editors add.
+
+    Raises UserError that names the file where it is too long or not UTF-8.
+    """
+    data = file.read(LONGEST_PROMPT + 1)
+    if len(data) > LONGEST_PROMPT:
+        raise UserError(f"{name}: more than {LONGEST_PROMPT >> 20} MiB, the most that a prompt may have")
+    try:
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start}: {data[error.start]:#x}); "
+                        "if it is LATIN1, convert it with iconv -f LATIN1 -t UTF-8") from None
+
+
+def stdin_is_piped() -> bool:
+    """Whether standard input is a pipe or a file: not a terminal, not /dev/null, not closed."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):            # None, closed, or not a file of the system
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
+def tell_lost_text(loaded: LoadedModel, prompt: str) -> None:
+    """A note on stderr where characters of the prompt are lost: the model does not see them."""
+    lost = lost_text(loaded.tokenizer, [prompt])
+    if lost:
+        print(f"note: of the prompt, {lost}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -99,17 +120,18 @@ def say(
     draws: list[tuple[SampleSettings, int]],
     show: str | None = None,
     stop: str | None = None,
+    ids: list[int] | None = None,
 ) -> dict[str, Any]:
     """Let a model answer once for each (settings, seed); return the record that history and --json keep.
 
     With `show` the first answer appears on the terminal while it is made, after the text `show`. `stop` ends
-    the first answer where it occurs.
+    the first answer where it occurs. `ids` are the prompt's, where its text alone does not give them.
     """
     started, shown = time.perf_counter(), 0
-    for answers in respond(loaded, prompt, draws):
+    for answers in respond(loaded, prompt if ids is None else ids, draws):
         text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
         if show is not None:
-            print(show + text[shown:], end="", flush=True)
+            print(show + for_terminal(text[shown:]), end="", flush=True)
             show, shown = "", len(text)
         if found:
             answers[0].text = text
@@ -123,7 +145,7 @@ def sweep(
     """Answer one prompt at several temperatures with the same random numbers; print where they differ."""
     draws = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in temperatures]
     texts = [answer["text"] for answer in say(loaded, prompt, draws)["answers"]]
-    headed = [f"temperature {value:g}\n{text}" for value, text in zip(temperatures, texts)]
+    headed = [f"temperature {value:g}\n{for_terminal(text)}" for value, text in zip(temperatures, texts)]
     print(side_by_side(headed, shutil.get_terminal_size().columns))
     print(f"\nthe same seed {seed}; {first_difference(texts)}")
 

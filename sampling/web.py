@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The views of sample.py on a page in the browser: `python sample.py --web` (needs gradio: pip install
-".[web]").
+"""The views of sample.py as a page in the browser: `python sample.py --web`.
 
-The page is served on 127.0.0.1 alone, and gradio's analytics are off. A Content-Security-Policy forbids the
-browser to fetch anything from elsewhere. Here is how the page looks and what is connected with what;
-`sampling.web_views` is what happens then.
+It needs gradio: pip install ".[web]". The page is served on 127.0.0.1 only, and gradio's analytics are off.
+Requests under another host name are refused: otherwise a foreign site whose name points to this machine could
+read the page (DNS rebinding).
+Uploads are closed, since nothing needs them. A Content-Security-Policy makes the browser fetch nothing from
+elsewhere. This file has the layout; `sampling.web_views` has what happens at a click.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"                   # before grad
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from common import UserError, find_run
-from sample import PRESETS
+from sample import PRESETS, PROMPT
 from sampling import arena
 from sampling.answers import BASE_MODEL
 
@@ -33,6 +34,8 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; media-src 'self' data: blob:"
 )
+HOSTS = {"127.0.0.1", "localhost"}
+CLOSED = ("upload", "upload_progress", "component_server", "process_recording")    # parts of gradio's paths
 CSS = """
 .answer{border:1px solid var(--border-color-primary);border-radius:8px;padding:.6rem .9rem;margin:.4rem 0}
 .answer h4{margin:0 0 .3rem;font-weight:600}
@@ -40,15 +43,29 @@ CSS = """
 .answer .prompt{opacity:.6}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.8rem}
 .problem{border-left:4px solid #d0453e;padding:.5rem .8rem;font-weight:600}
+.note{border-left:4px solid #c98a1b;padding:.3rem .8rem}
 .speed{font-variant-numeric:tabular-nums}
 .explorer{width:100%;height:48rem;border:1px solid var(--border-color-primary);border-radius:8px}
-.score td,.score th{padding:.15rem .8rem .15rem 0;text-align:left}
+.score{border-collapse:collapse}
+.score td,.score th{padding:.25rem .9rem .25rem 0;text-align:left}
+.score td,.score th{border-bottom:1px solid var(--border-color-primary)}
+.score td:not(:first-child),.score th:not(:first-child){text-align:right}
+@media (max-width:30rem){.tab-container button{padding:.4rem .35rem!important;font-size:.85rem!important}}
 """
 MODES = ["show names", "blind", "random pair, blind"]
+# Starts of the built-in corpus's three kinds: a tale, an exercise, a program.
+EXAMPLES = [
+    PROMPT,
+    "Once upon a time there lived a quiet fox named Lena.",
+    "Question: Sam has 5 apples and gives 3 to Max. How many apples are left?",
+    'def add(number, n):\n    """Return the sum of number and n."""\n',
+]
+# Whether gradio's page is dark, as the last input of the explorer: an empty field, filled by the browser.
+THEME = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
 
 
 class LocalOnly:
-    """Adds the policy to each answer of the server."""
+    """Refuses other host names and closed paths, and adds the policy to each answer of the server."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -56,13 +73,22 @@ class LocalOnly:
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         async def send_with_policy(message: dict) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", POLICY.encode()),
-                ]
+                policy = (b"content-security-policy", POLICY.encode())
+                message["headers"] = [*message.get("headers", []), policy]
             await send(message)
 
-        await self.app(scope, receive, send_with_policy)
+        if scope["type"] == "http" and not allowed(scope):
+            await send_with_policy({"type": "http.response.start", "status": 403})
+            await send_with_policy({"type": "http.response.body", "body": b"not served here\n"})
+        else:
+            await self.app(scope, receive, send_with_policy)
+
+
+def allowed(scope: dict) -> bool:
+    """Whether a request names this machine as its host, and a path that the page needs."""
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    names = {host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host for host in hosts}
+    return len(hosts) == 1 and names <= HOSTS and not set(scope["path"].split("/")) & set(CLOSED)
 
 
 def prompt_box(prompt: str, name: str) -> gr.Textbox:
@@ -75,22 +101,23 @@ def setting_fields(place: str | None) -> list:
     values = views.fields_for(place, "balanced")
     with gr.Accordion("Settings", open=False):
         with gr.Row():
-            temperature = gr.Slider(
-                0, 2, values[0], step=0.05, label="temperature (0: the best token always)"
-            )
+            temperature = gr.Slider(0, 2, values[0], step=0.05, label="temperature (0: greedy)")
             top_p = gr.Slider(0.05, 1, values[1], step=0.01, label="top-p")
             top_k = gr.Slider(0, 200, values[2], step=1, label="top-k (0: off)")
         with gr.Row():
             min_p = gr.Slider(0, 0.5, values[3], step=0.01, label="min-p (0: off)")
             penalty = gr.Slider(1, 2, values[4], step=0.01, label="repetition penalty")
             length = gr.Slider(1, 1000, values[5], step=1, label="tokens at most")
-            seed = gr.Number(None, label="seed (empty: a new one)", precision=0)
+            # A Number field sends 0 when it is empty.
+            seed = gr.Textbox("", label="seed (empty: a new one)", max_lines=1, elem_id="seed")
     return [temperature, top_p, top_k, min_p, penalty, length, seed]
 
 
-def page(place: str | None, prompt: str) -> gr.Blocks:
-    """The whole page. `place`: the run or folder that is chosen at first, else the first that is found.
-    Raises UserError where there is none.
+def page(place: str | None, prompt: str | None) -> gr.Blocks:
+    """The complete page.
+
+    `place` is the run or folder that is chosen at first, else the first that is found. Raises UserError where
+    there is none.
     """
     places = [str(found) for found in arena.models_here()]
     if place is not None:
@@ -98,9 +125,9 @@ def page(place: str | None, prompt: str) -> gr.Blocks:
         places = [place, *(other for other in places if other != place.rstrip("/"))]
     if not places:
         raise UserError("no model found here; make one with: python train.py --size tiny")
-    first = places[0]
+    first, prompt = places[0], PROMPT if prompt is None else prompt
     with gr.Blocks(title="Stentor from Scratch", analytics_enabled=False) as blocks:
-        gr.Markdown("# Stentor from Scratch")
+        gr.Markdown(f"# Stentor from Scratch\n{BASE_MODEL}")
         with gr.Row():
             model = gr.Dropdown(places, value=first, label="Model", elem_id="model")
             preset = gr.Radio(list(PRESETS), value="balanced", label="Preset")
@@ -108,99 +135,82 @@ def page(place: str | None, prompt: str) -> gr.Blocks:
         for choice in (model, preset):
             choice.change(views.fields_for, [model, preset], fields[:-1], show_progress="hidden")
         with gr.Tab("Generate"):
-            text = prompt_box(prompt, "generate")
-            count = gr.Slider(1, views.MOST_ANSWERS, 1, step=1, label="Responses")
-            with gr.Row():
-                go, stop = gr.Button("Generate", variant="primary", elem_id="generate"), gr.Button("Stop")
-            status, output, past = (
-                gr.HTML(elem_id="generate-status"),
-                gr.HTML(elem_id="generate-output"),
-                gr.State([]),
-            )
-            with gr.Accordion("History of this visit", open=False):
-                table = gr.Dataframe(
-                    headers=["time", "model", "prompt", "settings", "seed", "answer"],
-                    wrap=True,
-                    interactive=False,
-                )
-            event = go.click(
-                views.on_generate,
-                [model, text, count, past, *fields],
-                [output, status, past, table],
-                show_progress="hidden",
-            )
-            stop.click(None, cancels=[event])
-        with gr.Tab("Token Explorer"):
-            text = prompt_box(prompt, "explore")
-            go, output = (
-                gr.Button("Explore", variant="primary", elem_id="explore"),
-                gr.HTML(elem_id="explore-output"),
-            )
-            theme = gr.State(None)
-            go.click(views.on_explore, [model, text, theme, *fields], output)
-        with gr.Tab("Temperature Sweep"):
+            generate_tab(prompt, model, fields)
+        with gr.Tab("Explorer"):
+            gr.Markdown("How sure the model was of each token, and what else it considered.")
+            text, theme = prompt_box(prompt, "explore"), gr.Textbox(visible=False)
+            go, output = gr.Button("Explore", variant="primary", elem_id="explore"), gr.HTML()
+            go.click(views.on_explore, [model, text, *fields, theme], output, js=THEME)
+        with gr.Tab("Sweep"):
+            gr.Markdown("One prompt at several temperatures, with the same random numbers.")
             text = prompt_box(prompt, "sweep")
             temperatures = gr.Textbox("0.3, 0.7, 1.1", label="Temperatures")
-            go, output = (
-                gr.Button("Sweep", variant="primary", elem_id="sweep"),
-                gr.HTML(elem_id="sweep-output"),
-            )
+            go = gr.Button("Sweep", variant="primary", elem_id="sweep")
+            output = gr.HTML(elem_id="sweep-output")
             go.click(views.on_sweep, [model, text, temperatures, *fields], output, show_progress="hidden")
         with gr.Tab("Arena"):
-            with gr.Row():
-                other = gr.Dropdown(
-                    places,
-                    value=next((one for one in places if one != first), first),
-                    label="Other model",
-                    allow_custom_value=True,
-                )
-                mode = gr.Radio(MODES, value=MODES[0], label="Mode")
-            text = prompt_box(prompt, "arena")
-            go, output, vote = (
-                gr.Button("Ask both", variant="primary", elem_id="arena"),
-                gr.HTML(elem_id="arena-output"),
-                gr.State(None),
-            )
-            with gr.Row(visible=False) as ballot:
-                buttons = [gr.Button(words) for words in arena.VOTES.values()]
-            result = gr.HTML(elem_id="arena-result")
-            go.click(
-                views.on_arena,
-                [model, other, mode, text, *fields],
-                [output, vote, ballot, result],
-                show_progress="hidden",
-            )
-            for button in buttons:
-                button.click(views.on_vote, [vote, button], [vote, ballot, result])
+            arena_tab(prompt, model, fields, places)
         with gr.Tab("Chat"):
-            gr.Markdown(BASE_MODEL)
-            talk, turns = (
-                gr.Chatbot(label="Chat", height=400, render_markdown=False, buttons=[]),
-                gr.State([]),
-            )
-            said, status = (
-                gr.Textbox(label="You", elem_id="chat-prompt", submit_btn=True),
-                gr.HTML(elem_id="chat-status"),
-            )
-            said.submit(
-                views.on_chat,
-                [model, said, turns, *fields],
-                [talk, turns, said, status],
-                show_progress="hidden",
-            )
-            gr.Button("New chat").click(views.on_new_chat, None, [talk, turns, said, status])
-            talk.clear(views.on_new_chat, None, [talk, turns, said, status])
+            chat_tab(model, fields)
     return blocks
 
 
-def serve(place: str | None, prompt: str) -> None:
+def generate_tab(prompt: str, model: gr.Dropdown, fields: list) -> None:
+    """Prompt, examples, answers, and the history of the visit."""
+    gr.Markdown("Write the start of a text. The model continues it.")
+    text = prompt_box(prompt, "generate")
+    gr.Examples([[example] for example in EXAMPLES], text, label="Starts that suit the built-in corpus")
+    count = gr.Number(1, minimum=1, maximum=views.MOST_ANSWERS, step=1, precision=0, label="Responses",
+                      elem_id="count", min_width=120)
+    with gr.Row():
+        go, stop = gr.Button("Generate", variant="primary", elem_id="generate"), gr.Button("Stop")
+    status, output = gr.HTML(elem_id="generate-status"), gr.HTML(elem_id="generate-output")
+    past = gr.State([])
+    with gr.Accordion("History of this visit", open=False):
+        heads = ["time", "model", "prompt", "settings", "seed", "answer"]
+        table = gr.Dataframe(headers=heads, wrap=True, interactive=False)
+    outputs = [output, status, past, table]
+    event = go.click(views.on_generate, [model, text, count, past, *fields], outputs, show_progress="hidden")
+    stop.click(None, cancels=[event])
+
+
+def arena_tab(prompt: str, model: gr.Dropdown, fields: list, places: list[str]) -> None:
+    """Two models on one prompt, and the votes."""
+    gr.Markdown("Two models continue one prompt. In a blind mode you vote before you see the names.")
+    with gr.Row():
+        second = next((one for one in places if one != model.value), model.value)
+        other = gr.Dropdown(places, value=second, label="Other model", allow_custom_value=True)
+        mode = gr.Radio(MODES, value=MODES[0], label="Mode")
+    text = prompt_box(prompt, "arena")
+    go, output = gr.Button("Ask both", variant="primary", elem_id="arena"), gr.HTML(elem_id="arena-output")
+    vote = gr.State(None)
+    with gr.Row(visible=False) as ballot:
+        buttons = [gr.Button(words, size="sm", min_width=100) for words in arena.VOTES.values()]
+    result = gr.HTML(elem_id="arena-result")
+    outputs = [output, vote, ballot, result]
+    go.click(views.on_arena, [model, other, mode, text, *fields], outputs, show_progress="hidden")
+    for button in buttons:
+        button.click(views.on_vote, [vote, button], [vote, ballot, result])
+
+
+def chat_tab(model: gr.Dropdown, fields: list) -> None:
+    """Talk in turns."""
+    talk, turns = gr.Chatbot(label="Chat", height=400, render_markdown=False, buttons=[]), gr.State([])
+    said, status = gr.Textbox(label="You", elem_id="chat-prompt", submit_btn=True), gr.HTML()
+    outputs = [talk, turns, said, status]
+    said.submit(views.on_chat, [model, said, turns, *fields], outputs, show_progress="hidden")
+    gr.Button("New chat").click(views.on_new_chat, None, outputs)
+    talk.clear(views.on_new_chat, None, outputs)
+
+
+def serve(place: str | None, prompt: str | None) -> None:
     """Serve the page until Ctrl-C; opens it in the browser where this runs in a terminal."""
     blocks = page(place, prompt).queue(default_concurrency_limit=4)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     blocks.launch(
         server_name="127.0.0.1",
         share=False,
-        inbrowser=sys.stdout.isatty(),
+        inbrowser=bool(sys.stdout and sys.stdout.isatty()),
         theme=theme,
         css=CSS,
         footer_links=[],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import os
 import random
 import threading
 import time
@@ -22,9 +23,10 @@ from common import UserError, find_run
 from model import ModelConfig
 from sample import PRESETS, SampleSettings, recommended
 from sampling import arena, explore, history
-from sampling.answers import Answer, LoadedModel, load_model_of, respond
-from sampling.chat import chat_prompt, recent
+from sampling.answers import Answer, LoadedModel, load_model_of, respond, valid_text
+from sampling.chat import format_of, recent
 from sampling.terminal import first_difference
+from tokenizer import lost_text
 
 MOST_ANSWERS, MOST_MODELS = 5, 4
 REFRESH = 0.1                                # seconds between two updates of a growing answer
@@ -55,16 +57,11 @@ def opened(place: str | None, load: Callable[[Path], Any]) -> Any:
         return LOADED[key]
 
 
-def asked(place: str | None, prompt: str) -> LoadedModel:
-    """The model to ask, for a prompt that is not empty."""
-    check_prompt(prompt)
-    return opened(place, load_model_of)
-
-
-def check_prompt(prompt: str) -> None:
-    """Raise UserError for an empty prompt."""
-    if not prompt.strip():
+def prompt_in(field: str | None) -> str:
+    """The prompt in a field of the page. Raises UserError for an empty one."""
+    if not (field or "").strip():
         raise UserError("The prompt is empty. Write something for the model to continue.")
+    return valid_text(field)
 
 
 def chosen(
@@ -74,18 +71,27 @@ def chosen(
     min_p: float | None,
     penalty: float | None,
     length: float | None,
-    seed: float | None,
+    seed: str | None,
 ) -> tuple[SampleSettings, int]:
     """The settings and the seed in the fields of the page; an empty seed draws one."""
     if None in (temperature, top_p, top_k, min_p, penalty, length):
         raise UserError("A setting is empty.")
     settings = SampleSettings(temperature, top_p, int(top_k), min_p, penalty, int(length)).check()
-    return settings, random.randrange(2**32) if seed is None else int(seed)
+    seed = (seed or "").strip()
+    if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 20):
+        raise UserError(f"The seed is {seed!r}. Write a whole number from 0 on, or leave it empty.")
+    return settings, int(seed) if seed else random.randrange(2**32)
 
 
-def problem(error: UserError) -> str:
+def problem(error: UserError | OSError) -> str:
     """A mistake as a line on the page."""
     return f'<p role="alert" class="problem">{html.escape(str(error))}</p>'
+
+
+def lost_note(loaded: LoadedModel, prompt: str) -> str:
+    """A line on the page where characters of the prompt are lost: the model does not see them."""
+    lost = lost_text(loaded.tokenizer, [prompt])
+    return f'<p class="note">Of the prompt, {html.escape(lost)}.</p>' if lost else ""
 
 
 def block(title: str, prompt: str, text: str) -> str:
@@ -115,18 +121,23 @@ def speed(answers: list[Answer], started: float) -> str:
 
 # --------------------------------------------------------------------------------------------------- handlers
 
-def on_generate(place: str, prompt: str, count: float, past: list[dict], *fields: Any) -> Iterator[tuple]:
+def on_generate(
+    place: str, prompt: str, count: float | None, past: list[dict], *fields: Any
+) -> Iterator[tuple]:
     """Up to MOST_ANSWERS answers as they grow; the session's history, newest first."""
     try:
-        loaded, (settings, seed) = asked(place, prompt), chosen(*fields)
-        started = time.perf_counter()
+        prompt, (settings, seed) = prompt_in(prompt), chosen(*fields)
+        if count is None or not 1 <= count <= MOST_ANSWERS:
+            raise UserError(f"Ask for 1 to {MOST_ANSWERS} responses.")
+        loaded = opened(place, load_model_of)
+        note, started = lost_note(loaded, prompt), time.perf_counter()
         draws = [(settings, seed + i) for i in range(int(count))]
         for answers in now_and_then(respond(loaded, prompt, draws)):
             shown = "".join(block(f"seed {answer.seed}", prompt, answer.text) for answer in answers)
-            yield shown, speed(answers, started), past, gr.skip()
+            yield shown, note + speed(answers, started), past, gr.skip()
         past = [history.remember(loaded, prompt, answers, time.perf_counter() - started), *past]
-        yield shown, speed(answers, started), past, table_of(past)
-    except UserError as error:
+        yield shown, note + speed(answers, started), past, table_of(past)
+    except (UserError, OSError) as error:
         yield "", problem(error), past, gr.skip()
 
 
@@ -141,23 +152,26 @@ def table_of(past: list[dict]) -> list[list]:
     return rows
 
 
-def on_explore(place: str, prompt: str, theme: str | None, *fields: Any) -> Iterator[str]:
-    """The page of `--explore`, in a frame, in the page's theme ("light" or "dark")."""
+def on_explore(place: str, prompt: str, *fields: Any) -> Iterator[str]:
+    """The page of `--explore` in a frame; the last field is the page's theme, "light" or "dark"."""
     try:
-        loaded, (settings, seed) = asked(place, prompt), chosen(*fields)
+        *fields, theme = fields
+        prompt, (settings, seed) = prompt_in(prompt), chosen(*fields)
+        loaded = opened(place, load_model_of)
         choices, answer = explore.explore(loaded, prompt, settings, seed)
         theme = theme if theme in ("light", "dark") else None
         page = html.escape(explore.page(loaded, prompt, choices, answer, theme))
         frame = 'title="token explorer" sandbox="allow-scripts" class="explorer"'
         yield f'<iframe {frame} srcdoc="{page}"></iframe>'
-    except UserError as error:
+    except (UserError, OSError) as error:
         yield problem(error)
 
 
 def on_sweep(place: str, prompt: str, temperatures: str, *fields: Any) -> Iterator[str]:
     """One answer for each temperature, all with the same random numbers."""
     try:
-        loaded, (settings, seed) = asked(place, prompt), chosen(*fields)
+        prompt, (settings, seed) = prompt_in(prompt), chosen(*fields)
+        loaded = opened(place, load_model_of)
         try:
             values = [float(value) for value in temperatures.split(",")]
         except ValueError:
@@ -168,17 +182,19 @@ def on_sweep(place: str, prompt: str, temperatures: str, *fields: Any) -> Iterat
                 block(f"temperature {value:g}", prompt, answer.text) for value, answer in zip(values, answers)
             )
             yield f'<div class="columns">{blocks}</div>'
-        note = first_difference([answer.text for answer in answers])
-        yield f'<div class="columns">{blocks}</div><p>Seed {seed}; {html.escape(note)}.</p>'
-    except UserError as error:
+        texts = [answer.text for answer in answers]
+        notes = [f"The same seed {seed}"]
+        if os.path.commonprefix(texts).strip() or len(set(texts)) == 1:       # where it says something
+            notes.append(html.escape(first_difference(texts)))
+        yield f'<div class="columns">{blocks}</div><p>{"; ".join(notes)}.</p>'
+    except (UserError, OSError) as error:
         yield problem(error)
 
 
 def on_arena(place: str, other: str, mode: str, prompt: str, *fields: Any) -> Iterator[tuple]:
     """Two answers; in a blind mode the session keeps the pair, and the names are hidden until a vote."""
     try:
-        check_prompt(prompt)
-        settings, seed = chosen(*fields)
+        prompt, (settings, seed) = prompt_in(prompt), chosen(*fields)
         blind = mode != "show names"
         places = [place, other]
         if mode == "random pair, blind":
@@ -195,7 +211,7 @@ def on_arena(place: str, other: str, mode: str, prompt: str, *fields: Any) -> It
                 yield arena_blocks(titles, prompt, texts), None, gr.update(visible=False), ""
         vote = {"prompt": prompt, "pair": [(one.name, one.parameters) for one in pair]} if blind else None
         yield arena_blocks(titles, prompt, texts), vote, gr.update(visible=blind), ""
-    except UserError as error:
+    except (UserError, OSError) as error:
         yield problem(error), None, gr.update(visible=False), ""
 
 
@@ -211,13 +227,17 @@ def on_vote(vote: dict | None, word: str) -> tuple:
         return None, gr.update(visible=False), ""
     (a, size_a), (b, size_b) = vote["pair"]
     key = next(key for key, words in arena.VOTES.items() if words == word)
-    arena.remember_vote(vote["prompt"], a, b, key)
+    kept = ""
+    try:
+        arena.remember_vote(vote["prompt"], a, b, key)
+    except UserError as error:
+        kept = problem(error)
     rows = ""
     for row in arena.score():
         rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
     names = f"A was {html.escape(a)} ({size_a / 1e6:.1f}M), B was {html.escape(b)} ({size_b / 1e6:.1f}M)"
     head = "<tr><th>model<th>won<th>lost<th>ties<th>both bad</tr>"
-    result = f'<p>{word}. {names}.</p><table class="score">{head}{rows}</table>'
+    result = f'{kept}<p>{word}. {names}.</p><table class="score">{head}{rows}</table>'
     return None, gr.update(visible=False), result
 
 
@@ -225,16 +245,23 @@ def on_chat(place: str, said: str, turns: list[tuple[str, str]], *fields: Any) -
     """One turn: the message, then the answer as it grows, up to the next tag."""
     before = turns
     try:
-        loaded, (settings, seed) = asked(place, said), chosen(*fields)
-        turns = recent(loaded, [*turns, ("user", said)], settings)
-        for answers in now_and_then(respond(loaded, chat_prompt(turns), [(settings, seed + len(turns))])):
-            text, tag, _ = answers[0].text.partition("<|")
-            yield messages([*turns, ("assistant", text)]), gr.skip(), "", ""
+        said, (settings, seed) = prompt_in(said), chosen(*fields)
+        loaded = opened(place, load_model_of)
+        form, note = format_of(loaded), lost_note(loaded, said)
+        if form.note:
+            note += f'<p class="note">{html.escape(form.note)}</p>'
+        turns = recent(loaded, form, [*turns, ("user", said)], settings)
+        ids = form.ids(loaded, form.prompt(turns))
+        for answers in now_and_then(respond(loaded, ids, [(settings, seed + len(turns))])):
+            text, tag = answers[0].text, ""
+            if form.stop:
+                text, tag, _ = text.partition(form.stop)
+            yield messages([*turns, ("assistant", text)]), gr.skip(), "", note
             if tag:
                 break
         turns = [*turns, ("assistant", text)]
-        yield messages(turns), turns, "", ""
-    except UserError as error:
+        yield messages(turns), turns, "", note
+    except (UserError, OSError) as error:
         yield messages(before), before, said, problem(error)
 
 

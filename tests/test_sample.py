@@ -210,6 +210,9 @@ def test_stop_limit_and_mistakes():
     assert len(free) == 22                                               # 32 positions
     stop = free[5]
     assert generate(model, ids, 100, temperature=0, stop_id=stop) == free[:free.index(stop)]
+    several = {stop, free[3]}
+    end = min(free.index(token) for token in several)
+    assert generate(model, ids, 100, temperature=0, stop_id=several) == free[:end]
     assert generate(model, ids, 0) == []
     assert generate(model, ids * 3 + ids[:2], 5) == []                   # a prompt that fills the context
     with pytest.raises(UserError, match="33 tokens.*at most 32"):
@@ -294,7 +297,7 @@ def command(run_folder, monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()))
         )
-        monkeypatch.setattr(terminal, "text_waits", lambda: bool(stdin))
+        monkeypatch.setattr(terminal, "stdin_is_piped", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -405,7 +408,118 @@ def test_chat_prompt_is_the_template_that_the_folder_carries():
     rendered = jinja2.Template(CHAT_TEMPLATE).render(
         messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True
     )
-    assert chat.chat_prompt(turns) == rendered
+    assert chat.cards_prompt(turns) == rendered
+
+
+def test_chat_goes_on_after_a_message_that_is_too_long(command):
+    code, out, log = command("--chat", "--max-new-tokens", "4", stdin="word " * 3000 + "\nHi\n\n")
+    assert code == 0 and out.count("you> ") == 3 and "not answered: the prompt has" in log
+    assert "Traceback" not in log
+
+
+def test_help_in_chat_explains_and_new_forgets(command, monkeypatch):
+    prompts, real = [], chat.say
+
+    def spy(loaded, prompt, *others, **named):
+        prompts.append(prompt)
+        return real(loaded, prompt, *others, **named)
+
+    monkeypatch.setattr(chat, "say", spy)
+    code, out, _ = command("--chat", "--max-new-tokens", "2", stdin="/help\nHi\n/new\nHo\n/quit\nnever\n")
+    assert code == 0 and "oldest are dropped" in out and "forgotten" in out
+    assert prompts == ["<|user|>Hi<|assistant|>", "<|user|>Ho<|assistant|>"]
+
+
+TEMPLATES = {
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+              "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "with bos": "{{ bos_token }}{% for m in messages %}[{{ m['role'] | upper }}] {{ m['content'] | trim }}\n"
+                "{% endfor %}",
+}
+
+
+def foreign_chat(run_folder, folder, template, **config):
+    """A copy of the run's model with another chat template."""
+    import shutil
+    shutil.copytree(run_folder / "best", folder)
+    file = folder / "tokenizer_config.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**known, "chat_template": template, **config}))
+    return answers.load_model_of(folder)
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_the_folders_own_template_is_rendered(run_folder, tmp_path, name):
+    jinja2 = pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    loaded = foreign_chat(run_folder, tmp_path / "m", TEMPLATES[name], bos_token="<s>")
+    form = chat.format_of(loaded)
+    assert form.note is None and form.stop is None
+    turns = [("user", " Hi"), ("assistant", "Hello."), ("user", "Why?")]
+    told = [{"role": role, "content": content} for role, content in turns]
+    plain = jinja2.Template(TEMPLATES[name], trim_blocks=True, lstrip_blocks=True)
+    assert form.prompt(turns) == plain.render(messages=told, add_generation_prompt=True, bos_token="<s>")
+    assert form.ids(loaded, form.prompt(turns))[0] == loaded.tokenizer.encode(form.prompt(turns))[0]
+
+
+@pytest.mark.parametrize("template, words", [
+    ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails"),
+    ("{{ messages.append(1) }}", "fails"),
+    ("{% for x in messages %}", "not a Jinja template"),
+    ("{{ raise_exception('no users here') }}", "no users here"),
+    ("{% for i in range(999999999) %}x{% endfor %}", "fails"),
+    (["no", "text"], "chat_template is not text"),
+])
+def test_a_template_that_cannot_be_used_is_named(run_folder, tmp_path, command, template, words):
+    pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    if template == ["no", "text"]:
+        template = {"a": 1}
+    loaded = foreign_chat(run_folder, tmp_path / "m", template)
+    form = chat.format_of(loaded)
+    assert "is not used" in form.note and words in form.note
+    assert form.prompt([("user", "Hi")]) == "<|user|>Hi<|assistant|>"
+    code, _, log = command(str(tmp_path / "m"), "--chat", "--max-new-tokens", "2", stdin="Hi\n\n")
+    assert code == 0 and f"note: the chat template of {tmp_path / 'm'} is not used" in log
+
+
+def test_special_tokens_of_a_foreign_template_are_tokens(run_folder, tmp_path):
+    """As transformers tokenizes a rendered template: the names of special tokens are those tokens."""
+    tokenizers = pytest.importorskip("tokenizers", reason="the foreign folder has a tokenizer.json")
+    pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    import shutil
+    folder = tmp_path / "m"
+    shutil.copytree(run_folder / "best", folder)
+    (folder / "tokenmonster.vocab").unlink()
+    names = ["<end>", "<|u|>", "<s>", *" abcdefghijklmnopqrstuvwxyzH<|>"]
+    letters = {name: i for i, name in enumerate(names)}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[]))
+    library.add_special_tokens(["<end>", "<|u|>", "<s>"])
+    library.decoder = tokenizers.decoders.Fuse()
+    library.save(str(folder / "tokenizer.json"))
+    template = "{{ bos_token }}{% for m in messages %}<|u|>{{ m.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "<end>"}}
+    ))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [0, 1], "pad_token_id": 0}))
+    loaded = answers.load_model_of(folder)
+    form = chat.format_of(loaded)
+    assert form.note is None
+    assert form.ids(loaded, form.prompt([("user", "Hi")])) == [2, 1, letters["H"], letters["i"]]
+    assert loaded.tokenizer.stop_ids == {0, 1}
+    spied = dataclasses.replace(loaded, next_logits=lambda newest, cache: torch.eye(4096)[1:2] * 100)
+    loaded.model.project = lambda hidden: torch.eye(4096)[letters["a"]:letters["a"] + 1] * 100
+    draw = [(dataclasses.replace(PLAIN, temperature=0), 0)]
+    *_, (answer,) = answers.respond(spied, "H", draw)
+    assert answer.text == "a" and answer.ended                  # the second of the two end-of-text ids
+
+
+def test_prompts_begin_with_what_the_foreign_tokenizer_puts_there(run_folder):
+    loaded = answers.load_model_of(run_folder)
+    assert answers.prompt_ids(loaded.tokenizer, "Hi") == loaded.tokenizer.encode("Hi")
+    assert answers.prompt_ids(loaded.tokenizer, "") == [loaded.tokenizer.eos_id]
+    loaded.tokenizer.prefix_ids = [7]
+    assert answers.prompt_ids(loaded.tokenizer, "Hi") == [7, *loaded.tokenizer.encode("Hi")]
+    assert answers.prompt_ids(loaded.tokenizer, "") == [7]
 
 
 def test_streamed_text_has_no_broken_characters(run_folder):

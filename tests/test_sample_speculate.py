@@ -200,7 +200,8 @@ def test_forms_take_every_width_and_no_row_depends_on_the_others(form, limit):
     draw = torch.Generator().manual_seed(0)
     for width, outputs in itertools.product((1, 2, 7, 30, 43, 64, 172), (1, 5, 33, 64)):
         weight = torch.randn(outputs, width, generator=draw)
-        x = torch.randn(5, width, generator=draw) * torch.tensor([1, 1000, 0.01, 1, 1])[:, None]      # (B, in)
+        sizes = torch.tensor([1, 1000, 0.01, 1, 1])[:, None]  # (B, 1)
+        x = torch.randn(5, width, generator=draw) * sizes  # (B, in)
         product = weights.FORMS[form](weight)
         with torch.inference_mode():
             together = product(x).float()  # (B, out)

@@ -62,7 +62,7 @@ def command(place, monkeypatch, capsys):
     def call(*arguments: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
         monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
-        monkeypatch.setattr("sampling.terminal.text_waits", lambda: bool(stdin))
+        monkeypatch.setattr("sampling.terminal.stdin_is_piped", lambda: bool(stdin))
         code = sample.run(sample.main)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -252,10 +252,83 @@ def test_input_that_is_closed_or_no_text(command):
     code, _, log = command("-", stdin=None)
     assert code == 2 and "standard input is closed" in log
     assert command("--chat", stdin=None)[0] == 0
-    code, out, _ = command("-", *FEW, stdin=b"caf\xe9\n")
-    assert code == 0 and out.startswith("caf\ufffd")
-    code, out, _ = command(os.fsdecode(b"caf\xe9"), *FEW)
-    assert code == 0 and out.startswith("caf?")
+    code, _, log = command("-", stdin=b"caf\xe9\n")
+    assert code == 2 and "standard input: not UTF-8" in log and log.count("\n") == 1
+    code, _, log = command(os.fsdecode(b"caf\xe9"))
+    assert code == 2 and "the prompt is not UTF-8" in log and log.count("\n") == 1
+    code, out, _ = command("-", *FEW, stdin=b"\xef\xbb\xbfHello\r\n")
+    assert code == 0 and out.startswith("Hello")
+
+
+def test_a_prompt_file_without_end_or_of_another_encoding(command, place):
+    code, _, log = command("--prompt-file", "/dev/zero")
+    assert code == 2 and "/dev/zero: more than 16 MiB" in log and log.count("\n") == 1
+    (place / "latin.txt").write_bytes("café".encode("latin-1"))
+    code, _, log = command("--prompt-file", "latin.txt")
+    assert code == 2 and "latin.txt: not UTF-8" in log and "iconv" in log
+
+
+def test_a_slow_pipe_is_waited_for_and_other_inputs_are_not(place):
+    """The prompt comes after the program has asked for it; nothing is read where a prompt is given."""
+    start = [sys.executable, str(ROOT / "sample.py"), "runs/one", *FEW]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(start, **pipes)
+    assert "reading it from standard input" in process.stderr.readline()
+    out, log = process.communicate("Water is\n", timeout=120)
+    assert process.returncode == 0 and out.startswith("Water is"), log
+    process = subprocess.Popen([*start, "Hello"], **pipes)                # the pipe stays open
+    assert process.wait(timeout=120) == 0 and process.stdout.read().startswith("Hello")
+    process.stdin.close()
+    done = subprocess.run(start, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith(sample.PROMPT)
+    assert "standard input" not in done.stderr
+
+
+def test_closed_output_is_no_traceback(place):
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        words = [sys.executable, str(ROOT / "sample.py"), "runs/one", "Hello", *FEW]
+        done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True)
+        assert "Traceback" not in done.stdout + done.stderr and done.returncode in (0, 2)
+
+
+def test_text_cannot_control_a_terminal(command, monkeypatch, capsys):
+    """Control characters but newline and tab are escapes on a terminal, and themselves in a pipe."""
+    code, out, _ = command("a\x1b[31mb\tc\nd\x9b", *FEW)
+    assert code == 0 and out.startswith("a\x1b[31mb\tc\nd\x9b")
+    for arguments in (("--n", "2"), (), ("--sweep", "0,1"), ("--draft", "runs/two")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        monkeypatch.setenv("NO_COLOR", "1")
+        code, out, _ = command("a\x1b[31mb\tc\nd\x9b", *arguments, *FEW)
+        assert code == 0 and "\x1b" not in out and "\x9b" not in out, arguments
+        assert "\\x1b[31mb" in out or arguments[:1] == ("--sweep",)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = command("--history")
+    assert code == 0 and "\x1b" not in out and "a\\x1b[31mb\tc\nd\\x9b" in out
+
+
+def test_history_survives_edited_lines(command, place):
+    command("runs/one", "Hello", *FEW)
+    file = place / "runs" / "one.history.jsonl"
+    with open(file, "a") as lines:
+        lines.write('{"answers": 3}\n{"answers": [{}], "time": 1}\n[]\n{"an\n')
+    code, out, _ = command("runs/one", "--history")
+    assert code == 0 and out.count("Hello") == 1
+
+
+def test_lost_text_of_a_prompt_is_told(command):
+    code, _, log = command("Привет, world", *FEW)
+    assert code == 0 and "have no token in this vocabulary" in log
+    assert "no token" not in command("Hello", *FEW)[2]
+
+
+def test_a_folder_whose_name_is_not_text_is_refused(command, place):
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        shutil.copytree(place / "runs" / "one", place / "runs" / name)
+    except OSError:
+        pytest.skip("this file system has only names that are UTF-8")
+    code, _, log = command(f"runs/{name}", "Hello", *FEW)
+    assert code == 2 and "not UTF-8" in log and log.count("\n") == 1
 
 
 def test_ctrl_c_ends_with_130(place):
@@ -318,7 +391,7 @@ def views(place):
     return web_views
 
 
-FIELDS = (0.8, 0.9, 0, 0.0, 1.15, 8, 3)
+FIELDS = (0.8, 0.9, 0, 0.0, 1.15, 8, "3")
 
 
 def test_two_visitors_at_once_do_not_mix(views):
@@ -350,23 +423,54 @@ def test_mistakes_become_lines_on_the_page(views, place):
 
     assert "prompt is empty" in generated("runs/one", "  ")
     assert "at most 1024" in generated("runs/one", "word " * 3000)
-    assert "top_p" in generated("runs/one", "Hello", 1, 7, 0, 0, 1, 8, 1)
-    assert "A setting is empty" in generated("runs/one", "Hello", None, 1, 0, 0, 1, 8, 1)
+    assert "top_p" in generated("runs/one", "Hello", 1, 7, 0, 0, 1, 8, "1")
+    assert "A setting is empty" in generated("runs/one", "Hello", None, 1, 0, 0, 1, 8, "1")
     assert "tokens/s" in generated("runs/two", "Hello")
     shutil.rmtree(place / "runs" / "two")
     assert 'role="alert"' in generated("runs/two", "Hello") and "runs/two: no such run" in generated(
         "runs/two", "Hello"
     )
     for handler, arguments in (
-        (views.on_explore, ("x" * 30000, "dark")),
+        (views.on_explore, ("x" * 30000,)),
         (views.on_sweep, ("Hello", "0.3, hot")),
         (views.on_sweep, ("", "0.3")),
     ):
-        assert 'role="alert"' in list(handler("runs/one", *arguments, *FIELDS))[-1]
+        theme = ["dark"] if handler is views.on_explore else []
+        assert 'role="alert"' in list(handler("runs/one", *arguments, *FIELDS, *theme))[-1]
     turns = [("user", "Hi"), ("assistant", "Ho")]
     assert list(views.on_chat("runs/one", "", turns, *FIELDS))[-1][1] == turns
     assert 'role="alert"' in list(views.on_arena("runs/one", "runs/two", "blind", "Hello", *FIELDS))[-1][0]
     assert "&lt;b&gt;" in list(views.on_generate("runs/one", "<b>Hi", 1, [], *FIELDS))[-1][0]
+
+
+def test_fields_that_are_not_numbers_or_not_text(views):
+    def generated(prompt, count, seed):
+        return list(views.on_generate("runs/one", prompt, count, [], *FIELDS[:-1], seed))[-1]
+
+    def seed_of(frame):
+        return frame[2][0]["answers"][0]["seed"]
+
+    assert seed_of(generated("Hello", 1, "")) != seed_of(generated("Hello", 1, ""))
+    assert seed_of(generated("Hello", 1, " 7 ")) == 7
+    for count, seed in ((1, "-1"), (1, "x"), (0, "1"), (None, "1")):
+        status = generated("Hello", count, seed)[1]
+        assert ("seed" if count else "responses") in status and 'role="alert"' in status
+    shown = generated("half a pair \ud800 here", 1, "1")
+    assert "half a pair ? here" in shown[0] and shown[2][0]["prompt"] == "half a pair ? here"
+    assert "no token in this vocabulary" in generated("Привет", 1, "1")[1]
+
+
+def test_foreign_hosts_and_uploads_are_refused(views):
+    from sampling.web import allowed
+
+    def answer(path, *hosts):
+        return allowed({"path": path, "headers": [(b"host", host.encode()) for host in hosts]})
+
+    assert all(answer("/", host) for host in ("127.0.0.1:7860", "localhost:7860", "localhost"))
+    foreign = ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "")
+    assert not any(answer("/", host) for host in foreign)
+    assert not answer("/") and not answer("/", "localhost", "evil.example")
+    assert not answer("/gradio_api/upload", "localhost") and answer("/gradio_api/queue/join", "localhost")
 
 
 def test_blind_arena_on_the_page(views):

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from common import UserError, atomic_write, read_json
 from vocab_files.tokenizer_files import configured_ids
@@ -54,6 +55,15 @@ class FromJson:
 
     def decode(self, ids: list[int]) -> str:
         return self.inner.decode(ids, skip_special_tokens=False)
+
+    def encode_special(self, text: str) -> list[int]:
+        """As `encode`, but the name of a special token in the text is that token."""
+        return self.with_special.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def with_special(self) -> Any:
+        """The same tokenizer as the library makes it: special names in a text are special tokens."""
+        return type(self.inner).from_str(self.inner.to_str())
 
     def prefix(self) -> list[int]:
         """The special tokens that the file's post-processor puts before a text."""
