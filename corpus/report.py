@@ -42,6 +42,10 @@ def describe(corpus: Corpus) -> str:
             ratio = record["characters"] / max(1, count)
             share = 100 * count / max(1, total)
             lines.append(f"{name:12}{split:12}{record['documents']:12,}{count:16,}{ratio:13.2f}{share:7.1f}%")
+    for name in corpus.names:
+        if corpus.entropy(name) is not None:
+            about = corpus.manifest["recipe"]["sources"][name]
+            lines.append(f"{name}: {about}; no model can go below {corpus.entropy(name):.3f} nats per token")
     lines += lost_notes(corpus.manifest)
     tails = [f"{name} {starts[-1] % corpus.seq_len}" for name, starts in zip(corpus.names, corpus.starts)]
     lines.append(f"rows of {corpus.seq_len} tokens have no padding; tokens left over at the end of each "

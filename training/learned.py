@@ -184,8 +184,11 @@ class Learned:
 
     @classmethod
     def of(cls, validation: data.Corpus, coder: Any, device: torch.device, count: int = DOCUMENTS) -> Learned:
-        """For a run that validates on this corpus."""
-        if knows_its_entropy(validation):
+        """For a run that validates on this corpus.
+
+        Nothing is measured on XLA, which compiles every new shape: `evaluate.py --builtin` does it later.
+        """
+        if knows_its_entropy(validation) and device.type != "xla":
             documents = validation_documents(validation, coder, count)
             prompt = openings(1)[0] if "web" in documents else ""
             return cls(coder, device, documents, prompt)
