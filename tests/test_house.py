@@ -38,7 +38,7 @@ judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_card own_folder
 publishing: gallery run_numbers card to_gguf to_onnx kaggle_notebook
 bench: pipeline encoder attention training_step
-bench: recipes weight_forms decoding scoring torchtpu_on_cpu tpu_compile
+bench: recipes shakespeare weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """
 
 
