@@ -106,7 +106,7 @@ def test_from_the_hub_with_its_checksum(bare, hub, monkeypatch, tmp_path, conten
     (hub / f"{NAME}.vocab").unlink()
     assert find(NAME) == path  # now it is here
     path.unlink()
-    with pytest.raises(UserError, match="cannot be fetched from http://127.0.0.1.*404"):
+    with pytest.raises(UserError, match="cannot be downloaded from http://127.0.0.1.*404"):
         find(NAME)
     (hub / f"{NAME}.vocab").write_bytes(content)
     monkeypatch.setenv("STENTOR_VOCABS", str(tmp_path / "kept"))
@@ -133,7 +133,7 @@ def test_without_a_network_the_line_says_what_to_do(bare, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(UserError, match=f"cannot be fetched.*put {NAME}.vocab into .*STENTOR_VOCABS"):
+    with pytest.raises(UserError, match=f"cannot be downloaded.*put {NAME}.vocab into .*STENTOR_VOCABS"):
         find(NAME)
 
 
@@ -409,7 +409,7 @@ def test_bpe_special_ids_from_the_folder(tmp_path):
     tokenizer = load(folder)
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (32768, 5, 1, 6)
     (folder / "config.json").write_text(json.dumps({"vocab_size": 10}))
-    with pytest.raises(UserError, match="do not go with"):
+    with pytest.raises(UserError, match="do not fit"):
         load(folder)
     (folder / "config.json").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<unk>"}}))

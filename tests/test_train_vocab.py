@@ -278,7 +278,7 @@ def test_stopped_and_resumed_training_ends_like_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         train(texts, tmp_path / "b.vocab")
     monkeypatch.setattr(train_vocab, "atomic_write", write)
-    with pytest.raises(UserError, match="unfinished training; go on with --resume"):
+    with pytest.raises(UserError, match="unfinished training; continue it with --resume"):
         train(texts, tmp_path / "b.vocab")
     with pytest.raises(UserError, match="was made with seed 42, now it is 7"):
         train(texts, tmp_path / "b.vocab", resume=True, seed=7)

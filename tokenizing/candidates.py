@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pieces of a text could become tokens: every substring of 2 to 40 bytes that is frequent enough and well-formed.
+"""Which pieces of a text could become tokens: each frequent, well-formed substring of 2 to 40 bytes.
 
-Well-formed means TokenMonster's "strict" rules: a token is a piece of a word, one or several whole words, a number, or a run of
-white space or punctuation, never a mixture such as `word.` or ` x2`. The text is in normalized form (`tokenizer.normalize`), where each
-word and number begins with a space.
+Well-formed means TokenMonster's "strict" rules: a token is a piece of a word, one or several whole words, a
+number, or a run of white space or punctuation, never a mixture such as `word.` or ` x2`. The text is in
+normalized form (`tokenizer.normalize`), where each word and number begins with a space.
 """
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ WHITE = "[ \t\nw]"
 # In terms of shapes (a letter, 0 number, ' apostrophe, ( bracket or quote, w rare white space, . other).
 # How a token begins -> what all of it must look like; the first that applies decides.
 WORDS = r"(?!.*'') a[a']*( [a']+){0,5}"
-WORDLIKE = [(" a", WORDS), (" ?0", " ?0+"), ("'?a", "'?a+")]  # words, numbers, the inside or the end of a word
-GROWING = [(" a", WORDS + " ?"), *WORDLIKE[1:], ("", r"[^a0\r\x7f]*")]  # the same for a token that is not complete yet
+WORDLIKE = [(" a", WORDS), (" ?0", " ?0+"), ("'?a", "'?a+")]  # words, numbers, the inside or end of a word
+# The same for a token that is not complete yet.
+GROWING = [(" a", WORDS + " ?"), *WORDLIKE[1:], ("", r"[^a0\r\x7f]*")]
 
 PAIRS = (b"()", b"[]", b"{}", b'""', b"''")
-LINES = re.compile("[^ \t\nw]?\n\n+\x7f?|\n\n+[^ \t\nw]\x7f")  # where white space of two and more may meet something else
+# Where white space of two and more characters may meet something else.
+LINES = re.compile("[^ \t\nw]?\n\n+\x7f?|\n\n+[^ \t\nw]\x7f")
 QUOTE = re.compile(" [(']\x7f?|[ \nw][(']")  # how a single bracket or quote may stand
 
 
@@ -43,7 +45,8 @@ def wanted(token: bytes) -> bool:
             return bool(re.fullmatch(form, look))
     if len(look) == 1:  # one character of several bytes
         return True
-    if len(token) == 2 and not re.match(WHITE, look[1]) and (token in PAIRS or b"," in token or token[:1] == b"."):
+    pair = token in PAIRS or b"," in token or token[:1] == b"."
+    if len(token) == 2 and not re.match(WHITE, look[1]) and pair:
         return True
     if re.fullmatch(".\x7f", look) or re.fullmatch(f"{WHITE}+", look):
         return True
@@ -56,7 +59,10 @@ def wanted(token: bytes) -> bool:
 
 
 def may_grow(token: bytes) -> bool:
-    """Whether a longer piece that begins with these bytes may be wanted; a character cut off at the end is left out of account."""
+    """Whether a longer piece that begins with these bytes may be wanted.
+
+    An incomplete character at the end is ignored.
+    """
     look = codecs.utf_8_decode(token, "surrogateescape", False)[0].translate(SHAPES)
     form = next(form for start, form in GROWING if re.match(start, look))
     return bool(re.fullmatch(form, look))
@@ -64,7 +70,8 @@ def may_grow(token: bytes) -> bool:
 
 def letter_starts(text: bytes) -> np.ndarray:
     """bool (bytes,): a letter or mark begins here."""
-    codes = np.frombuffer(text.decode("utf-8", "surrogateescape").encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    characters = text.decode("utf-8", "surrogateescape")
+    codes = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     distinct, which = np.unique(codes, return_inverse=True)
     letter = np.array([SHAPES[code] == "a" for code in distinct.tolist()], dtype=bool)
     escaped = (codes >= 0xDC80) & (codes <= 0xDCFF)  # a byte that is not UTF-8
@@ -75,11 +82,12 @@ def letter_starts(text: bytes) -> np.ndarray:
 
 
 def candidates(text: bytes, least: float) -> dict[bytes, int]:
-    """The wanted pieces whose sightings together cover at least `least` bytes of the text, with how often each was seen.
+    """The wanted pieces that together cover at least `least` bytes of the text, with their counts.
 
-    Pieces are counted for all places of the text at once. Those that begin with the same k bytes form a group; the groups of
-    k + 1 bytes are the old ones split by the next byte. A group that is too small, or can be no beginning of a token, is dropped, and its
-    places with it, so that few are left after some ten bytes. A piece of several words counts only where the last one is whole.
+    Pieces are counted for all places of the text at once. Those that begin with the same k bytes form a
+    group; the groups of k + 1 bytes are the old ones split by the next byte. A group that is too small, or
+    can be no beginning of a token, is dropped, and its places with it, so that few are left after some ten
+    bytes. A piece of several words counts only where the last one is whole.
     """
     data = np.frombuffer(text + bytes(LONGEST_TOKEN), dtype=np.uint8)
     letter = np.append(letter_starts(text), np.zeros(LONGEST_TOKEN, dtype=bool))
@@ -88,7 +96,8 @@ def candidates(text: bytes, least: float) -> dict[bytes, int]:
     places = np.arange(len(text))
     group = data[:len(text)].astype(np.int64)
     for length in progress(range(2, LONGEST_TOKEN + 1), desc="candidates"):
-        _, group, count = np.unique(group << 8 | data[places + length - 1], return_inverse=True, return_counts=True)
+        longer = group << 8 | data[places + length - 1]
+        _, group, count = np.unique(longer, return_inverse=True, return_counts=True)
         whole = np.bincount(group, weights=~letter[places + length], minlength=len(count)).astype(np.int64)
         example = np.zeros(len(count), dtype=np.int64)
         example[group] = places

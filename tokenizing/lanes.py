@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizing one text with many vocabularies, as fast as numpy can.
 
-A training tokenizes its text hundreds of times, each time with another part of the candidates. Two things make that cheap:
+A training tokenizes its text hundreds of times, each time with another part of the candidates. Two things
+make that cheap:
 
-- The longest candidate at each place of the text is looked up once. For any part of the candidates the longest token at a place is the
+- The longest candidate at each place of the text is looked up once. For any part of the candidates the
+longest token at a place is the
   longest beginning of that candidate which takes part: one step through a table.
-- The text is cut into thousands of lanes, which take their next token all at the same time. Only the places where a token begins are
+- The text is cut into thousands of lanes, which take their next token all at the same time. Only the places
+where a token begins are
   looked at, a quarter of those that `FastEncoder` computes; in return a token cannot reach over a cut.
 """
 from __future__ import annotations
@@ -20,25 +23,28 @@ from tokenizing.records import derive
 from tokenizer import LONGEST_TOKEN, FastEncoder, TokenMonster, Vocab
 
 MOST_CANDIDATES = 12  # for each token of the vocabulary
-LEAST_SHARE = 0.1  # of the average token: english-4096's weakest covers 0.3/4096 of its text, so less than 0.1/size is hopeless
+# Of the average token: english-4096's weakest covers 0.3/4096 of its text, so less than 0.1/size is hopeless.
+LEAST_SHARE = 0.1
 LANES = 16384
 SHORTEST_LANE = 100  # bytes
 
 
 def write_tables(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
-    """Write what all rounds need into `folder`: the text, the candidates as a vocabulary, and the longest candidate at each place.
+    """Write what all rounds need into `folder`: text, candidates, the longest candidate at each place.
 
     text.npy     uint8, with zeros after its end
     match.npy    int32: number of the longest candidate record at each place; the number of records for none
-    space.npy    the same for a space followed by the text from this place, where a letter begins: after a delete token
-    parent.npy   int32: number of the longest record that is a true beginning of this record
+    space.npy    the same for a space followed by the text from here, where a letter begins (after a delete
+                 token)
+    parent.npy   int32: number of the longest record that is a proper prefix of this record
     """
     found = candidates(text, LEAST_SHARE / size * len(text))
     if len(found) < size - len(fixed):
         few = f"{len(text):,} bytes of text have {len(found):,} candidates, too few for {size:,} tokens"
         raise UserError(f"{few}: give more text or a smaller --vocab-size")
     largest = sorted(found, key=lambda piece: (-found[piece] * len(piece), piece))[:MOST_CANDIDATES * size]
-    pool = derive({piece: found[piece] / len(text) for piece in largest} | {bytes([byte]): 0.0 for byte in fixed})
+    scores = {piece: found[piece] / len(text) for piece in largest}
+    pool = derive(scores | {bytes([byte]): 0.0 for byte in fixed})
     monster = TokenMonster(pool)
     tables = FastEncoder(monster)
     data = np.frombuffer(text + bytes(2 * LONGEST_TOKEN + 2), dtype=np.uint8)
@@ -65,35 +71,41 @@ class Field:
     """The prepared text, and how any part of the candidates tokenizes it."""
 
     def __init__(self, folder: Path):
-        arrays = [np.asarray(np.load(folder / f"{name}.npy", "r")) for name in ("text", "match", "space", "parent")]
-        self.text, self.match, self.space, parent = arrays
+        names = ("text", "match", "space", "parent")
+        self.text, self.match, self.space, parent = [
+            np.asarray(np.load(folder / f"{name}.npy", "r")) for name in names]
         records = Vocab.parse((folder / "candidates.vocab").read_bytes()).records
         self.tokens = [record.token for record in records if record.score != -1]
         self.numbers = {record.token: number for number, record in enumerate(records)}
         self.size = len(self.text) - 2 * LONGEST_TOKEN - 2
         text = self.text[:self.size]
-        self.words = 1 + np.flatnonzero((text[1:] == 0x20) & (text[:-1] != 0x20) & (text[:-1] != 0x7F))  # good places to cut
+        word_starts = (text[1:] == 0x20) & (text[:-1] != 0x20) & (text[:-1] != 0x7F)
+        self.words = 1 + np.flatnonzero(word_starts)  # good places to cut
         # Records in groups of one length: a beginning lies in an earlier group.
         lengths = np.array([len(record.token) for record in records])
-        self.levels = [(group, parent[group]) for group in (np.flatnonzero(lengths == length) for length in range(2, LONGEST_TOKEN + 1))]
+        groups = [np.flatnonzero(lengths == length) for length in range(2, LONGEST_TOKEN + 1)]
+        self.levels = [(group, parent[group]) for group in groups]
 
     def lanes(self, share: float, rng: np.random.Generator) -> np.ndarray:
-        """A random share of the text as lanes: an array (lanes, 2) of places where each starts and ends, mostly before words."""
+        """A random share of the text as lanes: int64 (lanes, 2), where each starts and ends."""
         length = max(SHORTEST_LANE, int(share * self.size / LANES))
         wanted = np.arange(length, self.size - length, length)
-        cuts = self.words[np.minimum(np.searchsorted(self.words, wanted), len(self.words) - 1)] if len(self.words) else wanted
+        cuts = wanted
+        if len(self.words):
+            cuts = self.words[np.minimum(np.searchsorted(self.words, wanted), len(self.words) - 1)]
         cuts = np.unique(np.concatenate([[0], cuts, [self.size]]))
         chosen = np.sort(rng.permutation(len(cuts) - 1)[:max(1, round(share * (len(cuts) - 1)))])
         return np.stack([cuts[:-1], cuts[1:]], axis=1)[chosen]
 
     def tokenize(self, chosen: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, int]:
-        """Tokenize the lanes with the vocabulary of the candidates `chosen` (ascending numbers of `self.tokens`).
+        """Tokenize the lanes with the candidates `chosen` (ascending numbers of `self.tokens`).
 
-        Returns the bytes that each of them covered, int64 (chosen,), and the number of tokens plus one for each byte without a token.
+        Returns the bytes that each of them covered, int64 (chosen,), and the number of tokens plus one for
+        each byte without a token.
         """
         vocab = derive(dict.fromkeys([self.tokens[number] for number in chosen], 0.0))
         tables = FastEncoder(TokenMonster(vocab))
-        own = np.full(len(self.numbers) + 1, tables.none)  # record of the candidates -> record of this vocabulary
+        own = np.full(len(self.numbers) + 1, tables.none)  # candidate record -> record of this vocabulary
         own[[self.numbers[record.token] for record in vocab.records]] = np.arange(tables.none)
         for group, parent in self.levels:
             lost = own[group] == tables.none
@@ -105,19 +117,21 @@ class Field:
         return score, int(uses.sum()) + deletes
 
 
-# A branch's rank among equals, in the low three bits of 8 * score: 5 for branch 1, then 4, 3, and 2, 1, 0 for 1b, 2b, 3b.
+# A branch's rank among equals, in the low three bits of 8 * score: 5 for branch 1, then 4, 3, and 2, 1, 0
+# for 1b, 2b, 3b.
 OPTION = np.array([2, 1, 0, 2, 1, 0])
 
 
 def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) -> tuple[np.ndarray, int]:
-    """The encoder's loop (`TokenMonster.turns`) in all lanes at once: each turn emits one token in each lane, until all have ended.
+    """The encoder's loop (`TokenMonster.turns`) in all lanes at once: each turn emits a token in each lane.
 
-    Returns how often each record was emitted, int64 (2, records + 1), in the second row those whose space is not in the text, and the
-    number of delete tokens. The last record stands for a byte without a token.
+    Returns how often each record was emitted, int64 (2, records + 1), in the second row those whose space
+    is not in the text, and the number of delete tokens. The last record stands for a byte without a token.
     """
     text, match, space = field.text, field.match, field.space
     records = tables.none + 1
-    first_share, second_share, second_b_share = (np.concatenate(tables) for tables in (tables.first, tables.second, tables.second_b))
+    shares = (tables.first, tables.second, tables.second_b)
+    first_share, second_share, second_b_share = (np.concatenate(share) for share in shares)
     following = tables.following
     uses, deletes = np.zeros(2 * records, dtype=np.int64), 0
     place, stop = lanes[:, 0], lanes[:, 1]
@@ -127,8 +141,10 @@ def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) 
         after_delete = np.flatnonzero(virtual)
         record[after_delete] = own[space[place[after_delete]]]
         whole = place + tables.length[record] - virtual
-        # A whole word before a space, the end of the text, a byte without a token: there is no choice to make.
-        settled = tables.whole_word[record] & (following[text[whole]] == 2) | (whole >= field.size) | (record == tables.none)
+        # A whole word before a space, the end of the text, a byte without a token: there is no choice to
+        # make.
+        settled = tables.whole_word[record] & (following[text[whole]] == 2)
+        settled |= (whole >= field.size) | (record == tables.none)
         open_ = np.flatnonzero(~settled)
         at, here, longest, away = place[open_], record[open_], whole[open_], virtual[open_]
         best = np.full(len(open_), 8 * tables.never)
@@ -139,17 +155,19 @@ def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) 
             reach = middle + tables.length[second]
             next_byte = following[text[reach]]
             first_score, ending = first_share[first + away * records], tables.ending[first] * records
-            score = first_score + second_share[ending + second] + tables.after[tables.after_letter[second] + next_byte]
+            after = tables.after[tables.after_letter[second] + next_byte]
+            score = first_score + second_share[ending + second] + after
             score -= (100 * (reach < longest) + 10000 * (reach == longest)) * (number > 0)
             best = np.maximum(best, 8 * score + 5 - number)
-            # The b branch: the second token is the inside of a word, and with a space before it a longer one would fit.
+            # The b branch: the second token is the inside of a word, and with a space before it a longer
+            # one would fit.
             inside = np.flatnonzero(tables.inside[second] & (next_byte == 1))
             second_b = own[space[middle[inside]]]
             gain = (second_b < tables.none) & (tables.length[second_b] > tables.length[second[inside]] + 1)
             inside, second_b = inside[gain], second_b[gain]
             reach = middle[inside] + tables.length[second_b] - 1
-            share = second_b_share[ending[inside] + second_b] + tables.after[tables.after_letter[second_b] + following[text[reach]]]
-            score = first_score[inside] + share
+            after = tables.after[tables.after_letter[second_b] + following[text[reach]]]
+            score = first_score[inside] + second_b_share[ending[inside] + second_b] + after
             score -= (100 * (reach < longest[inside]) + 10000 * (reach == longest[inside])) * (number > 0)
             best[inside] = np.maximum(best[inside], 8 * score + 2 - number)
         best[best < 4 * tables.never] = 5  # nothing can follow

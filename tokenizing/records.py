@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tokens to a vocabulary file: every flag, alternative, duplicate and table follows from the tokens alone.
+"""From tokens to a vocabulary file: flags, alternatives, duplicates and tables follow from the tokens.
 
-A `.vocab` file looks as if it held many decisions. It does not: given the tokens' bytes, their ids are their order by (length,
-bytes), and all else is derived by fixed rules, so that deriving the two published vocabularies from their own tokens gives back
-the files, byte for byte. The trainer uses this for each vocabulary it tries, the tests for the proof.
+A `.vocab` file looks as if it held many decisions. It does not: given the tokens' bytes, their ids are
+their order by (length, bytes), and all else is derived by fixed rules, so that deriving the two published
+vocabularies from their own tokens gives back the files, byte for byte. The trainer uses this for each
+vocabulary it tries, the tests for the proof.
 
 The rules were found by study of the reference implementation (Alasdair Forsythe's TokenMonster, Go).
 """
@@ -34,7 +35,7 @@ class _Shapes(dict):
             shape = "0"
         elif character in " \t\n\r_<>\x7f":
             shape = character
-        elif character.isspace() and not 0x1C <= code <= 0x1F:  # Python counts four separators that Unicode does not
+        elif character.isspace() and not 0x1C <= code <= 0x1F:  # Python counts four more than Unicode
             shape = "w"
         elif character in "'\u2019":
             shape = "'"
@@ -52,8 +53,9 @@ SHAPES = _Shapes()
 def shape(token: bytes) -> str:
     r"""A token with each character replaced by its class, so that rules can be regular expressions.
 
-    a letter or mark, 0 number, ' apostrophe, ( bracket or quote, w rare white space; space, TAB, LF, CR, _ < > and DEL stand for
-    themselves; . is anything else, also a byte that is not UTF-8 (there each byte is one character).
+    a letter or mark, 0 number, ' apostrophe, ( bracket or quote, w rare white space; space, TAB, LF, CR, _
+    < > and DEL stand for themselves; . is anything else, also a byte that is not UTF-8 (there each byte is
+    one character).
 
     >>> shape("don't (x2)".encode()), shape(b"\xcc\n\x7f")
     ("aaa'a (a0(", '.\n\x7f')
@@ -65,7 +67,7 @@ def shape(token: bytes) -> str:
 
 @functools.cache
 def traits(token: bytes) -> tuple[int, int, int]:
-    """Flag bits, nWords (how often a space is directly followed by a letter, mark or digit), and the length of the shortest alternative."""
+    """Flag bits, nWords (how often a letter, mark or digit follows a space), shortest alternative."""
     look = shape(token)
     words = len(re.findall(" [a0]", look))
     flag = tokenizer.ENDS_LETTER * (look[-1] == "a")
@@ -80,9 +82,12 @@ def traits(token: bytes) -> tuple[int, int, int]:
 
 @functools.cache
 def cut_value(token: bytes, length: int) -> int:
-    """How natural it is to cut a token after `length` bytes: 10 before a new word, 7 to 9 at other boundaries, 1 in the midst of something.
+    """How natural it is to cut a token after `length` bytes, from 1 to 10.
 
-    (The reference has one more rule, for a final 's. It can never be reached: a letter before an apostrophe is a 9 already.)
+    10 before a new word, 7 to 9 at other boundaries, 1 inside something.
+
+    (The reference has one more rule, for a final 's. It can never be reached: a letter before an apostrophe
+    is a 9 already.)
     """
     rest = shape(token[length:])
     left, right = shape(token[:length][-4:])[-1], rest[0]
@@ -96,9 +101,10 @@ def cut_value(token: bytes, length: int) -> int:
 
 
 def alternatives(token: bytes, shortest: int, numbers: Mapping[bytes, int]) -> tuple[int | None, int | None]:
-    """Record numbers of the two best beginnings of `token` that are records themselves: what the encoder may fall back to.
+    """Record numbers of the two best prefixes of `token` that are records: the encoder's alternatives.
 
-    Two slots hold (value, length). Each cut, from the longest on, challenges the weaker slot and needs a greater value to take it.
+    Two slots hold (value, length). Each cut, from the longest on, challenges the weaker slot and needs a
+    greater value to take it.
     """
     a = b = (0, 0)
     for length in range(len(token) - 1, shortest - 1, -1):
@@ -116,7 +122,7 @@ def alternatives(token: bytes, shortest: int, numbers: Mapping[bytes, int]) -> t
 # --------------------------------------------------------------------------------------------- the whole file
 
 def duplicate_of(token: bytes) -> bytes | None:
-    """`DEL SPACE` + a token that begins with a letter, mark or number, None for others and where it would be too long.
+    """`DEL SPACE` + a token that begins with a letter, mark or number; None for others and if too long.
 
     It lets a word that the marker precedes be matched as one token, with the plain word's id.
     """
@@ -126,9 +132,10 @@ def duplicate_of(token: bytes) -> bytes | None:
 
 
 def begin_table(tokens: list[bytes]) -> bytes:
-    """For each byte, what the tokens that begin with it mostly begin with: letter, space, or neither letter nor number (256 values).
+    """For each byte, what most tokens that begin with it begin with: letter, space, or other (256 values).
 
-    It needs a strict majority over the other three classes (numbers are the third, with no value) of at least 3 tokens; else 0.
+    It needs a strict majority over the other three classes (numbers are the third, with no value) of at
+    least 3 tokens; else 0.
     """
     values = [tokenizer.BEGINS_LETTER, tokenizer.BEGINS_SPACE, tokenizer.BEGINS_OTHER, 0]
     counts = [[0, 0, 0, 0] for _ in range(256)]
@@ -146,8 +153,9 @@ def begin_table(tokens: list[bytes]) -> bytes:
 def derive(scores: Mapping[bytes, float], mode: int = 4, reserve: int = 0) -> Vocab:
     """The vocabulary of a set of tokens with their scores (the share of the training text that each covered).
 
-    Tokens are in normalized form, 1 to 40 bytes, without the duplicates; `mode` and `reserve` are notes in the header. Raises ValueError
-    if a token is already `DEL SPACE` + a letter, mark or number: that is how a duplicate looks.
+    Tokens are in normalized form, 1 to 40 bytes, without the duplicates; `mode` and `reserve` are notes in
+    the header. Raises ValueError if a token is already `DEL SPACE` + a letter, mark or number: that is how
+    a duplicate looks.
     """
     entries = []
     for id, token in enumerate(sorted(scores, key=lambda token: (len(token), token))):

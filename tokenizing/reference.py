@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second engine: encode through the `tokenmonster` package, the reference implementation.
 
-The package starts a Go program, `tokenmonsterserver`, from the folder `_tokenmonster` in the home folder. It is
-several times as fast as our encoder, and ours is tested against it. Where the program is absent, the package
-would download it without a checksum. This module does not: the program must be there. Before the engine is
-used, both engines encode and decode a probe text; a difference is an error.
+The package starts a Go program, `tokenmonsterserver`, from the folder `_tokenmonster` in the home folder.
+It is several times as fast as our encoder, and ours is tested against it. Where the program is absent, the
+package would download it without a checksum. This module does not: the program must be there. Before the
+engine is used, both engines encode and decode a probe text; a difference is an error.
 """
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class ReferenceTokenizer(Tokenizer):
         name = "tokenmonsterserver.exe" if os.name == "nt" else "tokenmonsterserver"
         program = Path.home() / "_tokenmonster" / name
         if not program.is_file():
-            raise UserError(f"--engine tokenmonster needs {program}, which the package downloads on its first "
-                            "use; or leave it out")
+            raise UserError(f"--engine tokenmonster needs {program}, which the package downloads on its "
+                            "first use; or leave it out")
         try:
             self.reference = tokenmonster.load_multiprocess_safe(str(path.resolve()))
             ids = self.encode(PROBE)

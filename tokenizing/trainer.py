@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a TokenMonster vocabulary: `python tokenizer.py train FILES --vocab-size 4096 --out my.vocab`.
 
-A vocabulary is found by taking away. All pieces of the text that could be tokens are candidates, twelve for each token wanted. They are dealt
-out, like cards, into vocabularies of about the wanted size; each tokenizes the text with the rules of the real encoder; a token's score is
-the number of bytes it covered. The worst candidates are thrown out, and the rest is dealt again, until one vocabulary is left. So a
-token is judged by what it does in the company of others, not by how frequent it is: `" th"` is more frequent than `" the"`
-and does nothing where `" the"`, `" that"` and `" this"` are tokens.
+A vocabulary is found by removal. All pieces of the text that could be tokens are candidates, twelve for
+each token wanted. They are divided at random into vocabularies of about the wanted size. Each of these
+tokenizes the text with the rules of the real encoder, and a token's score is the number of bytes it
+covered. The worst candidates are removed, and the rest is divided again, until one vocabulary is left. So a
+token is judged together with others, not by its frequency: `" th"` is more frequent than `" the"`, and
+useless where `" the"`, `" that"` and `" this"` are tokens.
 
-    files -> normalized text -> candidates (vocab_candidates) -> rounds of distillation (here) -> the file (vocab_records)
+    files -> normalized text -> candidates (candidates.py) -> rounds (here) -> the .vocab file (records.py)
 
-`vocab_lanes` makes the many tokenizations fast.
+`lanes.py` makes the many tokenizations fast.
 """
 from __future__ import annotations
 
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -26,17 +28,23 @@ from pathlib import Path
 import numpy as np
 
 from common import Parser, UserError, atomic_write, count_of, lock_folder, progress, read_json, replace_folder
+from corpus.builtin import vocabulary_documents
+from corpus.documents import path_source
+from corpus.prepare import end_with_parent
+from corpus.python_docs import python_documents
+from data import clean_text
+from tokenizer import Vocab, normalize_pieces
 from tokenizing.lanes import Field, write_tables
 from tokenizing.records import derive
-from tokenizer import Vocab, normalize_pieces
 
-# Single bytes that every vocabulary keeps, by the bits that the header notes (32: no other single bytes).
+# Single bytes that every vocabulary keeps; the first number goes into the header (32: no other single bytes).
 ASCII = bytes([9, 10, 13, *range(0x20, 0x80)])  # with CR, the document separator, and DEL, the marker
 RESERVED = {
-    "english": (16 + 32, ASCII + bytes.fromhex("808182838486888a92939498999c9d a2a3a5a6a7a9acaeb0c2c3c5cce2")),
+    "english": (16 + 32, ASCII + bytes.fromhex("808182838486888a92939498999c9da2a3a5a6a7a9acaeb0c2c3c5cce2")),
     "utf8": (4 + 32, ASCII + bytes(range(0x80, 0xC0)) + bytes(range(0xC2, 0xF5))),
 }
-# While so many candidates are left for each place in the vocabulary: which share of the text a round reads, which share of them it throws out.
+# While at least so many candidates are left for each token wanted: the share of the text that a round
+# reads, the share of the candidates that it removes.
 STEPS = [(6, 0.15, 0.10), (2, 0.3, 0.05), (1.25, 1.0, 0.02), (1, 1.0, 0.006)]
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
@@ -44,19 +52,18 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 # --------------------------------------------------------------------------------------------------- the text
 
 def documents_of(name: str) -> tuple[str, Iterator[str]]:
-    """What a file, a folder or "builtin" is, in a line that tells whether it has changed, and its documents."""
+    """The identity of a file, a folder or "builtin", which changes with its content, and its documents."""
     if name == "builtin":
         return f"built-in corpus of Python {sys.version.split()[0]}", builtin_documents()
-    from corpus.documents import path_source
     source = path_source("web", name)
     return source.identity, (text for text in source.documents(0) if text)
 
 
 def builtin_documents() -> Iterator[str]:
-    """Text for the built-in vocabulary: Python's documentation, a part of its library source, and the words of the built-in corpus."""
-    from corpus.builtin import vocabulary_documents
-    from corpus.python_docs import python_documents
-    from data import clean_text
+    """Text for the built-in vocabulary.
+
+    Python's documentation, a part of its library source, and the words of the built-in corpus.
+    """
     for kind, every in (("web", 1), ("code", 4)):
         for number, (_, text) in enumerate(python_documents(kind)):
             if number % every == 0:
@@ -66,7 +73,7 @@ def builtin_documents() -> Iterator[str]:
 
 
 def read_text(names: list[str]) -> bytes:
-    """All documents in normalized form, each with a CR after it, which no candidate contains."""
+    """All documents in normalized form, each followed by a CR, which no candidate contains."""
     pieces = []
     for name in names:
         for document in progress(documents_of(name)[1], desc=f"reading {name}", unit=" documents"):
@@ -79,7 +86,7 @@ def read_text(names: list[str]) -> bytes:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: deal `candidates` out into `hands`, tokenize `share` of the text with each, throw out the `drop` worst."""
+    """One round: divide `candidates` into `hands`, tokenize `share` of the text with each, remove `drop`."""
 
     candidates: int
     hands: int
@@ -104,7 +111,6 @@ _field: Field  # of a worker process
 def open_field(folder: Path, parent: int) -> None:
     """Start of a worker process."""
     global _field
-    from corpus.prepare import end_with_parent
     end_with_parent(parent)
     _field = Field(folder)
 
@@ -115,7 +121,7 @@ def tokenize_job(job: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, int]:
 
 def score_all(field: Field, hands: list[np.ndarray], lanes: np.ndarray, crew: ProcessPoolExecutor | None,
               workers: int) -> tuple[np.ndarray, list[int]]:
-    """Bytes that each token covered in its hand, int64 (tokens,), and the number of tokens that each hand needed."""
+    """Bytes that each token covered in its hand, int64 (tokens,), and how many tokens each hand needed."""
     parts = 1 if len(hands) >= workers else workers  # with few hands each worker takes every n-th lane
     jobs = [(hand, lanes[part::parts]) for hand in hands for part in range(parts)]
     results = crew.map(tokenize_job, jobs) if crew else (field.tokenize(*job) for job in jobs)
@@ -127,10 +133,11 @@ def score_all(field: Field, hands: list[np.ndarray], lanes: np.ndarray, crew: Pr
 
 
 def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes, float], int]:
-    """Throw out candidates round by round until `size` tokens are left, one-byte tokens included, which always stay.
+    """Remove candidates round by round until `size` tokens are left. One-byte tokens always stay.
 
-    A round depends on the seed, its number and the candidates left, and these are saved after each, so a training that is stopped and
-    resumed ends like one that was not. Returns each token's share of the text, and the number of tokens that the text takes.
+    A round depends on the seed, its number and the candidates left, and these are saved after each round.
+    So a training that is stopped and resumed has the same result. Returns each token's share of the text,
+    and the number of tokens of the text.
     """
     field = Field(folder)
     fixed = np.array([number for number, token in enumerate(field.tokens) if len(token) == 1])
@@ -140,14 +147,18 @@ def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes
     if (folder / "state.npz").exists():
         with np.load(folder / "state.npz", allow_pickle=False) as state:
             done, left = int(state["done"]), state["left"]
-    crew = ProcessPoolExecutor(workers, initializer=open_field, initargs=(folder, os.getpid())) if workers > 1 else None
-    bar = progress(total=sum(round.hands * round.share for round in rounds), desc="distilling", bar_format=BAR)
+    crew = None
+    if workers > 1:
+        crew = ProcessPoolExecutor(workers, initializer=open_field, initargs=(folder, os.getpid()))
+    work = sum(round.hands * round.share for round in rounds)
+    bar = progress(total=work, desc="distilling", bar_format=BAR)
     bar.update(sum(round.hands * round.share for round in rounds[:done]))
     try:
         for number, round in enumerate(rounds[done:], done):
             rng = np.random.default_rng([seed, number])
             lanes = field.lanes(round.share, rng)
-            hands = [np.sort(np.append(fixed, hand)) for hand in np.array_split(rng.permutation(left), round.hands)]
+            parts = np.array_split(rng.permutation(left), round.hands)
+            hands = [np.sort(np.append(fixed, part)) for part in parts]
             scores, totals = score_all(field, hands, lanes, crew, workers)
             worst_first = left[np.argsort(scores[left], kind="stable")]
             left = np.sort(worst_first[round.drop:])
@@ -158,7 +169,8 @@ def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes
             bar.set_postfix_str(f"{len(left):,} candidates left, {bytes_per_token:.3f} bytes per token")
             bar.update(round.hands * round.share)
         chosen = np.append(fixed, left)
-        scores, totals = score_all(field, [chosen], field.lanes(1.0, np.random.default_rng(seed)), crew, workers)
+        lanes = field.lanes(1.0, np.random.default_rng(seed))
+        scores, totals = score_all(field, [chosen], lanes, crew, workers)
     finally:
         bar.close()
         if crew:
@@ -168,22 +180,26 @@ def distil(folder: Path, size: int, seed: int, workers: int) -> tuple[dict[bytes
 
 # ----------------------------------------------------------------------------------------------- command line
 
-def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, reserve: str = "english", workers: int = 1,
-                resume: bool = False) -> Vocab:
+def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, reserve: str = "english",
+                workers: int = 1, resume: bool = False) -> Vocab:
     """Train a vocabulary of `size` tokens on files, folders or "builtin", write it to `out`, and return it.
 
-    Unfinished work is kept in `out`.work, from which `resume` goes on; the result is that of a training which was never stopped. Raises
-    UserError if `out` or unfinished work exists, if `resume` finds other settings or texts, or if the text is too small.
+    Unfinished work is kept in `out`.work, and `resume` continues it; the result is the same as without a
+    stop. Raises UserError if `out` or unfinished work exists, if `resume` finds other settings or texts, or
+    if the text is too small.
     """
     bits, fixed = RESERVED[reserve]
     if not len(fixed) < size <= 65536:
-        raise UserError(f"--vocab-size {size} is not between {len(fixed) + 1} (the reserved bytes and one more) and 65536")
+        raise UserError(f"--vocab-size {size} is not between {len(fixed) + 1} (the reserved bytes and one "
+                        "more) and 65536")
     folder = out.with_name(out.name + ".work")
-    settings = {"vocab_size": size, "seed": seed, "reserve": reserve, "files": [documents_of(name)[0] for name in names]}
+    files = [documents_of(name)[0] for name in names]
+    settings = {"vocab_size": size, "seed": seed, "reserve": reserve, "files": files}
     if out.exists():
         raise UserError(f"{out} exists; give another name with --out, or remove it")
     if folder.exists() and not resume:
-        raise UserError(f"{folder} holds an unfinished training; go on with --resume, or remove the folder")
+        raise UserError(f"{folder} holds an unfinished training; continue it with --resume, or remove the "
+                        "folder")
     if not folder.exists():
         text = read_text(names)
 
@@ -195,7 +211,8 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
     different = [key for key, value in settings.items() if was.get(key) != value]
     if different:
         key = different[0]
-        raise UserError(f"{folder} was made with {key} {was.get(key)}, now it is {settings[key]}; give the same again, or remove the folder")
+        raise UserError(f"{folder} was made with {key} {was.get(key)}, now it is {settings[key]}; give the "
+                        "same again, or remove the folder")
     lock = lock_folder(folder)
     scores, _ = distil(folder, size, seed, workers)
     vocab = derive(scores, mode=4, reserve=bits)
@@ -205,24 +222,32 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
     return vocab
 
 
-def main(argv: list[str]) -> None:
-    parser = Parser("Train a TokenMonster vocabulary on text.", prog="tokenizer.py train", examples="""\
+EXAMPLES = """\
   python tokenizer.py train my.txt --vocab-size 4096 --out my.vocab
-  python tokenizer.py train corpus/ more.jsonl.gz --out my.vocab --resume      go on after Ctrl-C
-  python tokenizer.py train builtin --out vocabs/builtin-4096.vocab            the vocabulary that ships with the project
-  python tokenizer.py info my.vocab""")
-    parser.add_argument("files", nargs="+", metavar="FILES", help="text, .jsonl or .jsonl.gz files, folders of them, or the word builtin")
-    parser.add_argument("--vocab-size", type=count_of, default=4096, metavar="N", help="number of tokens (default: 4096)")
-    parser.add_argument("--out", type=Path, required=True, help="the .vocab file to write; unfinished work is kept in OUT.work")
-    parser.add_argument("--reserve", choices=sorted(RESERVED), default="english", help="bytes that always have a token (default: english)")
-    parser.add_argument("--seed", type=int, default=42, help="same seed and text, same vocabulary (default: 42)")
-    parser.add_argument("--workers", type=count_of, default=os.cpu_count() or 1, help="processes (default: one for each processor)")
-    parser.add_argument("--resume", action="store_true", help="go on with the unfinished work of the same command")
+  python tokenizer.py train corpus/ more.jsonl.gz --out my.vocab --resume    continue after Ctrl-C
+  python tokenizer.py train builtin --out vocabs/builtin-4096.vocab          the vocabulary of this project
+  python tokenizer.py info my.vocab"""
+
+
+def main(argv: list[str]) -> None:
+    """The command line of `tokenizer.py train`."""
+    parser = Parser("Train a TokenMonster vocabulary on text.", EXAMPLES, prog="tokenizer.py train")
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILES", help="files or folders of documents, or the word builtin")
+    add("--vocab-size", type=count_of, default=4096, metavar="N", help="number of tokens (default: 4096)")
+    add("--out", type=Path, required=True, help="the .vocab file to write; unfinished work is in OUT.work")
+    add("--reserve", choices=sorted(RESERVED), default="english",
+        help="bytes that always have a token (default: english)")
+    add("--seed", type=int, default=42, help="same seed and text, same vocabulary (default: 42)")
+    add("--workers", type=count_of, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    add("--resume", action="store_true", help="continue the unfinished work of the same command")
     options = parser.parse_args(argv)
     try:
-        vocab = train_vocab(options.files, options.out, options.vocab_size, options.seed, options.reserve, options.workers, options.resume)
+        vocab = train_vocab(options.files, options.out, options.vocab_size, options.seed, options.reserve,
+                            options.workers, options.resume)
     except KeyboardInterrupt:
-        print("\nstopped; nothing is lost: the same command with --resume goes on from here", file=sys.stderr)
+        print("\nstopped; nothing is lost: the same command with --resume continues", file=sys.stderr)
         raise
     longest = max((record.token for record in vocab.records), key=len)
-    print(f"{options.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: python tokenizer.py info {options.out}")
+    print(f"{options.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: "
+          f"python tokenizer.py info {shlex.quote(str(options.out))}")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Byte-pair encodings behind the interface of `tokenizer.Tokenizer`: for Portimbria and the v1 models, whose vocabulary is a
-Mistral BPE.
+"""Byte-pair encodings behind the interface of `tokenizer.Tokenizer`.
 
-A `tokenizer.json` is read by the `tokenizers` library, a SentencePiece `tokenizer.model` by `sentencepiece`; both come with
-the extra `bpe`. `tokenizer.load` comes here by itself when a model folder, or the file that it is given, holds one of the
-two.
+Portimbria and the v1 models use one, Mistral's. The `tokenizers` library reads a `tokenizer.json`, the
+`sentencepiece` library a `tokenizer.model`; both come with the extra `bpe`. `tokenizer.load` returns a BPE
+for either file and for a model folder with one of them.
 """
 from __future__ import annotations
 
@@ -26,11 +25,14 @@ BOS_NAMES = ("<s>", "<|startoftext|>", "<|begin_of_text|>")
 
 @functools.cache
 def byte_alphabet() -> dict[str, int]:
-    """The characters that stand for bytes in a byte-level BPE (GPT-2): printable Latin-1 for itself, U+0100 and up for the
-    other 68."""
+    """The characters that mean bytes in a byte-level BPE (GPT-2).
+
+    Printable Latin-1 means itself, U+0100 and up the other 68 bytes.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + number): byte for number, byte in enumerate(others)}
+    shifted = {chr(0x100 + number): byte for number, byte in enumerate(others)}
+    return {chr(byte): byte for byte in plain} | shifted
 
 
 class FromJson:
@@ -40,11 +42,12 @@ class FromJson:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            raise UserError(f'{path}: reading a BPE needs the tokenizers library: pip install ".[bpe]"') from None
+            raise UserError(f"{path}: reading a BPE needs the tokenizers library: "
+                            'pip install ".[bpe]"') from None
         try:
             self.inner = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # noqa: BLE001 (the library raises bare Exceptions)
-            raise UserError(f"{path}: no tokenizer.json that the tokenizers library can read ({error})") from None
+            raise UserError(f"{path}: the tokenizers library cannot read it ({error})") from None
         self.inner.encode_special_tokens = True  # the name of a special token in a text is text
         self.size = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
         self.id_of, self.piece = self.inner.token_to_id, self.inner.id_to_token
@@ -80,7 +83,8 @@ class FromModel:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            raise UserError(f'{path}: reading this file needs the sentencepiece library: pip install ".[bpe]"') from None
+            raise UserError(f"{path}: reading this file needs the sentencepiece library: "
+                            'pip install ".[bpe]"') from None
         self.inner = SentencePieceProcessor()
         try:
             self.inner.LoadFromSerializedProto(path.read_bytes())
@@ -95,17 +99,16 @@ class FromModel:
 
 
 class BPE:
-    """The tokenizer of a `tokenizer.json` or `tokenizer.model`: encode, decode, special ids, vocab_size, fingerprint, as
-    `tokenizer.Tokenizer`.
+    """The tokenizer of a `tokenizer.json` or `tokenizer.model`, with the interface of `tokenizer.Tokenizer`.
 
-    The special ids are those that the folder states (tokenizer_config.json, config.json), else the tokens of the usual
-    names.
+    The special ids are those that the folder states (tokenizer_config.json, config.json), else the tokens
+    of the usual names.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if self.path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: {self.path.stat().st_size} bytes; no tokenizer file is longer than {LARGEST}")
+            raise UserError(f"{path}: {self.path.stat().st_size} bytes; such a file has at most {LARGEST}")
         self.library = FromJson(self.path) if self.path.suffix == ".json" else FromModel(self.path)
         stated = configured_ids(self.path.parent)
         self.eos_id = stated.get("eos_id", self._special("eos", EOS_NAMES))
@@ -117,10 +120,11 @@ class BPE:
             raise UserError(f"{path}: no end-of-text token; state eos_token_id in config.json beside it")
         ids = [*self.stop_ids, self.pad_id, self.bos_id or 0]
         if self.vocab_size < self.library.size or not all(0 <= id < self.vocab_size for id in ids):
-            raise UserError(f"{path}: {self.library.size} tokens, which do not go with the folder's configuration {stated}")
+            raise UserError(f"{path}: {self.library.size} tokens, which do not fit the folder's "
+                            f"configuration {stated}")
 
     def _special(self, kind: str, names: tuple[str, ...]) -> int | None:
-        """Id of the token that the folder's tokenizer_config.json names, else of the first of `names` that there is."""
+        """Id of the token that tokenizer_config.json names, else of the first known of `names`."""
         config = self.path.parent / "tokenizer_config.json"
         stated = read_json(config).get(f"{kind}_token") if config.is_file() else None
         stated = stated.get("content") if isinstance(stated, dict) else stated
@@ -150,8 +154,10 @@ class BPE:
         return hashlib.sha256(self.path.read_bytes() + special.encode()).hexdigest()
 
     def encode(self, text: str | bytes, document: bool = False) -> list[int]:
-        """The ids of a text, without special ones. Bytes that are not UTF-8 become U+FFFD; `document=True` maps CRLF and CR
-        to LF."""
+        """The ids of a text, without special ones.
+
+        Bytes that are not UTF-8 become U+FFFD. `document=True` maps CRLF and CR to LF.
+        """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         text = data.decode("utf-8", "replace")
         return self.library.encode(text.replace("\r\n", "\n").replace("\r", "\n") if document else text)
@@ -163,10 +169,11 @@ class BPE:
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; ids past the vocabulary give nothing."""
         hidden = {*self.stop_ids, self.bos_id, self.pad_id} if skip_special else set()
-        return self.library.decode([int(id) for id in ids if 0 <= id < self.library.size and id not in hidden])
+        shown = [int(id) for id in ids if 0 <= id < self.library.size and id not in hidden]
+        return self.library.decode(shown)
 
     def token_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids stand for; at the beginning of a text this has the space that SentencePiece puts there."""
+        """The bytes of ids, with the space that SentencePiece puts at the beginning of a text."""
         return b"".join(self._bytes_of(int(id)) for id in ids)
 
     def _bytes_of(self, id: int) -> bytes:
@@ -175,7 +182,8 @@ class BPE:
             return b""
         if self.library.byte_level:
             alphabet = byte_alphabet()
-            return bytes(alphabet[character] for character in piece) if set(piece) <= set(alphabet) else piece.encode()
+            known = set(piece) <= set(alphabet)
+            return bytes(alphabet[character] for character in piece) if known else piece.encode()
         if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", piece):
             return bytes.fromhex(piece[3:5])
         return piece.replace("\u2581", " ").encode()
@@ -185,14 +193,14 @@ class BPE:
         return Stream(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the tokenizer's files into a model folder of ours, or write a tokenizer_config.json if there is none.
+        """Copy the tokenizer's files into a model folder; write a tokenizer_config.json if there is none.
 
         "add_bos_token" becomes false there: our training puts nothing before a text.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = {self.path.name, "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"}
-        for name in sorted(files):
+        names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+        for name in sorted({self.path.name, *names}):
             if (self.path.parent / name).is_file():
                 atomic_write(folder / name, (self.path.parent / name).read_bytes())
         target = folder / "tokenizer_config.json"
@@ -213,8 +221,7 @@ class Stream:
         self.tokenizer, self.ids, self.given = tokenizer, [], 0
 
     def feed(self, ids: Iterable[int]) -> str:
-        """The text that these ids complete. A character without its last bytes decodes as U+FFFD at the end, and is held
-        back."""
+        """The text that these ids complete; an incomplete character at the end (U+FFFD) is held back."""
         self.ids += ids
         return self._next(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find a TokenMonster vocabulary by its name: on this machine, else fetch it.
 
-The published ones lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where the tokenmonster
-package keeps them, or in $STENTOR_VOCABS. Only files whose checksum is known here are fetched; any other vocabulary can be
-given as a path.
+The published ones lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where
+the tokenmonster package keeps them, or in $STENTOR_VOCABS. Only files whose checksum is known here are
+fetched; any other vocabulary can be given as a path.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 10  # seconds without an answer
 
 
 def by_name(name: str, network: bool = True) -> Path:
-    """The file of the vocabulary `name`: in `vocabs/`, $STENTOR_VOCABS, the tokenmonster package's folder, or from the hub."""
+    """The file of the vocabulary `name`: in `vocabs/`, $STENTOR_VOCABS, ..., or from the hub."""
     own = ROOT / "vocabs"
     folders = [own, Path(os.environ.get("STENTOR_VOCABS") or own), Path.home() / "_tokenmonster"]
     for folder in folders:
@@ -40,10 +40,10 @@ def address(name: str) -> str:
 
 
 def download(name: str, folders: list[Path], network: bool = True) -> Path:
-    """Fetch the vocabulary `name`, which is in none of `folders`, check it, and write it whole. Returns its path.
+    """Download the vocabulary `name`, which is in none of `folders`, check and store it; returns its path.
 
-    Raises UserError for an unknown name, without a network (`network` False, or $HF_HUB_OFFLINE set), and for a wrong
-    checksum.
+    Raises UserError for an unknown name, without a network (`network` False, or $HF_HUB_OFFLINE set), and
+    for a wrong checksum.
     """
     here = sorted({file.stem for folder in folders for file in folder.glob("*.vocab")})
     if name not in CHECKSUMS:
@@ -57,7 +57,8 @@ def download(name: str, folders: list[Path], network: bool = True) -> Path:
         with urllib.request.urlopen(address(name), timeout=PATIENCE) as answer:
             content = answer.read(LARGEST + 1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{name} is not on this machine and cannot be fetched from {address(name)} ({error}); {manual}") from None
+        raise UserError(f"{name} is not on this machine and cannot be downloaded from {address(name)} "
+                        f"({error}); {manual}") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != CHECKSUMS[name]:
         found = f"{len(content)} bytes with sha256 {digest[:16]}..., expected {CHECKSUMS[name][:16]}..."
