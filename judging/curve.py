@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's losses over those that were published for its size: `python evaluate.py RUN --curve`.
 
-The cards' checkpoint histories are data, in `cards/cards.json`. The horizontal axis is training tokens,
-because the batches differ; what else differs stands under the plot. A laptop run is also drawn over the
-project's own one of the same size (`reference_20m.jsonl` and `reference_tiny.jsonl` beside this file: every
-tenth step and all evaluations): is my loss normal?
+The cards' checkpoint histories are in `cards/cards.json`. The horizontal axis is training tokens, because the
+batches differ; the text under the plot says what else differs. A laptop run is also drawn over a recorded one
+of the same size (`reference_20m.jsonl` and `reference_tiny.jsonl` beside this file: every tenth step and all
+evaluations), to show whether its loss is normal.
 """
 from __future__ import annotations
 
@@ -59,15 +59,19 @@ def differences(stored: dict, tokens: int, card: dict) -> str:
     """What a reader must know before comparing the two curves, in words."""
     settings = stored["settings"]
     return (
-        f"This run: {tokens:,} tokens of {stored['data']}, {settings['seq_len']} x {settings['batch_size']} a step, vocabulary "
-        f"{stored['vocabulary'][:12]}. Published: {card['tokens']} tokens of {card['data']}, vocabulary {card['vocabulary']}. The validation "
-        "texts differ too, and a loss per token means little across vocabularies: compare the shapes, not the heights."
+        f"This run: {tokens:,} tokens of {stored['data']}, {settings['seq_len']} x {settings['batch_size']} "
+        f"a step, vocabulary {stored['vocabulary'][:12]}. Published: {card['tokens']} tokens of "
+        f"{card['data']}, vocabulary {card['vocabulary']}. The validation texts differ too, and losses per "
+        "token of different vocabularies cannot be compared: compare the shapes, not the heights."
     )
 
 
 def overlay(run: str | Path) -> str:
-    """Write RUN/curve.svg and return what it shows, in words. Raises UserError for a folder that is no run or
-    has logged no loss yet.
+    """Write RUN/curve.svg and return what it shows, in words.
+
+    This run is on the left and the published one on the right, each over its own tokens, because a laptop
+    run has a thousandth of them; the losses have one axis. Raises UserError for a folder that is no run or
+    has no loss in its log.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -81,16 +85,19 @@ def overlay(run: str | Path) -> str:
         (row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None
     ]
     validation = [
-        (row["tokens"], row["eval_loss"]) for row in rows if row.get("tokens") and "eval_loss" in row
+        (row["tokens"], row["eval_loss"])
+        for row in rows
+        if row.get("tokens") and row.get("eval_loss") is not None
     ]
     if not training:
         raise UserError(f"{run}: log.jsonl holds no loss yet")
     card = published(stored["settings"]["size"])
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    both = bool(card.get("history"))
+    figure = Figure(figsize=(10 if both else 7, 5), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot(
-        xlabel="training tokens", ylabel="loss (nats per token)", xscale="log", title=run.name
-    )
+    panels = figure.subplots(1, 2 if both else 1, sharey=True, squeeze=False)[0]
+    axes = panels[0]
+    axes.set(xlabel="training tokens", ylabel="loss (nats per token)", title=run.name)
     axes.plot(*zip(*training), linewidth=0.8, label="this run, training")
     if validation:
         axes.plot(*zip(*validation), marker="o", label="this run, validation")
@@ -107,17 +114,16 @@ def overlay(run: str | Path) -> str:
             f"no curve was published for size {stored['settings']['size']}; the plot shows this run {others}"
         )
     else:
-        if card["history"]:
-            axes.plot(*zip(*card["history"]), marker=".", label=f"{card['name']}, validation, published")
-        axes.axhline(
-            card["best"],
-            linestyle=":",
-            color="grey",
-            label=f"{card['name']}, best published: perplexity {math.exp(card['best']):.2f}",
-        )
+        if both:
+            panels[1].set(xlabel="training tokens", title=f"{card['name']}, published")
+            panels[1].plot(*zip(*card["history"]), marker=".", label="validation")
+        best = f"{card['name']}, best published: perplexity {math.exp(card['best']):.2f}"
+        for panel in panels:
+            panel.axhline(card["best"], linestyle=":", color="grey", label=best)
         text = differences(stored, training[-1][0], card)
         figure.supxlabel("\n".join(textwrap.wrap(text, 110)), fontsize="small")
-    axes.legend()
+    for panel in panels:
+        panel.legend()
     image = io.BytesIO()
     figure.savefig(image, format="svg")
     atomic_write(run / "curve.svg", image.getvalue())

@@ -951,7 +951,8 @@ def test_curve_over_the_published_one(tmp_path):
     write(run / "log.jsonl", [*rows, {"step": 100, "tokens": 204800, "eval_loss": 7.0}])
     said = curve.overlay(run)
     assert "FineWeb-HQ" in said and "407,552 tokens of corpora/builtin" in said and "~8.5" in said
-    assert (run / "curve.svg").read_text().startswith("<?xml")
+    drawn = (run / "curve.svg").read_text()
+    assert drawn.startswith("<?xml") and all(f'id="axes_{panel}"' in drawn for panel in (1, 2))
 
 
 @pytest.mark.parametrize("size, points, best", [("20m", 21, 14.02), ("30m", 8, 18.07), ("150m", 13, 18.0), ("12m", 0, 26.61), ("50m", 0, 9.64),

@@ -95,8 +95,6 @@ def tree_of(name: str) -> ast.Module:
 
 # Lines that are still to be shortened, by file: these numbers may only fall.
 STILL_TOO_LONG: dict[str, int] = {
-    "audit/cost.py": 1,
-    "audit/own_folder.py": 1,
     "audit/results.py": 3,
     "audit/runs.py": 7,
     "audit/shapes.py": 7,
@@ -107,9 +105,7 @@ STILL_TOO_LONG: dict[str, int] = {
     "bench/tpu_compile.py": 2,
     "bench/training_step.py": 4,
     "common.py": 2,
-    "judging/curve.py": 3,
-    "judging/gsm8k.py": 1,
-    "judging/scoreboard.py": 8,
+    "judging/scoreboard.py": 1,
     "lessons/01_map.py": 1,
     "lessons/02_tokens.py": 2,
     "lessons/03_data.py": 2,
@@ -117,7 +113,7 @@ STILL_TOO_LONG: dict[str, int] = {
     "lessons/09_precision.py": 2,
     "lessons/12_evaluate.py": 8,
     "lessons/build.py": 6,
-    "publishing/card.py": 25,
+    "publishing/card.py": 24,
     "publishing/run_numbers.py": 1,
     "publishing/to_gguf.py": 3,
     "publishing/to_onnx.py": 1,
