@@ -20,10 +20,10 @@ from typing import Any
 from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse
 
 # Heroes and those they meet have different names: no tale has two animals of one name.
-HEROES = "Nora Lena Clara Hazel Rosa Otto Oscar Finley Hugo Jonas".split()
-OTHERS = "Daisy Poppy Greta Olive Wendy Milo Bruno Casper Felix Theo".split()
+HEROES = "Nora Lena Clara Oscar Finley Hugo".split()
+OTHERS = "Daisy Poppy Greta Olive Milo Bruno Casper Felix".split()
 NAMES = HEROES + OTHERS
-BOYS = set("Otto Oscar Finley Hugo Jonas Milo Bruno Casper Felix Theo".split())
+BOYS = set("Oscar Finley Hugo Milo Bruno Casper Felix".split())
 HOMES = {
     "fox": "den",
     "rabbit": "burrow",
