@@ -35,7 +35,7 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
     """Shares and losses of a model that was trained on the built-in corpus."""
     tales = sampled(model, coder, openings(count, UNSEEN), learned.TEMPERATURE)
     heads = [programs.program(UNSEEN + number).text for number in range(count)]
-    heads = ["\n".join(text.split("\n")[:2]) + "\n" for text in heads]
+    heads = [text[:text.index('."""')] for text in heads]  # where a word ends, a token ends
     written = [checker.check_program(text) for text in sampled(model, coder, heads, 0)]
     asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
     asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]

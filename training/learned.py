@@ -25,7 +25,8 @@ from corpus.documents import builtin_source
 from model import KVCache, Llama
 
 SAMPLES = 12  # continuations at each evaluation
-DOCUMENTS = 16  # whole documents of each source at each evaluation
+TOKENS = 4_500  # of whole documents at each evaluation, in the shares of the validation split
+AT_ONCE = 16  # documents in one forward pass
 TEMPERATURE = 0.8
 LONGEST = 300  # tokens of a sampled document
 
@@ -58,14 +59,21 @@ def knows_its_entropy(corpus: data.Corpus) -> bool:
     return bool(sources) and all(known.get(kind) == identity for kind, identity in sources.items())
 
 
-def validation_documents(corpus: data.Corpus, coder: Any, count: int) -> dict[str, list[Document]]:
-    """The first `count` documents of each source; the grammar finds the nats in the text."""
+def validation_documents(corpus: data.Corpus, coder: Any, tokens: int) -> dict[str, list[Document]]:
+    """The first documents of each source, about `tokens` tokens in all, divided as the validation split is.
+
+    The grammar finds the nats of each in its text.
+    """
+    sizes = {kind: split["validation"] for kind, split in corpus.num_tokens.items()}
     found = {}
-    for kind in corpus.names:
-        grammar, found[kind] = builtin.KINDS[kind].grammar, []
-        for ids in corpus.documents(kind, count):
+    for kind, size in sizes.items():
+        grammar, found[kind], wanted = builtin.KINDS[kind].grammar, [], tokens * size / sum(sizes.values())
+        for ids in corpus.documents(kind, tokens):
             text = coder.decode(ids[:-1].tolist())
             found[kind].append(Document(text, [coder.eos_id, *ids.tolist()], grammar.read(text).nats))
+            wanted -= len(ids)
+            if wanted <= 0:
+                break
     return found
 
 
@@ -87,8 +95,8 @@ def losses_by_source(model: Llama, documents: dict[str, list[Document]],
                      device: torch.device) -> dict[str, list[numpy.ndarray]]:
     """`token_losses` of each source, a few documents at a time."""
     return {
-        kind: [losses for start in range(0, len(chosen), DOCUMENTS)
-               for losses in token_losses(model, chosen[start:start + DOCUMENTS], device)]
+        kind: [losses for start in range(0, len(chosen), AT_ONCE)
+               for losses in token_losses(model, chosen[start:start + AT_ONCE], device)]
         for kind, chosen in documents.items()
     }
 
@@ -183,13 +191,13 @@ class Learned:
     prompt: str
 
     @classmethod
-    def of(cls, validation: data.Corpus, coder: Any, device: torch.device, count: int = DOCUMENTS) -> Learned:
+    def of(cls, validation: data.Corpus, coder: Any, device: torch.device) -> Learned:
         """For a run that validates on this corpus.
 
         Nothing is measured on XLA, which compiles every new shape: `evaluate.py --builtin` does it later.
         """
         if knows_its_entropy(validation) and device.type != "xla":
-            documents = validation_documents(validation, coder, count)
+            documents = validation_documents(validation, coder, TOKENS)
             prompt = openings(1)[0] if "web" in documents else ""
             return cls(coder, device, documents, prompt)
         return cls(coder, device, {}, "")
