@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every script shares and no lesson is about: errors and exit codes, flags, files, progress, run
-folders.
+"""What every script shares: errors and exit codes, flags, files, the terminal, run folders.
 
 Nothing here is about language models. A reader of the course may skip this file.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import decimal
 import difflib
+import errno
 import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import typing
 import unicodedata
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 ROOT = Path(__file__).resolve().parent
 
 
 class UserError(Exception):
-    """A mistake of the user, or of the user's files. The message is the one line that the command prints
-    before exit code 2.
+    """A mistake of the user, or of the user's files: the one line that the command prints before exit code 2.
 
-    Messages quote names and values from files, so what would break the line or the terminal is written as an
-    escape, and the length has an end.
+    Messages quote names and values from files, so control characters are written as escapes, and the message is
+    truncated to 2,000 characters.
     """
 
     def __init__(self, message: str):
@@ -39,23 +40,19 @@ class UserError(Exception):
 
 
 class CheckFailed(Exception):
-    """A check that the user asked for failed, or training met numbers that are not finite. One line, exit
-    code 1.
-    """
+    """A check failed, or training met numbers that are not finite: one line, exit code 1."""
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and return its exit code: 0 success, 2 a user's mistake (one line on stderr), 1 a
-    failed check, 130 Ctrl-C.
+    """Run a script's `main` and return its exit code.
 
-    Errors of the operating system that name a file (no permission, no space, not a folder) are the user's to
-    mend, so they are one line as well.
+    0 success; 2 a mistake of the user; 1 a failed check; 130 Ctrl-C. Each error is one line on stderr. So are the
+    operating system's errors (no permission, no space, not a folder), which the user can fix.
     """
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # a console that has not every character shows a question mark
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")                  # unsupported characters print as ?
     try:
         return main() or 0
     except UserError as error:
@@ -64,45 +61,33 @@ def run(main: Callable[[], int | None]) -> int:
     except CheckFailed as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output went away: `... | head`
+    except BrokenPipeError:                                       # the reader of our output is gone: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(
-            f"{script}: error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-            file=sys.stderr,
-        )
+        file = f": {error.filename}" if error.filename else ""
+        print(f"{script}: error: {error.strerror or error}{file}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        words = str(error).splitlines() or ["no more to be had."]
-        # torch's, by name and words: not every script needs torch
-        if not (
-            isinstance(error, MemoryError)
-            or type(error).__name__ == "OutOfMemoryError"
-            or "can't allocate memory" in words[0]
-        ):
+        words = str(error).splitlines() or ["out of memory."]
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+                or "can't allocate memory" in words[0]):          # torch's, by name: not every script needs torch
             raise
-        print(
-            f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.",
-            file=sys.stderr,
-        )
+        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.",
+              file=sys.stderr)
         return 2
 
 
 def before_run(kind: type, error: BaseException, trace: Any) -> None:
-    """What Python does with an error that nobody catches, but one line for what ends a script's imports (two
-    seconds of torch), before `run`.
-    """
+    """Print one line for what ends a script while it imports torch, which takes seconds, before `run`."""
     if kind is KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
-        print(
-            f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its environment, or: pip install .",
-            file=sys.stderr,
-        )
+        print(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its environment, "
+              "or: pip install .", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -137,23 +122,13 @@ class Parser(argparse.ArgumentParser):
         parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
         known, unknown = parse(args, namespace)
         if unknown:
-            parsers = [
-                self,
-                *(
-                    sub
-                    for action in self._actions
-                    if isinstance(action.choices, dict)
-                    for sub in action.choices.values()
-                ),
-            ]
-            flags = [
-                option for parser in parsers for action in parser._actions for option in action.option_strings
-            ]
+            parsers = [self]
+            for action in self._actions:
+                parsers += action.choices.values() if isinstance(action.choices, dict) else []
+            flags = [name for parser in parsers for action in parser._actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            raise UserError(
-                f"unknown argument {unknown[0]}; "
-                + (f"did you mean {close[0]}?" if close else f"see {self.prog} --help")
-            )
+            hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+            raise UserError(f"unknown argument {unknown[0]}; {hint}")
         return known
 
     def error(self, message: str):
@@ -171,8 +146,8 @@ def flag(default: Any, help: str, **options: Any) -> Any:
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add one flag for each field of the dataclass `cls` that was made by `flag`.
 
-    A flag that is not given is absent from the parsed namespace, so that a caller can tell a default from a
-    choice.
+    A flag that is not given is missing in the parsed namespace, so a caller can tell a default from a choice.
+    Choices are compared in lower case.
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -253,11 +228,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary neighbour, fsync, then one rename over the old file."""
+    """Write all of a file or nothing: a temporary neighbour, fsync, then one rename over the old file."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -286,9 +261,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def folder_problem(folder: Path) -> str | None:
-    """What is wrong with a folder written by `replace_folder` (missing, cut or changed file), or None if it
-    is whole.
-    """
+    """What is wrong with a folder of `replace_folder` (a missing, cut or changed file); None if nothing is."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file() or sums.stat().st_size > 1 << 20:
         return f"{sums} is missing"
@@ -305,14 +278,25 @@ def folder_problem(folder: Path) -> str | None:
     return None
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary)` fill a folder, then put it in the place of `folder`; the one before stays as
-    `folder`.old.
+def beside(folder: Path, ending: str) -> Path:
+    """The neighbour `folder`.new or `folder`.old. If `folder` is a link, the neighbour of the linked folder."""
+    real = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    return real.with_name(real.name + ending)
 
-    At every moment one of `folder`, `folder`.new and `folder`.old is whole. Raises UserError if the disk
+
+def versions(folder: Path) -> list[Path]:
+    """Where a reader looks for a folder of `replace_folder`, in this order: itself, then .new, then .old."""
+    return [folder, beside(folder, ".new"), beside(folder, ".old")]
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary)` fill a folder, then put it in the place of `folder`.
+
+    The one before becomes `folder`.old, so one of `folder`, `folder`.new and `folder`.old is complete at every
+    moment. If `folder` is a link, the linked folder is replaced and the link stays. Raises UserError if the disk
     refuses; `folder` is then as before.
     """
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    new, old, real = beside(folder, ".new"), beside(folder, ".old"), beside(folder, "")
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
@@ -326,15 +310,33 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(
-                f"could not write {folder}: {error}; what was there before is untouched"
-            ) from None
+            raise UserError(f"could not write {folder}: {error}; what was there before is untouched") from None
         raise
-    if folder.exists():
+    if real.exists():
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(new, folder)
-    fsync_folder(folder.parent)
+        os.replace(real, old)
+    os.replace(new, real)
+    fsync_folder(real.parent)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo the last `replace_folder`: `folder`.old takes its place again; without one, `folder` is removed."""
+    old, real = beside(folder, ".old"), beside(folder, "")
+    shutil.rmtree(real, ignore_errors=True)
+    if old.exists():
+        os.replace(old, real)
+    fsync_folder(real.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let errors of the operating system name `path` where they name no file, as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class FolderBusy(UserError):
@@ -342,8 +344,9 @@ class FolderBusy(UserError):
 
 
 def lock_folder(folder: Path) -> Any:
-    """Hold `folder` for this process; the system lets go when the process ends, however it ends. Raises
-    UserError if another holds it.
+    """Hold `folder` for this process; the system lets go when the process ends, however it ends.
+
+    Raises FolderBusy if another process holds it. On a file system without locks it warns and holds nothing.
     """
     handle = open(folder / ".lock", "a+")
     try:
@@ -354,17 +357,20 @@ def lock_folder(folder: Path) -> Any:
             import msvcrt
             handle.seek(0)
             msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError:
-        handle.close()
-        raise FolderBusy(
-            f"{folder}: another process is writing into this folder; wait for it or choose another one"
-        ) from None
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            handle.close()
+            raise FolderBusy(f"{folder}: another process is writing into this folder; wait for it or choose "
+                             "another one") from None
+        print(f"warning: {folder}: this file system has no locks ({error.strerror}); make sure that no other "
+              "process writes here", file=sys.stderr)
     return handle
 
 
 def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
-    """The JSON object in a file of at most `limit` bytes. Raises UserError that names the file and what is
-    wrong.
+    """The JSON object in a file of at most `limit` bytes.
+
+    Raises UserError that names the file and what is wrong with it.
     """
     path = Path(path)
     if not path.is_file():
@@ -383,13 +389,24 @@ def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
 # --------------------------------------------------------------------------------------------------- terminal
 
 def progress(iterable: Any = None, **options: Any) -> Any:
-    """A tqdm progress bar on stderr; nothing is drawn where stderr is no terminal (logs, tests)."""
+    """A tqdm progress bar on stderr; nothing is drawn where stderr is not a terminal (logs, tests)."""
     from tqdm import tqdm
-    return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "file": sys.stderr, **options})
+    disable = None if sys.stderr else True                        # None: tqdm asks whether it is a terminal
+    return tqdm(iterable, **{"disable": disable, "dynamic_ncols": True, "file": sys.stderr, **options})
+
+
+def say(text: str) -> None:
+    """Print a line, above the progress bar if there is one."""
+    if sys.stdout is None:
+        return
+    from tqdm import tqdm
+    with naming("standard output"):
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
 
 def escaped(text: str) -> str:
-    """`text` with its control characters, except newline and tab, as visible escapes.
+    r"""`text` with its control characters, except newline and tab, as visible escapes.
 
     >>> escaped("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -405,8 +422,9 @@ def for_terminal(text: str, stream: Any = None) -> str:
 
 
 def colour(text: str, code: str) -> str:
-    """`text` in an ANSI colour (`code` such as "32" or "38;5;208"), plain where stdout is no terminal or
-    NO_COLOR is set.
+    """`text` in an ANSI colour (`code` such as "32" or "38;5;208").
+
+    Plain if stdout is not a terminal, or NO_COLOR is set.
     """
     if not (sys.stdout and sys.stdout.isatty()) or os.environ.get("NO_COLOR"):
         return text
@@ -418,29 +436,36 @@ def colour(text: str, code: str) -> str:
 # ------------------------------------------------------------------------------------------------ run folders
 
 def newest_run(runs: str | Path = "runs") -> Path:
-    """The run folder under `runs` whose state was written last. Raises UserError with the command that makes
-    one.
+    """The run folder under `runs` that was written last.
+
+    Raises UserError with the command that makes one.
     """
     folders = [folder for folder in Path(runs).glob("*") if (folder / "run.json").is_file()]
     if not folders:
         raise UserError(f"no run found under {runs}/; make one with: python train.py --size tiny")
-    return max(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
+    return max(folders, key=lambda folder: max(file.lstat().st_mtime for file in folder.iterdir()))
 
 
 def find_run(run: str | Path | None = None) -> Path:
-    """The model folder that RUN names: itself if it holds a config.json, else its `best/`, else the valid one
-    of its `last` folders.
+    """The model folder that RUN names: itself, its `best/`, or its newest complete `last/`.
 
     Without `run` the newest under `runs/`. Raises UserError if there is none.
     """
     folder = Path(run) if run else newest_run()
-    for place in [
-        folder / name
-        for name in ("", "best", "last", "last.new", "last.old")
-        if (folder / name / "config.json").is_file()
-    ]:
-        if not place.name.startswith("last") or place == folder or folder_problem(place) is None:
-            return place
+    for place in (folder, folder / "best", *versions(folder / "last")):
+        if (place / "config.json").is_file():
+            if place in (folder, folder / "best") or folder_problem(place) is None:
+                return place
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run or model folder")
-    raise UserError(f"{folder}: no model here yet, or none that is whole (config.json, best/ or last/); train one with: python train.py --size tiny")
+    raise UserError(f"{folder}: no complete model found (config.json, best/ or last/); train one with: "
+                    "python train.py --size tiny")
+
+
+def command(*words: object) -> str:
+    """A command line to copy: `python` and these words, quoted for a shell where they need it.
+
+    >>> command("sample.py", "runs/a b")
+    "python sample.py 'runs/a b'"
+    """
+    return shlex.join(["python", *map(str, words)])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
-from common import Parser, UserError, add_flags, progress, run
+from common import CheckFailed, Parser, UserError, add_flags, command, progress, run
 
 import numpy
 import torch
@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 import precision
 from model import Llama, next_token_loss
-from training.announce import announce, conclude
+from training.announce import announce, conclude, nothing_left
 from training.chunked_loss import ChunkedLoss
 from training.compiled import CompiledLoss
 from training.job import History, Job, State
 from training.learned import Learned
-from training.log import Log
+from training.log import Log, after_nonfinite
 from training.open_job import open_job
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
@@ -209,6 +209,8 @@ def train(**given: Any) -> History:
         with StopSignals() as stop, progress(total=job.end(), initial=state.step, unit="step", desc="train") as bar:
             if state.step and job.evaluation_due(state.step):
                 history.signal = evaluate_and_keep(job, folder, log, learned, stop)  # this checkpoint's own
+            if state.step >= job.end():
+                job.say(nothing_left(job, state.step))
             while state.step < job.end() and not history.signal:
                 ids = job.corpus.batch(state.step, device.rank, device.world)             # (B, T)
                 lr = learning_rate(settings, state.step)
@@ -298,39 +300,44 @@ def wrap(model: Llama, job: Job) -> nn.Module:
 
 @torch.no_grad()
 def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | None:
-    """Mean loss per token (nats) over the validation rows, in fixed order: of each source, and of all ("").
+    """Mean loss per token (nats) over the validation rows: of each source, and of all ("").
 
-    Summed on the host in double precision, whatever the device. None where `stop` has received a signal
-    meanwhile (several processes would all have to know, so they evaluate to the end).
+    The rows are the same for any micro-batch, device and number of processes: each process takes every world-th
+    micro-batch, and the last ones have the rows that are left. All rows have the same number of tokens, so the
+    mean of their means is the mean over tokens, summed on the host in double precision. None where `stop` has
+    received a signal meanwhile (several processes would all have to know, so they evaluate to the end).
     """
-    validation, device = job.validation, job.device
+    validation, device, at_once = job.validation, job.device, job.micro_batch
     sums = torch.zeros(len(validation.names), 2, dtype=torch.float64)         # loss and rows of each source
-    for i in range(job.validation_batches()):
+    for start in range(device.rank * at_once, job.validation_rows(), device.world * at_once):
         if stop and stop.received and device.world == 1:
             return None
-        ids = validation.batch(i, device.rank, device.world)                  # (B, T)
+        rows = range(start, min(start + at_once, job.validation_rows()))
+        ids = numpy.concatenate([validation.batch(row) for row in rows])      # (B, T)
+        if device.compiles_shapes or job.settings.compile:                    # fill up with rows that do not count
+            ids = ids[numpy.arange(at_once) % len(rows)]                      # (at_once, T)
         losses = validation_losses(model, ids, job).cpu().double()            # (B,)
         device.sync()
-        first = i * validation.batch_size + device.rank * len(ids)
-        for number, loss in enumerate(losses, first):
-            source, _ = validation.locate(number)
+        for row, loss in zip(rows, losses):
+            source, _ = validation.locate(row)
             sums[source] += torch.tensor([loss, 1.0], dtype=torch.float64)
     if device.world > 1:
         sums = sums.to(device.torch_device)
         torch.distributed.all_reduce(sums)
-    total, rows = sums.sum(0).tolist()
-    means = {name: float(loss / count) for name, (loss, count) in zip(validation.names, sums.cpu()) if count}
-    return {"": total / rows, **means}
+    total, count = sums.sum(0).tolist()
+    means = {name: float(loss / rows) for name, (loss, rows) in zip(validation.names, sums.cpu()) if rows}
+    return {"": total / count, **means}
 
 
 def validation_losses(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
-    """The loss of each of the rows `ids` (B, T), (B,), at most a micro-batch at once."""
+    """The loss of each of the rows `ids` (B, T), at most a micro-batch in a forward pass; (B,) on the device."""
     while True:
         try:
             losses = []
             for piece in numpy.split(ids, range(job.micro_batch, len(ids), job.micro_batch)):
                 input_ids = job.device.put(piece)                             # (B, T)
-                losses.append(row_losses(model(input_ids), input_ids))        # (B,)
+                mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
+                losses.append(row_losses(model(input_ids, mask=mask), input_ids))         # (B,)
             return torch.cat(losses)
         except torch.OutOfMemoryError:
             job.halve_micro_batch(len(ids))
@@ -346,27 +353,29 @@ def row_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, learned: Learned,
                       stop: StopSignals | None = None, note: str = "") -> int:
-    """Evaluate, log the result, and write best/ where it is the lowest loss so far.
+    """Evaluate, log the result, and write best/ if it is the lowest loss so far.
 
-    Evaluations compete from best_eval_start_step on, and at the end of the run in any case; one with a `note`
-    was made only because the run stops there, and does not. Returns the number of the signal that ended the
-    evaluation, which the resumed run then makes, else 0.
+    Evaluations compete from best_eval_start_step on, and at the end of the run in any case, if an update has
+    changed the weights. One with a `note` was made only because the run stops there, and does not compete.
+    Returns the number of the signal that ended the evaluation, else 0; the resumed run then makes it again.
     """
     started, step = time.monotonic(), folder.state.step
     losses = evaluate(folder.model, job, stop)
     if losses is None:
         return stop.received
     loss = losses.pop("")
-    competes = not note and step >= min(job.settings.best_eval_start_step, job.schedule_end())
-    best = folder.keep_best(loss, competes)
-    fields = learned.measure(folder.model) if job.device.rank == 0 else {}
+    first = min(job.settings.best_eval_start_step, job.schedule_end())
+    moved = step > folder.state.skipped + (learning_rate(job.settings, 0) == 0)
+    best = folder.keep_best(loss, not note and step >= first and moved)
+    measures = job.device.rank == 0 and math.isfinite(loss)
+    fields = learned.measure(folder.model) if measures else {}
     if len(losses) > 1:
         weights = job.corpus.weights(min(step, job.settings.steps) - 1)
         fields["losses"] = losses
         fields["training_mixture"] = sum(weights[name] * loss for name, loss in losses.items())
     folder.snapshot()
     log.evaluation(step, loss, "best" if best else note, time.monotonic() - started, fields)
-    log.sample(step, learned.sample(folder.model) if job.device.rank == 0 else "")
+    log.sample(step, learned.sample(folder.model) if measures else "")
     return 0
 
 
@@ -377,10 +386,12 @@ def finish(job: Job, folder: RunFolder, log: Log, history: History, learned: Lea
         job.say(job.device.summary())
     history.interrupted = history.signal > 0
     if history.interrupted:
-        job.say(f"stopped at step {step} with everything saved; continue with: python train.py --resume {job.folder}")
+        job.say(f"stopped at step {step} with everything saved; continue with: {job.resume_command()}")
         return
     if not history.evals or history.evals[-1]["step"] != step:
         evaluate_and_keep(job, folder, log, learned, note="stop")
+    if history.evals[-1]["eval_loss"] is None:
+        raise CheckFailed(f"step {step}: the validation loss is not finite. {after_nonfinite(job)}")
     history.complete = step >= job.schedule_end()
     conclude(job, history.evals[-1], history.complete, learned)
 
@@ -408,7 +419,7 @@ def main(argv: list[str] | None = None) -> int:
         from publishing.card import show_sample, write_card
         write_card(history.folder)
         print(f"sample      {show_sample(history.folder)!r}")
-        print(f'more        python sample.py {history.folder} "Once upon a time"')
+        print(f"more        {command('sample.py', history.folder, 'Once upon a time')}")
     return 128 + history.signal if history.signal else 0
 
 

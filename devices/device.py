@@ -26,6 +26,8 @@ class Device:
     and `notes` is what the user should know.
     """
 
+    compiles_shapes = False                                       # whether each new shape is a new program
+
     kind: str
     torch_device: torch.device
     reason: str

@@ -27,6 +27,8 @@ FIRST_PORT = 8471                                    # each process listens on a
 class TorchTpuDevice(Device):
     """One chip of a TPU."""
 
+    compiles_shapes = True
+
     def read(self, tensors: list[Tensor]) -> list[Tensor]:
         """Copies on the host, one by one: a stack of each new length would be a new program."""
         return [tensor.cpu() for tensor in tensors]

@@ -27,6 +27,8 @@ from devices.device import Device
 class XlaDevice(Device):
     """All chips of the host as one device: `shards` chips on `mesh`, whose only axis is "data"."""
 
+    compiles_shapes = True
+
     mesh: Any = None
 
     def put(self, ids: numpy.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 import precision
 import train
+from training.settings import TrainSettings
 from common import UserError
 from devices.open import open_device
 from model import SIZES, Llama, ModelConfig, next_token_loss
@@ -195,16 +196,16 @@ def test_evaluation_losses_are_no_bf16_numbers(recipe):
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]
 
     class Job:
-        device, micro_batch = open_device("cpu"), 2
+        device, micro_batch, settings = open_device("cpu"), 2, TrainSettings()
 
         class validation:
-            names, batch_size = ["text"], 2
-            batch = staticmethod(lambda i, rank, world: batches[i])
+            names = ["text"]
+            batch = staticmethod(lambda row: batches[row // 2][row % 2:row % 2 + 1])
             locate = staticmethod(lambda number: (0, number))
 
         @staticmethod
-        def validation_batches() -> int:
-            return len(batches)
+        def validation_rows() -> int:
+            return 2 * len(batches)
 
     loss = train.evaluate(model, Job)[""]
     with torch.no_grad():

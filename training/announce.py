@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import data
+from common import command
 from devices import attention_cpu
 from model import SIZES, Llama
 from params import CARD_OF, count, read_cards
@@ -17,7 +18,7 @@ from precision import lifted_counts
 from training.compiled import lacking
 from training.job import Job
 from training.learned import Learned
-from training.log import read_samples, shortened
+from training.log import read_samples, shortened, way
 
 HIDDEN = ("model", "resume", "dry_run")
 PLACES = {"default": "training/settings.py", "model": "model.py", "run": "run.json"}
@@ -87,6 +88,21 @@ def about_the_corpus(job: Job) -> dict[str, str]:
                   f"{job.validation.entropy():.3f} nats per token. Real text: --data my.txt (your own), "
                   "--data python-docs (Python's documentation), python data.py prepare --source hub (the cards')"
     }
+
+
+def nothing_left(job: Job, step: int) -> str:
+    """Why a resumed run makes no step, and what to do."""
+    settings = job.settings
+    if step >= settings.steps:
+        longer = command("train.py", "--init", job.folder, "--data", job.corpus.folder)
+        return (f"nothing is left to train: the schedule of {settings.steps:,} steps has ended, and --tokens and "
+                "--epochs can only end a run earlier. For more training start a new run from this model: "
+                f"{longer} --steps N")
+    if step >= job.schedule_end():
+        limit = " and ".join(f"--{name} {getattr(settings, name):,}" for name in ("tokens", "epochs")
+                             if getattr(settings, name))
+        return f"nothing is left to train: step {step:,} is the end of {limit}; raise it to continue the schedule"
+    return f"nothing is left to train: --stop-after {settings.stop_after:,} is not after step {step:,}"
 
 
 def setting_rows(job: Job) -> list[str]:
@@ -198,14 +214,14 @@ def conclude(job: Job, last: dict, complete: bool, learned: Learned) -> None:
     if "entropy" in last:
         job.say("\ncomplete documents, nats per token: token frequencies alone "
                 f"{last['unigram_entropy']:.3f}, this model {last['whole_loss']:.3f}, the corpus's entropy "
-                f"{last['entropy']:.3f}: {last['share_of_the_way']:.1%} of the way to what no model can pass")
+                f"{last['entropy']:.3f}: {way(last)} to what no model can pass")
         job.say(f"validation rows {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.2f}): they begin in "
                 "the middle of a document, which costs a few hundredths")
     else:
-        entropy = job.validation.unigram_entropy(job.validation_batches())
-        job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any context, "
-                f"from token frequencies alone, it would be {entropy:.3f}: {entropy - last['eval_loss']:.3f} nats "
-                "learned from context")
+        entropy = job.validation.unigram_entropy(job.validation_rows())
+        gain = entropy - last["eval_loss"]
+        learnt = f"{gain:.3f} nats learned from context" if gain > 0 else "not yet better than counting tokens"
+        job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any "
+                f"context, from token frequencies alone, it would be {entropy:.3f}: {learnt}")
     if not complete:
-        job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: python train.py --resume "
-                f"{job.folder}")
+        job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: {job.resume_command()}")

@@ -2,6 +2,7 @@
 """What a run carries along: the job (all that is fixed), the state (what changes), the history (the result)."""
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 import data
 import precision
-from common import UserError, read_json
+from common import UserError, command, read_json, say
 from devices.device import Device
 from model import ModelConfig
 from training.settings import TrainSettings
@@ -25,7 +26,7 @@ class Job:
     device: Device
     precision_reason: str
     corpus: data.Corpus
-    validation: data.Corpus
+    validation: data.Corpus                                       # batches of one row
     tokenizer: Any
     folder: Path
     resumed: Path | None                                          # the run that is resumed
@@ -63,14 +64,17 @@ class Job:
         """Whether every run of these settings evaluates after this step, interrupted or not."""
         return step % self.settings.eval_steps == 0 or step == self.schedule_end()
 
-    def validation_batches(self) -> int:
-        """How many of the validation batches are used: all, or as many as --max-eval-samples rows fill."""
-        rows = self.settings.max_eval_samples
-        return max(1, min(len(self.validation), rows // self.validation.batch_size))
+    def validation_rows(self) -> int:
+        """How many validation rows an evaluation reads: all, or --max-eval-samples."""
+        return min(len(self.validation), self.settings.max_eval_samples)
 
     def validation_tokens(self) -> int:
-        """Tokens that one evaluation reads."""
-        return self.validation_batches() * self.validation.batch_size * self.settings.seq_len
+        """Tokens that an evaluation reads."""
+        return self.validation_rows() * self.settings.seq_len
+
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        return command("train.py", "--resume", self.folder)
 
     def halve_micro_batch(self, rows: int) -> None:
         """After CUDA ran out of memory: at most half as many rows at once, a divisor of `rows`.
@@ -88,7 +92,7 @@ class Job:
     def say(self, text: str) -> None:
         """Print once, however many processes train."""
         if self.device.rank == 0:
-            print(text, flush=True)
+            say(text)
 
 
 @dataclass
@@ -112,6 +116,8 @@ class State:
         numbers = [value for name, value in values.items() if name != "best_loss" or value is not None]
         if set(values) != set(vars(self)) or not all(type(number) in (int, float) for number in numbers):
             raise UserError(f"{file}: not a trainer state of this program")
+        if values["best_loss"] is not None and not math.isfinite(values["best_loss"]):
+            values["best_loss"] = None                            # older versions let NaN become the best
         vars(self).update(values)
 
 

@@ -141,6 +141,8 @@ def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: 
     newest = torch.tensor([[row[0]] for row in rows])                                     # (B, 1)
     for position in range(1, most):
         logits = model(newest.to(device), cache)[:, -1].float().cpu()                     # (B, V)
+        if not torch.isfinite(logits).all():
+            break                                                                         # nothing can be drawn
         drawn = choose(logits, temperature, chance)
         for number, row in enumerate(rows):
             if position < given[number]:

@@ -21,7 +21,7 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor
 
-from common import CheckFailed, atomic_write
+from common import CheckFailed, atomic_write, naming, read_json
 from corpus.builtin import KINDS
 from training.job import History, Job, State
 
@@ -114,8 +114,7 @@ class Log:
         """Raise CheckFailed with what is known about a step whose loss or gradient is not finite."""
         usual = f"; the usual norm was {self.state.usual_norm:.3g}" if self.state.usual_norm else ""
         raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate "
-                          f"{row['lr']:.2e}: not finite{usual}. The last good checkpoint is untouched: python train.py "
-                          f"--resume {self.job.folder} (a new run may take --skip-nonfinite, or a lower --learning-rate)")
+                          f"{row['lr']:.2e}: not finite{usual}. {after_nonfinite(self.job)}")
 
     def show(self, row: dict, bar: Any) -> None:
         """The newest numbers beside the progress bar, or on a line of their own where there is no terminal."""
@@ -158,15 +157,18 @@ class Log:
         `fields` are added to the row: the loss of each source, and of the built-in corpus what was learned.
         """
         row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss,
-               "eval_ppl": math.exp(min(loss, 700)), "note": note,
+               "eval_ppl": math.exp(min(loss, 700)), "note": note if math.isfinite(loss) else "not finite",
                "seconds": round(time.monotonic() - self.started, 2)}
-        row |= fields
+        row = finite_or_none(row | fields)
         self.history.evals.append(row)
         self.write([row])
         if self.job.device.rank == 0:
             write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch())
         self.slowest["evaluation"] = max(self.slowest["evaluation"], seconds)
         self.clock = time.monotonic()
+        if row["eval_loss"] is None:
+            self.job.say(f"step {step}: the validation loss is not finite. {after_nonfinite(self.job)}")
+            return
         self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}"
                      f"{'  ' + note if note else ''}")
         for line in learned_lines(row):
@@ -191,8 +193,8 @@ class Log:
     def write(self, rows: list[dict]) -> None:
         """Append rows to log.jsonl; the first of several processes does."""
         if self.job.device.rank == 0:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            with naming(self.file), open(self.file, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
                 file.flush()
                 os.fsync(file.fileno())                           # a checkpoint must never be newer than its log
 
@@ -203,14 +205,21 @@ def learned_lines(row: dict) -> Iterator[str]:
         names = {kind: about.name for kind, about in KINDS.items()} if "entropy" in row else {}
         losses = ", ".join(f"{names.get(name, name)} {loss:.3f}" for name, loss in row["losses"].items())
         yield f"  {losses}; in the shares of the training mixture {row['training_mixture']:.3f}"
-    if "entropy" in row:
+    if row.get("whole_loss") is not None:
         yield (f"  on complete documents {row['whole_loss']:.3f}, at best {row['entropy']:.3f}: "
-               f"{row['share_of_the_way']:.1%} of the way from {row['unigram_entropy']:.2f}")
+               f"{way(row)} from {row['unigram_entropy']:.2f}")
     kept = row.get("kept")
-    if kept:
+    if kept and row["name_later"] is not None:
         yield (f"  a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} later; of "
                f"{kept['tales']} tales {kept['name']} keep the names, {kept['pronoun']} the pronouns, "
                f"{kept['thing']} the things, {kept['faultless']} have no mistake")
+
+
+def way(row: dict) -> str:
+    """How far an evaluation row is on the way from token frequencies to the corpus's entropy."""
+    if row["share_of_the_way"] <= 0:
+        return "not yet better than counting tokens,"
+    return f"{row['share_of_the_way']:.1%} of the way"
 
 
 def read_samples(folder: Path) -> list[dict]:
@@ -231,9 +240,23 @@ def shortened(text: str) -> str:
                                    initial_indent="  | ", subsequent_indent="  | "))
 
 
-def finite_or_none(value: float) -> float | None:
-    """JSON has no number for infinity or NaN."""
-    return value if math.isfinite(value) else None
+def after_nonfinite(job: Job) -> str:
+    """What is left after numbers that are not finite, and what to do."""
+    file = job.folder / "last" / "trainer_state.json"
+    advice = "start a new run with a lower --learning-rate, or with --skip-nonfinite"
+    if not file.is_file():
+        return f"No checkpoint was good; {advice}"
+    return (f"The last good checkpoint is that of step {read_json(file)['step']}: {job.resume_command()}; if it fails "
+            f"again, {advice}")
+
+
+def finite_or_none(value: Any) -> Any:
+    """`value` (a number, or a list or dictionary of such) with None for infinity and NaN, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite_or_none(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(file: Path) -> Iterator[dict]:
@@ -291,7 +314,8 @@ def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
     FigureCanvasSVG(figure)
     axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
     axes.plot(losses.keys(), losses.values(), linewidth=0.8, label="training")
-    axes.plot([row["step"] for row in evals], [row["eval_loss"] for row in evals], marker="o", label="validation")
+    axes.plot([row["step"] for row in evals], [row["eval_loss"] or math.nan for row in evals], marker="o",
+              label="validation")
     for name in dict.fromkeys(name for row in evals for name in row.get("losses", {})):
         points = [(row["step"], row["losses"][name]) for row in evals if name in row.get("losses", {})]
         axes.plot(*zip(*points), linewidth=0.8, linestyle="--", label=f"validation, {name}")

@@ -12,7 +12,7 @@ import torch
 import data
 import precision
 import tokenizer
-from common import UserError, find_run
+from common import UserError, command, find_run
 from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
 from corpus.prepare import OtherRecipe
 from devices.device import Device
@@ -66,7 +66,7 @@ def open_job(given: dict[str, Any]) -> Job:
     rows = settings.batch_size // device.world                    # of this process
     micro_batch = rows if settings.micro_batch == "auto" else settings.micro_batch * device.shards
     corpus = data.Corpus(folder, settings.seq_len, settings.batch_size, settings.steps, settings.seed)
-    validation = validation_corpus(folder, settings, micro_batch, device)
+    validation = data.Corpus(folder, settings.seq_len, 1, split="validation")
     words = tokenizer.load(corpus.vocab_path)
     check_vocabulary(words, corpus, config, init, resumed, record)
     if words.vocab_size < config.vocab_size:
@@ -113,11 +113,14 @@ def first_model(asked: dict[str, Any], resumed: Path | None, record: dict) -> tu
 
 
 def check_out(out: Path, resumed: Path | None) -> None:
-    """Raise UserError for a run folder that cannot be made: it exists, or its parent cannot be written."""
+    """Raise UserError for a run folder that cannot be written, or exists already."""
     if out == resumed:
+        if not os.access(out, os.W_OK):
+            raise UserError(f"{out}: this run folder cannot be written; continue it in another one with --out")
         return
     if out.exists():
-        raise UserError(f"{out} exists already; choose another --out, or continue it with --resume {out}")
+        resume = command("train.py", "--resume", out)
+        raise UserError(f"{out} exists already; choose another --out, or continue it with: {resume}")
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise UserError(f"{out}: nothing can be written into {parent}; choose another --out")
@@ -153,8 +156,9 @@ def corpus_folder(settings: TrainSettings, device: Device, notes: list[str]) -> 
     if path and (Path(path) / "manifest.json").is_file():
         return Path(path)
     if path and (Path(path) / "run.json").is_file():
+        resume = command("train.py", "--resume", path)
         raise UserError(f"{path} is a run, not a corpus: name the folder that it was trained on, or continue it "
-                        f"with --resume {path}")
+                        f"with: {resume}")
     if path and (Path(path) / "prepare.json").is_file():
         data.read_manifest(Path(path))                            # raises UserError: how to finish it
     vocab, tag = VOCABULARY.get(settings.size), ""
@@ -202,19 +206,6 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
         notes.append(f"{path} was changed since {out} was made of it: its corpus is now {folder}")
     notes += data.lost_notes(data.read_manifest(folder))
     return folder
-
-
-def validation_corpus(folder: Path, settings: TrainSettings, micro_batch: int,
-                      device: Device) -> data.Corpus:
-    """The validation split, in batches of what all devices compute at once, or of the rows that there are."""
-    parts = device.world * device.shards
-    blocks = data.Corpus(folder, settings.seq_len, 1, split="validation").num_blocks
-    blocks = min(blocks, settings.max_eval_samples)
-    if blocks < parts:
-        raise UserError(f"{folder}: {blocks} validation rows of {settings.seq_len} tokens are fewer than {parts} "
-                        "devices; use a shorter --seq-len")
-    rows = min(micro_batch * device.world, blocks // parts * parts)
-    return data.Corpus(folder, settings.seq_len, rows, split="validation", verify=False)
 
 
 def free_folder(runs: Path, name: str) -> Path:

@@ -21,6 +21,7 @@ from training.settings import (
     WARMUP_SHARE, TrainSettings, checked, default_values, recipe_values,
 )
 
+NEWER = ("beta1", "beta2", "eps", "snapshots")                     # settings that older run.json files lack
 MEMORY_SHARE = 0.9                                                # of a GPU's free memory; the rest is for gaps
 
 
@@ -65,11 +66,11 @@ def stored_settings(record: dict[str, Any]) -> dict[str, Any]:
     of_recipe = {**defaults, **recipe_values(written["recipe"], written["size"])}
     stored = {}
     for name in (name for name in defaults if name not in THIS_CALL_ONLY):
-        value = written.get(name, of_recipe[name]) if name in ("beta1", "beta2", "eps") else written[name]
-        if value == "auto" or value is None and name in ("data", "device", "micro_batch"):
+        value = written.get(name, of_recipe[name]) if name in NEWER else written[name]
+        if value in (None, "auto") and name in ("data", "device", "micro_batch"):
             continue                                              # decided anew on this device
-        if value is None and defaults[name] is not None:
-            raise UserError(f"{name} is null")
+        if value == "auto" or value is None and defaults[name] is not None:
+            raise UserError(f"{name} has no value")
         stored[name] = value
     stored["model"] = ModelConfig(**record["model"]) if written["model"] else None
     return checked(stored)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,7 +25,10 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import ROOT, UserError, atomic_write, folder_problem, lock_folder, read_json, replace_folder
+from common import (
+    ROOT, UserError, atomic_write, beside, folder_problem, lock_folder, read_json, replace_folder, restore_folder,
+    versions,
+)
 from model import Llama
 from params import count
 from training.job import Job, Moments, State
@@ -68,11 +72,11 @@ class RunFolder:
         none is complete.
         """
         problems, found = [], None
-        for checkpoint in (run / name for name in ("last", "last.new", "last.old")):
+        for checkpoint in versions(run / "last"):
             if found or not checkpoint.is_dir():
                 continue
             problem = folder_problem(checkpoint)
-            if problem and checkpoint.name == "last.new":
+            if problem and checkpoint.name.endswith(".new"):
                 continue                                          # a kill may leave it half-written
             problem = problem or self.read_checkpoint(checkpoint)
             if problem is None:
@@ -135,15 +139,25 @@ class RunFolder:
     def keep_best(self, loss: float, competes: bool) -> bool:
         """Write best/ if this validation loss is the lowest of those that compete; say whether it is.
 
-        Until one has competed, best/ holds the model of the first evaluation.
+        Until one has competed, best/ holds the model of the first evaluation. A loss that is not finite never
+        gets there, and its checkpoint gives way to the one before.
         """
+        if not math.isfinite(loss):
+            if self.writes:
+                restore_folder(self.path / "last")
+            return False
         better = competes and (self.state.best_loss is None or loss < self.state.best_loss)
         if better:
             self.state.best_loss, self.state.best_step = loss, self.state.step
         if self.writes and (better or not (self.path / "best").exists()):
             replace_folder(self.path / "best", self.write_model)
-            shutil.rmtree(self.path / "best.old", ignore_errors=True)
+            shutil.rmtree(beside(self.path / "best", ".old"), ignore_errors=True)
         return better
+
+    def checkpoint_step(self) -> int | None:
+        """The step of the checkpoint in last/; None if there is none."""
+        file = self.path / "last" / "trainer_state.json"
+        return read_json(file)["step"] if file.is_file() else None
 
 
 def run_json(job: Job) -> dict:

@@ -190,6 +190,8 @@ def converted(value: Any, hint: Any, field: dataclasses.Field) -> Any:
         value = kind(value)
     if not isinstance(value, kind):
         raise TypeError(f"it must be {kind.__name__}")
+    if kind is str and value != value.encode(errors="replace").decode():
+        raise TypeError("the name has bytes that are not UTF-8; rename it")
     if "choices" in field.metadata and value not in field.metadata["choices"]:
         raise TypeError(f"choose from {', '.join(field.metadata['choices'])}")
     return value
