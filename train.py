@@ -117,8 +117,10 @@ class AdamW:
         """Read the moments back. Raises UserError for a file that is damaged or of another model."""
         try:
             moments = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: damaged or missing ({error})") from None
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged ({error})") from None
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
         for kind, tensors in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
             for name, tensor in zip(self.names, tensors):
                 found = moments.get(f"{kind}.{name}")
