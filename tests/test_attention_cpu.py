@@ -6,7 +6,7 @@ import torch
 from devices import attention_cpu
 from devices.open import open_device
 from model import SIZES, Llama, attention_written_out, next_token_loss, sdpa
-from precision import apply_recipe
+from precision import apply_precision
 
 
 def inputs(T: int, dtype: torch.dtype, B: int = 2, H: int = 6, K: int = 2, F: int = 8) -> list[torch.Tensor]:
@@ -81,7 +81,7 @@ def test_a_bfloat16_model_learns_the_same(size):
     results = []
     for attend in (sdpa, open_device("cpu").attend):
         torch.manual_seed(0)
-        model = apply_recipe(Llama(SIZES[size], attend), "bf16", "cpu")
+        model = apply_precision(Llama(SIZES[size], attend), "bf16", "cpu")
         loss = next_token_loss(model(ids), ids)
         loss.backward()
         results.append((loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
