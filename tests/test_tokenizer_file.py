@@ -372,7 +372,7 @@ def test_a_folders_configuration_overrides(tmp_path, data):
     for wrong in (
         {"vocab_size": 100},
         {"eos_token_id": 4096},
-        {"eos_token_id": [1, 2]},
+        {"eos_token_id": [1, "two"]},
         {"bos_token_id": -1},
         {"vocab_size": "many"},
     ):
