@@ -257,9 +257,6 @@ def test_a_room_says_what_it_is_for(room):
     assert len(body) == 1 and ast.get_docstring(tree_of(f"{room}/__init__.py"))
 
 
-STILL_COMPUTED: set[str] = set()
-
-
 def test_computed_imports_are_absent():
     for name in python_files("", *ROOMS):
         for node in ast.walk(tree_of(name)):
@@ -267,7 +264,7 @@ def test_computed_imports_are_absent():
                 "import_module",
                 "__import__",
             ):
-                assert name in STILL_COMPUTED or isinstance(node.args[0], ast.Constant), (
+                assert isinstance(node.args[0], ast.Constant), (
                     f"{name}:{node.lineno}: a module is imported by a computed name"
                 )
 
