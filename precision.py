@@ -14,13 +14,13 @@ switch off the autocast of the device at hand.
 What it does not mean, on a TPU. Two things there are bfloat16 although FP32 is written, in the cards' runs as
 in ours:
 * the multiplications of an FP32 product, whose inputs the matrix unit rounds to bfloat16 while it adds in
-  FP32. torch_xla can be told otherwise
-  (`torch_xla.backends.set_mat_mul_precision("highest")`: six passes, a switch for the whole program); the
-  cards do not name it and we leave it alone;
-* the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16 products, XLA adds
-  the chips' parts before the cast to
-  FP32. So all chips agree, but eight parts are added with 8 bits of precision each. Norms, embedding and the
-  FP32 layers are added in FP32.
+  FP32. A switch for the whole program changes that (six passes instead of one): torch_xla's
+  `set_mat_mul_precision("highest")`, or `torch.set_float32_matmul_precision("highest")` under TorchTPU, whose
+  default is "medium". The cards do not name it and we leave it alone;
+* under torch_xla, the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16
+  products, and XLA adds the chips' parts before the cast to FP32. So all chips agree, but eight parts are added
+  with 8 bits of precision each. Norms, embedding and the FP32 layers are added in FP32. Under TorchTPU
+  DistributedDataParallel adds all gradients in FP32.
 
 On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits
 where a TPU's bfloat16 keeps 7, and adds in FP32. Attention in an FP32 layer does not: its kernel multiplies

@@ -251,7 +251,7 @@ def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
     """The signal and the deadline as all processes see them: they must stop at the same step, or they would wait for each other for ever."""
     if job.device.world == 1:
         return received, late
-    seen = torch.tensor([received, int(late)], device=job.device.torch_device)
+    seen = torch.tensor([received, int(late)], dtype=torch.int32, device=job.device.torch_device)
     torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
     return int(seen[0]), bool(seen[1])
 

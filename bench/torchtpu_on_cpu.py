@@ -49,10 +49,16 @@ def slot(index: int) -> ctypes.c_void_p:
     return ctypes.c_void_p.from_address(library.GetPjrtApi() + BEFORE_FUNCTIONS + 8 * index)
 
 
-def hook(index: int, function: Callable[[Any], int | None]) -> None:
-    """Call `function(arguments)` in place of the plugin's own; it returns a pointer to an error, or None."""
+def hook(index: int, function: Callable[[Any], int | None]) -> Callable[[Any], int | None]:
+    """Call `function(arguments)` in place of the plugin's function, which is returned.
+
+    Both return None, or the address of an error.
+    """
+    entry = slot(index)
+    before = Function(entry.value)
     HOOKS.append(Function(function))
-    slot(index).value = ctypes.cast(HOOKS[-1], ctypes.c_void_p).value
+    entry.value = ctypes.cast(HOOKS[-1], ctypes.c_void_p).value
+    return before
 
 
 def replace_chip() -> None:

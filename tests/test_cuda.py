@@ -88,6 +88,18 @@ def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     assert fit_on_chip(TrainSettings(micro_batch=5), SIZES["20m"], device, PRECISIONS["fp32"]) == {}
 
 
+@pytest.mark.parametrize("parts", [dict(kind="xla", shards=8), dict(kind="tpu", world=8, rank=3)])
+def test_what_a_chip_of_a_tpu_needs(parts):
+    """The same for both backends: eight chips with eight rows each."""
+    device = Device(torch_device=torch.device("cpu"), reason="", **parts)
+    found = {
+        size: fit_on_chip(TrainSettings(size=size, recipe="card", batch_size=64, seq_len=4096), SIZES[size], device,
+                          PRECISIONS["tpu-bf16"])
+        for size in ("20m", "150m")
+    }
+    assert found == {"20m": {}, "150m": {"recompute": True, "loss_chunk": 512}}
+
+
 def test_what_torch_compile_lacks(monkeypatch):
     """Each thing in turn, from the first that is missing to a GPU that has all."""
     capability = [(6, 1)]
@@ -106,19 +118,22 @@ def test_what_torch_compile_lacks(monkeypatch):
     assert compiled.lacking("cuda") is None and compiled.lacking("cpu") is None
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert compiled.lacking("cpu") == "a C++ compiler (g++)"
+    assert compiled.lacking("tpu") is None
 
 
 def test_a_device_decides_what_is_its_own(monkeypatch):
     """A run that moves to a device of another kind leaves the first one's compiling and micro-batch behind.
     """
-    gpu, cpu, tpu = (Device(kind, torch.device("cpu"), "") for kind in ("cuda", "cpu", "xla"))
+    gpu, cpu, xla, tpu = (Device(kind, torch.device("cpu"), "") for kind in ("cuda", "cpu", "xla", "tpu"))
     monkeypatch.setattr(resolve, "lacking", lambda kind: None)
     values = default_values()
     assert for_device(values, gpu, {}) == dict(compile=True, fused=True)
     stored, moved = {"device": "cuda"}, {**values, "compile": True, "fused": True, "micro_batch": 16}
     assert for_device(moved, gpu, stored) == {}
     assert for_device(moved, cpu, stored) == dict(compile=False)
-    assert for_device(moved, tpu, stored) == dict(compile=False, micro_batch="auto")
+    assert for_device(moved, xla, stored) == dict(compile=False, micro_batch="auto")
+    assert for_device(values, tpu, {}) == dict(compile=True)
+    assert for_device(moved, tpu, stored) == dict(micro_batch="auto")
     changes = for_device({**values, "micro_batch": 2}, gpu, {"device": "cpu"})
     assert changes == dict(fused=True, compile=True, micro_batch="auto")
     monkeypatch.setattr(resolve, "lacking", lambda kind: "a C compiler")

@@ -24,6 +24,8 @@ def lacking(kind: str) -> str | None:
 
     On CUDA it writes Triton, whose launcher is built by a C compiler with Python's headers, for GPUs from compute capability 7.0 on.
     """
+    if kind == "tpu":
+        return None                                               # TorchTPU brings its compiler
     if kind != "cuda":
         return None if any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))) else "a C++ compiler (g++)"
     if not find_spec("triton"):

@@ -50,7 +50,7 @@ def open_job(given: dict[str, Any]) -> Job:
         (f"recipe {recipe}", row), ("model", {"size": size}), ("run", stored), ("flag", given),
         ("model", {"model": config} if name == "custom" else {}),
     ])
-    notes = []
+    notes = [*device.notes]
     if recipe == "laptop" and "batch_size" not in asked and values["batch_size"] % device.shards:
         values["batch_size"], origin["batch_size"] = device.shards, "device"
         notes.append(f"the laptop recipe's batch was raised to one row for each of the {device.shards} devices")

@@ -77,7 +77,8 @@ def stored_settings(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def for_device(values: dict[str, Any], device: Device, record: dict[str, Any]) -> dict[str, Any]:
-    """What the device changes before the corpus is known: on CUDA the fused AdamW, and torch.compile if it can.
+    """What the device changes before the corpus is known: on CUDA the fused AdamW, there and
+    with TorchTPU torch.compile if it can.
 
     `record` is the run.json of a resumed run. If that ran on a device of another kind, what was decided for
     that device is dropped: its compiling, its micro-batch.
@@ -88,10 +89,9 @@ def for_device(values: dict[str, Any], device: Device, record: dict[str, Any]) -
         compiles = False
         if device.kind not in ("cpu", "mps"):
             changes["micro_batch"] = "auto"
-    on_gpu = device.kind == "cuda"
     asked = values["compile"] and not record
-    changes["compile"] = asked or (compiles or on_gpu) and not lacking(device.kind)
-    changes["fused"] = values["fused"] or on_gpu
+    changes["compile"] = asked or (compiles or device.kind in ("cuda", "tpu")) and not lacking(device.kind)
+    changes["fused"] = values["fused"] or device.kind == "cuda"
     return {name: value for name, value in changes.items() if value != values[name]}
 
 
@@ -127,7 +127,7 @@ def fit_on_chip(settings: TrainSettings, config: ModelConfig, device: Device,
                 recipe: precision.Precision) -> dict[str, Any]:
     """What the memory of the device changes.
 
-    XLA   recompute layers where the card's size needs it; chunk the loss where the FP32 logits of one chip
+    TPU   recompute layers where the card's size needs it; chunk the loss where the FP32 logits of one chip
           are larger than 1 GiB
     CUDA  as many rows at once as `params.training_memory` expects to fit into MEMORY_SHARE of what is free
     """
@@ -145,9 +145,10 @@ def fit_on_chip(settings: TrainSettings, config: ModelConfig, device: Device,
             torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
             fitting = int(smallest)
         return {"micro_batch": fitting}
-    if device.kind != "xla":
+    if device.kind not in ("xla", "tpu"):
         return {}
-    rows = settings.batch_size // device.shards if settings.micro_batch == "auto" else settings.micro_batch
+    chips = device.world * device.shards
+    rows = settings.batch_size // chips if settings.micro_batch == "auto" else settings.micro_batch
     changes = {}
     if settings.recipe == "card" and settings.size in RECOMPUTE_ON_TPU:
         changes["recompute"] = True

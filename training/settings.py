@@ -41,7 +41,7 @@ class TrainSettings:
                        "the cards' for fine-tuning", shown="auto",
                        choices=["auto", "laptop", "card", "finetune-stentor3", "finetune-portimbria"])
     precision: str = flag("auto", "which dtype each operation runs in", choices=["auto", *PRECISIONS])
-    device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda", "mps", "xla"])
+    device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda", "mps", "tpu", "xla"])
     steps: int | str = flag(660, "optimizer steps of the complete schedule", shown="the recipe's")
     tokens: int | None = flag(None, "stop after this many training tokens; without --steps the schedule ends "
                               "there too")
@@ -72,7 +72,7 @@ class TrainSettings:
     loss_chunk: int | None = flag(None, "positions whose logits are held at once (default: all; 512 on a TPU "
                                   "where the vocabulary is large)")
     fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
-    compile: bool = flag(False, "torch.compile blocks and loss (on CUDA wherever that can be done)")
+    compile: bool = flag(False, "torch.compile blocks and loss (on a TPU by TorchTPU, on CUDA where possible)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
     document_mask: bool = flag(False, "attention sees only its own document (the cards: no mask)")
     snapshots: bool = flag(False, "keep the model of each evaluation; models of less than 5M parameters "
