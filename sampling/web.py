@@ -46,20 +46,19 @@ CSS = """
 .note{border-left:4px solid #c98a1b;padding:.3rem .8rem}
 .speed{font-variant-numeric:tabular-nums}
 .explorer{width:100%;height:48rem;border:1px solid var(--border-color-primary);border-radius:8px}
-.score{border-collapse:collapse}
-.score td,.score th{padding:.25rem .9rem .25rem 0;text-align:left}
-.score td,.score th{border-bottom:1px solid var(--border-color-primary)}
-.score td:not(:first-child),.score th:not(:first-child){text-align:right}
+.score td,.score th{padding:.25rem .6rem!important;border:1px solid var(--border-color-primary)!important}
+.score td:not(:first-child){text-align:right}
+#ballot button{border:1px solid var(--border-color-primary)}
 @media (max-width:30rem){.tab-container button{padding:.4rem .35rem!important;font-size:.85rem!important}}
 """
 MODES = ["show names", "blind", "random pair, blind"]
-# Starts of the built-in corpus's three kinds: a tale, an exercise, a program.
-EXAMPLES = [
-    PROMPT,
+# For a model of the built-in corpus: a tale, an exercise, a program. For any other: the kinds of the cards.
+BUILTIN_EXAMPLES = [
     "Once upon a time there lived a quiet fox named Lena.",
     "Question: Sam has 5 apples and gives 3 to Max. How many apples are left?",
     'def add(number, n):\n    """Return the sum of number and n."""\n',
 ]
+OTHER_EXAMPLES = [PROMPT, "The history of the city", "Question: What is 12 + 7?", "def read_lines(path):"]
 # Whether gradio's page is dark, as the last input of the explorer: an empty field, filled by the browser.
 THEME = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
 
@@ -159,10 +158,15 @@ def generate_tab(prompt: str, model: gr.Dropdown, fields: list) -> None:
     """Prompt, examples, answers, and the history of the visit."""
     gr.Markdown("Write the start of a text. The model continues it.")
     text = prompt_box(prompt, "generate")
-    gr.Examples([[example] for example in EXAMPLES], text, label="Starts that suit the built-in corpus")
-    count = gr.Number(1, minimum=1, maximum=views.MOST_ANSWERS, step=1, precision=0, label="Responses",
-                      elem_id="count", min_width=120)
-    with gr.Row():
+    generated = views.knows_builtin(model.value)
+    with gr.Column(visible=generated) as builtin:
+        gr.Examples([[start] for start in BUILTIN_EXAMPLES], text, label="Starts as in the built-in corpus")
+    with gr.Column(visible=not generated) as other:
+        gr.Examples([[start] for start in OTHER_EXAMPLES], text, label="Starts of several kinds")
+    model.change(views.on_model, model, [builtin, other], show_progress="hidden")
+    with gr.Row(equal_height=True):
+        count = gr.Number(1, minimum=1, maximum=views.MOST_ANSWERS, step=1, precision=0, label="Responses",
+                          elem_id="count", scale=0, min_width=120)
         go, stop = gr.Button("Generate", variant="primary", elem_id="generate"), gr.Button("Stop")
     status, output = gr.HTML(elem_id="generate-status"), gr.HTML(elem_id="generate-output")
     past = gr.State([])
@@ -184,7 +188,7 @@ def arena_tab(prompt: str, model: gr.Dropdown, fields: list, places: list[str]) 
     text = prompt_box(prompt, "arena")
     go, output = gr.Button("Ask both", variant="primary", elem_id="arena"), gr.HTML(elem_id="arena-output")
     vote = gr.State(None)
-    with gr.Row(visible=False) as ballot:
+    with gr.Row(visible=False, elem_id="ballot") as ballot:
         buttons = [gr.Button(words, size="sm", min_width=100) for words in arena.VOTES.values()]
     result = gr.HTML(elem_id="arena-result")
     outputs = [output, vote, ballot, result]

@@ -21,7 +21,7 @@ import gradio as gr
 
 from common import UserError, find_run
 from model import ModelConfig
-from sample import PRESETS, SampleSettings, recommended
+from sample import PRESETS, SampleSettings, learned_to_copy, recommended
 from sampling import arena, explore, history
 from sampling.answers import Answer, LoadedModel, load_model_of, respond, valid_text
 from sampling.chat import format_of, recent
@@ -273,6 +273,20 @@ def on_new_chat() -> tuple:
 def messages(turns: list[tuple[str, str]]) -> list[dict]:
     """Turns as gradio's Chatbot takes them."""
     return [{"role": role, "content": content} for role, content in turns]
+
+
+def knows_builtin(place: str | None) -> bool:
+    """Whether a run or folder holds a model of the built-in corpus."""
+    try:
+        return learned_to_copy(find_run(place))
+    except UserError:
+        return False
+
+
+def on_model(place: str | None) -> tuple:
+    """Show the examples that suit the model's corpus."""
+    generated = knows_builtin(place)
+    return gr.update(visible=generated), gr.update(visible=not generated)
 
 
 def fields_for(place: str | None, preset: str) -> list[Any]:

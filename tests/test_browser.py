@@ -102,6 +102,12 @@ def picture(driver, name: str, tmp_path: Path) -> None:
     assert (folder / f"{name}.png").stat().st_size > 10_000
 
 
+def phone(driver) -> None:
+    """Make the window 390 pixels wide, as a phone shows it."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 def foreign_requests(driver) -> list[str]:
     """What the browser asked of anything but this machine, and what the pages' policy or scripts complained
     about.
@@ -162,12 +168,13 @@ def test_explorer_file(work, open_browser, tmp_path, dark):
     data = json.loads(driver.execute_script("return document.getElementById('data').textContent"))
     assert len(buttons) == len(data) >= 1 and len(driver.find_elements("css selector", "#panel tr")) == 8
     ActionChains(driver).move_to_element(buttons[5]).perform()
-    assert f"token 6 of {len(data)}" in text_of(driver, "#panel") and data[5][4][0][1] in text_of(
+    assert f"token 6 of {len(data)}" in text_of(driver, "#panel") and data[5][3][0][1] in text_of(
         driver, "#panel tr"
     )
     ActionChains(driver).move_to_element(driver.find_element("tag name", "h1")).perform()
     assert "token 1 of" in text_of(driver, "#panel")
-    driver.find_element("tag name", "body").send_keys(Keys.TAB)
+    driver.find_element("tag name", "body").send_keys(Keys.TAB)          # to the choice of colours
+    driver.switch_to.active_element.send_keys(Keys.TAB)                  # to the tokens
     for keys, place in (
         (Keys.ARROW_RIGHT * 3, 4),
         (Keys.ARROW_LEFT, 3),
@@ -178,8 +185,10 @@ def test_explorer_file(work, open_browser, tmp_path, dark):
         assert f"token {place} of" in text_of(driver, "#panel")
     buttons[2].click()
     assert "token 3 of" in text_of(driver, "#panel") and "entropy" in text_of(driver, "#panel")
-    for name in {button.get_attribute("class").split()[0] for button in buttons}:
-        assert contrast(driver, f"#text button.{name}") > 4.5
+    for scale in ("surprise", "probability"):
+        driver.find_element("css selector", f"[name=by][value={scale}]").click()
+        for name in {button.get_attribute(f"data-{scale}") for button in buttons}:
+            assert contrast(driver, f"#text button[data-{scale}={name}]") > 4.5
     assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     picture(driver, f"explore-{'dark' if dark else 'light'}", tmp_path)
     assert foreign_requests(driver) == []
@@ -201,9 +210,15 @@ def test_explorer_file_on_a_small_screen(work, open_browser, tmp_path):
         check=True,
         capture_output=True,
     )
-    driver = open_browser(width=500)
+    driver = open_browser()
+    phone(driver)
     driver.get((work / "small.html").as_uri())
     assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    style = "return getComputedStyle(document.getElementById('panel')).position"
+    assert driver.execute_script(style) == "static"
+    buttons = driver.find_elements("css selector", "#text button")
+    buttons[9].click()                                           # the panel opens below the token
+    assert f"token 10 of {len(buttons)}" in text_of(driver, "#text #panel")
     picture(driver, "explore-small", tmp_path)
 
 
@@ -291,7 +306,7 @@ def test_every_view_of_the_page(address, open_browser, tmp_path):
     wait(lambda: "tokens/s" in text_of(driver, "#generate-status"))
     wait(lambda: "Hello there" in text_of(driver, "#generate-output"))
     picture(driver, "generate", tmp_path)
-    tab(driver, "Token Explorer")
+    tab(driver, "Explorer")
     click(driver, "button#explore")
     frame = wait(lambda: driver.find_element("css selector", "iframe.explorer"))
     driver.switch_to.frame(frame)
@@ -301,12 +316,12 @@ def test_every_view_of_the_page(address, open_browser, tmp_path):
     assert f"token {len(buttons)} of {len(buttons)}" in text_of(driver, "#panel")
     driver.switch_to.default_content()
     picture(driver, "explorer", tmp_path)
-    tab(driver, "Temperature Sweep")
+    tab(driver, "Sweep")
     click(driver, "button#sweep")
     wait(
         lambda: (
             len(driver.find_elements("css selector", "#sweep-output .answer")) == 3
-            and "Seed" in text_of(driver, "#sweep-output")
+            and "same seed" in text_of(driver, "#sweep-output")
         )
     )
     picture(driver, "sweep", tmp_path)
@@ -335,6 +350,36 @@ def test_page_in_the_dark(address, open_browser, tmp_path):
     click(driver, "button#generate")
     wait(lambda: "tokens/s" in text_of(driver, "#generate-status"))
     picture(driver, "generate-dark", tmp_path)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_reaches_every_tab_and_the_explorer_has_the_pages_theme(address, open_browser, dark):
+    driver = open_browser(dark=dark)
+    phone(driver)
+    driver.get(address)
+    for name in ("Generate", "Sweep", "Arena", "Chat", "Explorer"):
+        tab(driver, name)
+        assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth"), name
+    click(driver, "button#explore")
+    driver.switch_to.frame(wait(lambda: driver.find_element("css selector", "iframe.explorer")))
+    paper = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(22, 24, 26)" if dark else "rgb(253, 253, 252)")
+
+
+def test_the_seed_is_new_each_time_also_with_the_settings_open(address, open_browser):
+    driver = open_browser()
+    driver.get(address)
+    buttons = driver.find_elements
+    wait(lambda: [one for one in buttons("tag name", "button") if "Settings" in one.text])[0].click()
+    wait(lambda: driver.find_element("css selector", "#seed").is_displayed())
+    seeds = set()
+    for _ in range(2):
+        before = text_of(driver, "#generate-output")
+        click(driver, "button#generate")
+        wait(lambda: text_of(driver, "#generate-output") not in ("", before))
+        wait(lambda: "tokens/s" in text_of(driver, "#generate-status"))
+        seeds.add(text_of(driver, "#generate-output h4"))
+    assert len(seeds) == 2 and "seed 0" not in seeds
 
 
 def test_mistakes_are_lines_on_the_page(address, open_browser, work, tmp_path):
