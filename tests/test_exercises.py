@@ -8,34 +8,132 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = ROOT / "lessons" / "exercises"
 NAMES = sorted(file.stem for file in (EXERCISES / "solutions").glob("*.py"))
 # exercise -> (part of the solution, what a reader may write instead, what the grader says)
 WRONG = {
-    "rms_norm": ("mean_square + eps", "mean_square", "eps is missing"),
-    "rotary": ("2) / F)", "2) / F / 2)", "the exponent is -j/F"),
-    "attention": (
-        "repeat_interleave(group, dim=1)",
-        "repeat(1, group, 1, 1)",
-        "the heads are grouped the other way",
-    ),
-    "swiglu": (
-        "F.silu(x @ gate.t()) * (x @ up.t())",
-        "(x @ gate.t()) * F.silu(x @ up.t())",
-        "silu is on the up branch",
-    ),
-    "cross_entropy": (".mean()", ".sum()", "the losses are summed"),
-    "adamw": ("w * (1 - lr * decay)", "w", "the weight does not decay"),
-    "schedule": ("step / warmup_steps", "(step + 1) / warmup_steps", "the warmup begins above 0"),
-    "packing": (
-        "[*document, separator]",
-        "[separator, *document]",
-        "the separator stands before each document",
-    ),
-    "top_p": ("before < p", "before + probability <= p", "the token that crosses p must be kept"),
-    "ungreedy": ("return best", "return longest", "this is greedy"),
+    "rms_norm": [
+        ("mean_square + eps", "mean_square", "eps is missing"),
+        ("torch.rsqrt(mean_square + eps)", "1 / (mean_square.sqrt() + eps)", "eps is added after the root"),
+        (".mean(dim=-1, keepdim=True)", ".mean()", "the mean is over all axes"),
+        (".mean(dim=-1, keepdim=True)", ".sum(dim=-1, keepdim=True)", "the squares are summed"),
+        (" * weight", "", "the weight is missing"),
+        ("torch.rsqrt(mean_square + eps)", "1 / (mean_square + eps)", "the root is missing"),
+        ("    mean_square", "    x = x - x.mean(dim=-1, keepdim=True)\n    mean_square", "that is LayerNorm"),
+    ],
+    "rotary": [
+        ("2) / F)", "2) / F / 2)", "the exponent is -j/F"),
+        ("-torch.arange(0, F, 2)", "torch.arange(0, F, 2)", "the frequency grows with j"),
+        ("torch.arange(T)", "torch.arange(1, T + 1)", "positions begin at 1"),
+        ("(a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())",
+         "(a * angle.cos() + b * angle.sin(), b * angle.cos() - a * angle.sin())", "turn the other way"),
+        ("a * angle.cos() - b", "a * angle.cos() + b", "the minus sign"),
+        ("(a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())",
+         "(a * angle.sin() - b * angle.cos(), b * angle.sin() + a * angle.cos())",
+         "cosine and sine are exchanged"),
+        ("torch.cat(turned, dim=-1)", "x", "nothing is turned"),
+        ("    turned =", "    a, b = x[..., ::2], x[..., 1::2]\n    turned =", "the largest difference"),
+    ],
+    "attention": [
+        ("repeat_interleave(group, dim=1)", "repeat(1, group, 1, 1)", "the heads are grouped the other way"),
+        ("score.masked_fill(later, -math.inf)", "score", "later positions are read too"),
+        ("-math.inf", "0.0", "exp(0) is 1: use -inf"),
+        ("torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
+         "torch.softmax(score, dim=-1).masked_fill(later, 0.0)", "cut off after the softmax"),
+        (" / math.sqrt(q.shape[3])", "", "the scores are not divided"),
+        ("math.sqrt(q.shape[3])", "q.shape[3]", "the scores are divided by F"),
+        ("dim=-1)       #", "dim=-2)       #", "the softmax is over the queries"),
+        (".triu(1)", ".triu(0)", "a position does not read itself"),
+        (".triu(1)", ".tril(-1)", "the mask lies the other way"),
+    ],
+    "swiglu": [
+        ("F.silu(x @ gate.t()) * (x @ up.t())", "(x @ gate.t()) * F.silu(x @ up.t())", "on the up branch"),
+        ("F.silu(", "F.relu(", "this is ReLU"),
+        ("F.silu(", "F.gelu(", "this is GELU"),
+        ("F.silu(", "F.sigmoid(", "silu(z) is z times sigmoid(z)"),
+        ("F.silu(x @ gate.t())", "(x @ gate.t())", "the gate has no silu"),
+        ("F.silu(x @ gate.t()) * ", "F.silu(x @ gate.t()) + ", "the branches are added"),
+        (" * (x @ up.t())", "", "the up branch is missing"),
+        ("F.silu(x @ gate.t()) * (x @ up.t())", "F.silu((x @ gate.t()) * (x @ up.t()))", "after the product"),
+    ],
+    "cross_entropy": [
+        (".mean()", ".sum()", "the losses are summed"),
+        ("torch.logsumexp(logits, dim=2) - chosen", "chosen - torch.logsumexp(logits, dim=2)", "the sign"),
+        ("    logits = logits[:, :-1]", "    input_ids = torch.cat([input_ids[:, :1], input_ids], dim=1)\n"
+         "    logits = logits", "judged on its own token"),
+        (".mean()", ".mean() / 0.6931471805599453", "this is in bits"),
+        ("torch.logsumexp(logits, dim=2)", "logits.exp().sum(dim=2).log()", "exp overflows"),
+        ("torch.logsumexp(logits, dim=2) - chosen", "-chosen", "logsumexp is missing"),
+        (".mean()", ".sum() / input_ids.numel()", "divided by B*T"),
+        (".mean()", ".sum(dim=1).mean()", "divided by B;"),
+        ("    logits = logits[:, :-1] ", "    input_ids = torch.cat([input_ids[:, :1], input_ids[:, :-1]], dim=1)\n"
+         "    logits = logits[:, 1:] ", "the shift goes the other way"),
+    ],
+    "adamw": [
+        ("w * (1 - lr * decay)", "w", "the weight does not decay"),
+        ("1 - lr * decay", "1 - decay", "not multiplied by the rate"),
+        ("    m = 0.9", "    g, decay = g + decay * w, 0.0\n    m = 0.9", "that is Adam with L2"),
+        ("0.9 * m + 0.1 * g", "0.95 * m + 0.05 * g", "the largest difference"),
+        ("lr * step, m, v", "lr * step, v, m", "in the wrong order"),
+        ("(m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)", "m / (v.sqrt() + 1e-8)",
+         "the moments are not corrected"),
+        ("0.05 * g * g", "0.05 * g.abs()", "v keeps |g|"),
+        (".sqrt() + 1e-8", " + 1e-8).sqrt(", "eps is under the root"),
+        (".sqrt() + 1e-8", " + 1e-8", "the root of v is missing"),
+        ("0.9 * m + ", "", "the largest difference"),
+        ("    m = 0.9", "    t = t + 1\n    m = 0.9", "one too high"),
+    ],
+    "schedule": [
+        ("step / warmup_steps", "(step + 1) / warmup_steps", "the warmup begins above 0"),
+        ("/ (steps - warmup_steps)", "/ (steps - warmup_steps - 1)", "would reach 0 at step number"),
+        ("/ (steps - warmup_steps)", "/ steps", "lasts steps - warmup_steps"),
+        ("(step - warmup_steps) / (steps - warmup_steps)", "step / steps", "the cosine begins at step 0"),
+        ("0.5 * (1 + math.cos(math.pi * done))", "(1 - done)", "the fall is a straight line"),
+        ("math.pi * done", "2 * math.pi * done", "a whole cosine"),
+        ("0.5 * (1 + math.cos(math.pi * done))", "1.0", "stays at its peak"),
+        ("done = (step - warmup_steps)", "done = (step - warmup_steps + 1)", "begins one step early"),
+        ("    if step", "    warmup_steps = 0\n    if step", "the warmup is missing"),
+    ],
+    "packing": [
+        ("[*document, separator]", "[separator, *document]", "the separator comes before each document"),
+        ("[*document, separator]", "document", "the separator after each document is missing"),
+        ("[*document, separator]]", "[*document, separator]][:-1]", "the last row is missing"),
+        ("len(stream) - seq_len + 1", "len(stream) - seq_len", "the last row is missing"),
+        ("len(stream) - seq_len + 1", "len(stream)", "yours was kept"),
+        ("    return", "    stream += [separator] * (-len(stream) % seq_len)\n    return", "was padded"),
+        ("+ 1, seq_len)", "+ 1, seq_len - 1)", "the rows overlap"),
+        ("    return [stream", "    return [([*document, separator] + [separator] * seq_len)[:seq_len] "
+         "for document in documents]\n    return [stream", "a row of its own"),
+    ],
+    "top_p": [
+        ("before < p", "before + probability <= p", "the token that crosses p must be kept"),
+        (".sort(descending=True)", ".sort()", "the least probable tokens are kept"),
+        ("-math.inf).scatter", "0.0).scatter", "the removed tokens got 0"),
+        ("torch.full_like(logits, -math.inf).scatter(0, kept, logits[kept])",
+         "torch.cat([logits[kept], torch.full((len(logits) - len(kept),), -math.inf)])", "come back sorted"),
+        ("torch.full_like(logits, -math.inf).scatter(0, kept, logits[kept])", "torch.softmax(logits, dim=0)",
+         "probabilities come back"),
+        ("scatter(0, kept, logits[kept])", "scatter(0, kept, logits[kept]).log_softmax(0)", "log-prob"),
+        ("order[before < p]", "order[:int((before < p).sum()) + 1]", "one token too many"),
+        ("order[before < p]", "order", "nothing is removed"),
+        ("order[before < p]", "order[probability >= 1 - p]", "kept by their own probability"),
+    ],
+    "ungreedy": [
+        ("return best", "return longest", "this is greedy"),
+        ("covered, 0, number, first", "covered, 0, 1, first", "`number` is 1, 2 and 3"),
+        ("score > best_score", "score >= best_score", "of equal scores the last won"),
+        (", records[longest].alt2)", ")", "the second alternative (alt2) is not tried"),
+        ("best, best_score = first, score", "best, best_score = second, score", "return the first"),
+        ("return best", "return records[best].token", "return the number of its record"),
+        ("tokenizer.weigh(data, start, covered, 0, number, first, second, 0).score",
+         "len(records[first].token) + len(records[second].token)", "the score of `weigh` decides"),
+        ("start, covered, 0", "start, len(records[first].token), 0", "`covered` is the length of the"),
+    ],
 }
+ROUNDS = max(map(len, WRONG.values()))
 
 
 def grade(answers: Path, *names: str) -> tuple[int, str]:
@@ -74,14 +172,42 @@ def test_stub_and_solution_have_the_same_signature():
         assert lines[0] == lines[1], name
 
 
-def test_wrong_answers_get_the_line_that_helps(tmp_path):
-    for name, (right, wrong, _) in WRONG.items():
+@pytest.mark.ci
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_wrong_answers_get_the_line_that_helps(tmp_path, number):
+    """Wrong answer `number` of every exercise that has so many, graded together."""
+    chosen = {name: wrong[number] for name, wrong in WRONG.items() if number < len(wrong)}
+    for name, (right, wrong, _) in chosen.items():
         text = (EXERCISES / "solutions" / f"{name}.py").read_text()
         assert right in text, f"the solution of {name} no longer holds {right!r}"
         (tmp_path / f"{name}.py").write_text(text.replace(right, wrong))
-    code, printed = grade(tmp_path, *NAMES)
-    silent = {name: message for name, (_, _, message) in WRONG.items() if message not in printed}
+    code, printed = grade(tmp_path, *chosen)
+    silent = {name: message for name, (_, _, message) in chosen.items() if message not in printed}
     assert code == 1 and not silent, (silent, printed)
+
+
+def test_every_exercise_has_six_wrong_answers():
+    assert all(len({wrong for _, wrong, _ in answers}) >= 6 for answers in WRONG.values())
+
+
+def test_an_error_shows_the_readers_own_line(tmp_path):
+    text = (EXERCISES / "solutions" / "rms_norm.py").read_text()
+    (tmp_path / "rms_norm.py").write_text(text.replace("* weight", "* wieght"))
+    (tmp_path / "swiglu.py").write_text("def swiglu(x, gate, up, down):\n    return (x\n")
+    (tmp_path / "top_p.py").write_text("def top_p(logits):\n    return logits\n")
+    code, printed = grade(tmp_path, "rms_norm", "swiglu", "top_p")
+    assert code == 1 and "NameError: name 'wieght' is not defined" in printed, printed
+    assert "rms_norm.py, line 11:\n    return x * torch.rsqrt(mean_square + eps) * wieght" in printed, printed
+    assert "swiglu.py, line 2:\n    return (x\nSyntaxError: '(' was never closed" in printed, printed
+    assert "top_p raised TypeError: top_p() takes 1 positional argument but 2 were given" in printed, printed
+    assert "grading.py" not in printed and "importlib" not in printed and "Traceback" not in printed, printed
+
+
+def test_an_infinity_is_shown_as_one(tmp_path):
+    text = (EXERCISES / "solutions" / "top_p.py").read_text()
+    (tmp_path / "top_p.py").write_text(text.replace("-math.inf", "-1e30"))
+    code, printed = grade(tmp_path, "top_p")
+    assert code == 1 and "expected -inf" in printed, printed
 
 
 def test_a_missing_or_renamed_answer_is_named(tmp_path):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades adamw_step against train.py:AdamW."""
-import pytest
 import torch
-from lessons.exercises.grading import call, judge
+from lessons.exercises.grading import call, fail, judge
 
 from train import AdamW
 
@@ -15,14 +14,19 @@ def run(step, gradients, w, lr, decay):
     return w
 
 
-def variant(coupled=False, corrected=True, late=0, inside=False, squared=True):
+def variant(coupled=False, corrected=True, late=0, inside=False, squared=True, exchanged=False, times_lr=True,
+            order=(0, 1), root=True, fresh=False):
     """AdamW with one part changed."""
     def step(w, g, m, v, t, lr, decay):
         g = g + decay * w if coupled else g
-        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * (g * g if squared else g.abs())
-        one, two = (1 - 0.9**(t + late), 1 - 0.95**(t + late)) if corrected else (1, 1)
-        below = (v / two + 1e-8).sqrt() if inside else (v / two).sqrt() + 1e-8
-        return w * (1 - (0 if coupled else lr * decay)) - lr * m / one / below, m, v
+        b1, b2 = (0.95, 0.9) if exchanged else (0.9, 0.95)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * (g * g if squared else g.abs())
+        m, v = ((1 - b1) * g, (1 - b2) * g * g) if fresh else (m, v)
+        one, two = (1 - b1 ** (t + late), 1 - b2 ** (t + late)) if corrected else (1, 1)
+        below = (v / two + 1e-8).sqrt() if inside else ((v / two).sqrt() if root else v / two) + 1e-8
+        shrink = 0 if coupled else decay * (lr if times_lr else 1)
+        moments = (m, v)
+        return w * (1 - shrink) - lr * m / one / below, moments[order[0]], moments[order[1]]
     return step
 
 
@@ -36,9 +40,12 @@ def test_adamw_step(answer):
         layer.weight.grad = g.clone()
         optimizer.step(t, lr)
     mistakes = {
-        "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay instead": variant(
-            coupled=True
-        ),
+        "the decay is added to the gradient: that is Adam with L2; shrink w": variant(coupled=True),
+        "the decay is not multiplied by the rate: w (1 - lr decay)": variant(times_lr=False),
+        "b1 and b2 are exchanged": variant(exchanged=True),
+        "the moments come back in the wrong order: (w, m, v)": variant(order=(1, 0)),
+        "the root of v is missing": variant(root=False),
+        "the moments of the step before are not used: m = b1 m + (1 - b1) g": variant(fresh=True),
         "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": variant(corrected=False),
         "the step counter is one too high: the first step has t = 1": variant(late=1),
         "eps is under the root; add it after": variant(inside=True),
@@ -51,7 +58,8 @@ def test_adamw_step(answer):
     def checked(*inputs):
         found = call(step, *inputs)
         if not (isinstance(found, tuple) and len(found) == 3):
-            pytest.fail("adamw_step must return three tensors: the new (w, m, v)", pytrace=False)
+            fail("adamw_step must return three tensors: the new (w, m, v)")
         return found
 
-    judge("the weight after four steps", run(checked, gradients, w, lr, decay), layer.weight.detach(), results)
+    found = run(checked, gradients, w, lr, decay)
+    judge("the weight after four steps", found, layer.weight.detach(), results)

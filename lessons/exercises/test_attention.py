@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades attention against model.py:attention_written_out."""
+import math
+
 import torch
 from lessons.exercises.grading import call, judge
 
@@ -10,20 +12,27 @@ def test_attention(answer):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
     everything = torch.ones(6, 6, dtype=torch.bool)
+    later = everything.triu(1)
     score = q @ k.repeat_interleave(2, dim=1).transpose(2, 3) / 8**0.5
-    wrong_axis = torch.softmax(score.masked_fill(everything.triu(1), -1e9), dim=2) @ v.repeat_interleave(
-        2, dim=1
-    )
+    values = v.repeat_interleave(2, dim=1)
     mistakes = {
         "later positions are read too: mask them out before the softmax": attention_written_out(
             q, k, v, everything
         ),
+        "the scores of later positions are 0, and exp(0) is 1: use -inf": (
+            torch.softmax(score.masked_fill(later, 0.0), dim=3) @ values),
+        "later positions are cut off after the softmax, so the weights do not sum to 1: mask before": (
+            torch.softmax(score, dim=3).masked_fill(later, 0.0) @ values),
+        "a position does not read itself": (
+            torch.softmax(score.masked_fill(everything.triu(0), -math.inf), dim=3) @ values),
+        "the mask lies the other way: a position reads itself and later ones": (
+            torch.softmax(score.masked_fill(later.t(), -math.inf), dim=3) @ values),
         "the scores are not divided by sqrt(F)": attention_written_out(q * 8**0.5, k, v),
         "the scores are divided by F; by sqrt(F) is right": attention_written_out(q / 8**0.5, k, v),
-        "the heads are grouped the other way: query head h reads h // (H/K), so repeat each head, not the row of heads": attention_written_out(
-            q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)
-        ),
-        "the softmax is over the queries; it is over the keys, the last axis": wrong_axis,
+        "the heads are grouped the other way: repeat each head (0 0 1 1), not the row of heads (0 1 0 1)": (
+            attention_written_out(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1))),
+        "the softmax is over the queries; it is over the keys, the last axis": (
+            torch.softmax(score.masked_fill(later, -1e9), dim=2) @ values),
     }
     judge("attention", call(answer("attention"), q, k, v), attention_written_out(q, k, v), mistakes)
 

@@ -4,7 +4,7 @@ Corpus.
 """
 import numpy as np
 import pytest
-from lessons.exercises.grading import call
+from lessons.exercises.grading import call, fail
 
 import data
 from corpus.command import prepare_files
@@ -18,24 +18,37 @@ def corpus(tmp_path_factory):
     return prepare_files([folder / "my.txt"], folder / "corpus")
 
 
-def without_separators(documents, separator, seq_len):
-    stream = [token for document in documents for token in document]
-    return [stream[start:start + seq_len] for start in range(0, len(stream) - seq_len + 1, seq_len)]
+def cut(stream, seq_len, last=0):
+    """Rows of a stream; `last` more tokens than a row may be missing at the end."""
+    return [stream[start:start + seq_len] for start in range(0, len(stream) - seq_len + 1 + last, seq_len)]
 
 
-def one_document_a_row(documents, separator, seq_len):
-    return [([*document, separator] + [separator] * seq_len)[:seq_len] for document in documents]
+def joined(documents, before=(), after=()):
+    """The documents one after the other, with tokens before and after each."""
+    return [token for document in documents for token in [*before, *document, *after]]
 
 
-def separator_first(documents, separator, seq_len):
-    stream = [token for document in documents for token in [separator, *document]]
-    return [stream[start:start + seq_len] for start in range(0, len(stream) - seq_len + 1, seq_len)]
+def padded(documents, sep, seq_len):
+    rows = cut(joined(documents, after=[sep]), seq_len, seq_len - 1)
+    return [row + [sep] * (seq_len - len(row)) for row in rows]
 
 
 MISTAKES = {
-    "the separator after each document is missing": without_separators,
-    "each document is cut or padded to a row of its own; let it go on in the next row": one_document_a_row,
-    "the separator stands before each document; it ends it": separator_first,
+    "the separator after each document is missing": lambda d, sep, n: cut(joined(d), n),
+    "the separator comes before each document; it ends it": lambda d, sep, n: cut(joined(d, before=[sep]), n),
+    "each document is cut or padded to a row of its own; let it go on in the next row": lambda d, sep, n: [
+        ([*document, sep] + [sep] * n)[:n] for document in d],
+    "each document begins a new row; it follows the one before in the same row": lambda d, sep, n: [
+        row for document in d for row in cut([*document, sep], n)],
+    "the last row is missing; it is full if the separator after the last document is counted: is that "
+    "separator there, and does the loop reach the last full row?": lambda d, sep, n: cut(
+        joined(d, after=[sep])[:-1], n),
+    "a last row that is not full is left out; yours was padded": padded,
+    "a last row that is not full is left out; yours was kept": lambda d, sep, n: cut(
+        joined(d, after=[sep]), n, n - 1),
+    "the rows overlap; the next one begins where the one before ended": lambda d, sep, n: [
+        joined(d, after=[sep])[start:start + n]
+        for start in range(0, len(joined(d, after=[sep])) - n + 1, n - 1)],
 }
 
 
@@ -50,20 +63,31 @@ def test_pack(answer, corpus):
         else:
             document.append(token)
     expected = [real.batch(i)[0].tolist() for i in range(len(real))]
-    rows = call(answer("pack"), documents, real.eos_id, seq_len)
+    check(answer, documents, real.eos_id, seq_len, expected)
+
+
+@pytest.mark.parametrize("seq_len", [3, 4])
+def test_pack_to_the_last_token(answer, seq_len):
+    """Nine tokens with their separators: three full rows of three, or two of four and a rest."""
+    stream = [5, 6, 7, 0, 8, 9, 5, 6, 0]
+    expected = [stream[start:start + seq_len] for start in range(0, 9 // seq_len * seq_len, seq_len)]
+    check(answer, [[5, 6, 7], [8, 9, 5, 6]], 0, seq_len, expected)
+
+
+def check(answer, documents, separator, seq_len, expected):
+    """Compare the rows; name the usual mistakes."""
+    rows = call(answer("pack"), documents, separator, seq_len)
     if rows == expected:
         return
     for message, wrong in MISTAKES.items():
-        if rows == wrong(documents, real.eos_id, seq_len):
-            pytest.fail(f"pack: {message}", pytrace=False)
+        if rows == wrong(documents, separator, seq_len):
+            fail(f"pack: {message}")
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        pytest.fail("pack must return a list of lists", pytrace=False)
-    if any(len(row) != seq_len for row in rows):
-        pytest.fail(
-            f"pack: every row has {seq_len} tokens; one of yours has {next(len(row) for row in rows if len(row) != seq_len)}",
-            pytrace=False,
-        )
+        fail("pack must return a list of lists")
+    lengths = [len(row) for row in rows if len(row) != seq_len]
+    if lengths:
+        fail(f"pack: every row has {seq_len} tokens; one of yours has {lengths[0]}")
     if len(rows) != len(expected):
-        pytest.fail(f"pack: {len(rows)} rows; {len(expected)} are filled by these documents", pytrace=False)
+        fail(f"pack: {len(rows)} rows; {len(expected)} are filled by these documents")
     number = next(i for i, (mine, theirs) in enumerate(zip(rows, expected)) if mine != theirs)
-    pytest.fail(f"pack: row {number} is {rows[number]}; expected {expected[number]}", pytrace=False)
+    fail(f"pack: row {number} is {rows[number]}; expected {expected[number]}")

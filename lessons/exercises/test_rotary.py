@@ -16,7 +16,7 @@ def interleaved(x, theta):
 
 def test_rotary(answer):
     torch.manual_seed(0)
-    x, theta = torch.randn(2, 3, 7, 8), 100.0
+    x, theta = torch.randn(2, 3, 7, 8), 10.0
     cos, sin = rotary_table(7, 8, theta)
     later_cos, later_sin = rotary_table(8, 8, theta)
     mistakes = {
@@ -24,6 +24,9 @@ def test_rotary(answer):
         "the pairs turn the other way: check the two signs of sin": rotate(x, cos, -sin),
         "the exponent is -j/F; it is -2j/F for j = 0 ... F/2 - 1": rotate(x, *rotary_table(7, 8, theta**0.5)),
         "positions begin at 1; the first one is 0 and is not turned": rotate(x, later_cos[1:], later_sin[1:]),
+        "the frequency grows with j: the exponent is -2j/F": rotate(x, *rotary_table(7, 8, 1 / theta)),
+        "cosine and sine are exchanged": rotate(x, sin, cos),
+        "the minus sign of a cos w - b sin w is missing": x * cos + x.roll(4, dims=3) * sin,
         "nothing is turned": x,
     }
     judge("rotary", call(answer("rotary"), x, theta), rotate(x, cos, sin), mistakes)

@@ -2,7 +2,7 @@
 """Grades swiglu against model.py:MLP."""
 import torch
 from lessons.exercises.grading import call, judge
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, relu, silu
 
 from model import MLP, SIZES
 
@@ -19,6 +19,9 @@ def test_swiglu(answer):
     mistakes = {
         "silu is on the up branch; it belongs on the gate": (g * silu(u)) @ down.t(),
         "sigmoid stands where silu should: silu(z) is z times sigmoid(z)": (torch.sigmoid(g) * u) @ down.t(),
+        "this is ReLU; use silu": (relu(g) * u) @ down.t(),
+        "silu comes after the product; it belongs on the gate alone": silu(g * u) @ down.t(),
+        "the gate is missing": silu(u) @ down.t(),
         "this is GELU; use silu": (gelu(g) * u) @ down.t(),
         "the gate has no silu": (g * u) @ down.t(),
         "the branches are added; multiply them": (silu(g) + u) @ down.t(),

@@ -9,11 +9,6 @@ from lessons.exercises.grading import call, judge
 from sample import SampleSettings, filtered
 
 
-def finite(logits):
-    """-inf as a number that can be compared."""
-    return logits.masked_fill(logits == -math.inf, -1e4)
-
-
 @pytest.mark.parametrize("p", [0.3, 0.8])
 def test_top_p(answer, p):
     torch.manual_seed(0)
@@ -23,19 +18,24 @@ def test_top_p(answer, p):
     right = logits.masked_fill(~kept, -math.inf)
     best_first, order = torch.softmax(logits, dim=0).sort(descending=True)
     inside = order[best_first.cumsum(0) <= p]
-    short = torch.full_like(logits, -math.inf).scatter(0, inside, logits[inside])
+
+    def only(ids):
+        return torch.full_like(logits, -math.inf).scatter(0, ids, logits[ids])
+
     number = int(kept.sum())
+    worst_first, backwards = torch.softmax(logits, dim=0).sort()
+    from_below = backwards[worst_first.cumsum(0) - worst_first < p]
     by_place = torch.where(torch.arange(12) < number, logits[order], -math.inf)
     mistakes = {
-        "the token that crosses p must be kept, else the kept mass is below p (and may be nothing)": finite(
-            short
-        ),
-        "the logits come back sorted; put each at its own place": finite(by_place),
-        "tokens are kept by their own probability; it is the sum that counts": finite(
-            logits.masked_fill(torch.softmax(logits, 0) < 1 - p, -math.inf)
-        ),
+        "the token that crosses p must be kept, else the kept mass is below p": only(inside),
+        "the logits come back sorted; put each at its own place": by_place,
+        "tokens are kept by their own probability; it is the sum that counts": logits.masked_fill(
+            torch.softmax(logits, 0) < 1 - p, -math.inf),
+        "log-probabilities come back; return the logits as they were": torch.log_softmax(right, 0),
+        "the least probable tokens are kept; sort with descending=True": only(from_below),
+        "one token too many is kept: stop when the sum reaches p": only(order[:number + 1]),
+        "nothing is removed": logits,
         "probabilities come back; return logits": torch.softmax(logits, 0),
         "the removed tokens got 0, which is a logit like others; use -inf": torch.where(kept, logits, 0.0),
     }
-    found = call(answer("top_p"), logits, p)
-    judge("top_p", finite(found) if isinstance(found, torch.Tensor) else found, finite(right), mistakes)
+    judge("top_p", call(answer("top_p"), logits, p), right, mistakes)

@@ -1,48 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grades ungreedy_step against tokenizer.py:TokenMonster.steps, wherever that had a choice to make and no
+"""Grades ungreedy_step against tokenizer.py:TokenMonster.turns, wherever there was a choice to make and no
 delete token was in play.
 """
-import pytest
-from lessons.exercises.grading import call
+from lessons.exercises.grading import call, fail
 
 import tokenizer
 
-TEXT = (
-    "The tokenizer looks one token further than a greedy one would, and sometimes a shorter word now buys a longer one next. "
-    "Understanding misinterpretations, re-examining the unlikeliest abbreviations, she outwitted them. "
-) * 3
+# Long words, code, rulers and curly quotes, so that every rule decides somewhere.
+TEXT = """\
+The tokenizer looks one token further than a greedy one would, and sometimes a shorter word now buys a longer
+one next. Understanding misinterpretations, re-examining the unlikeliest abbreviations, she outwitted them.
+
+Irrefutable Case Blocks
+-----------------------
+
+An irrefutable case block is a match-all case block. A match statement may have at most one irrefutable
+case block, and it must be last. Otherwise "TypeError" is raised.
+
+      See also:
+
+        Customizing instance and subclass checks
+
+The "async with" statement
+--------------------------
+
+   async_with_stmt: "async" with_stmt
+
+"__repr__()" is also used when an \u201cinformal\u201d string representation of instances is required. This
+method is called by "print()" to compute the \u201cinformal\u201d or nicely printable string representation.
+
+    def outwitted(self, other): return [item for item in self.unlikeliest if item >= other.threshold * 1.25]
+"""
+
+
+def variant(words, data, start, numbers=(1, 2, 3), alternatives=2, last_wins=False, longest=False):
+    """The step with one part changed."""
+    records, end = words.vocab.records, len(data) - 1
+    candidate = words.longest(data, start, end)
+    tried, best = [candidate, records[candidate].alt1, records[candidate].alt2], None
+    for number, first in zip(numbers, tried[:1 + alternatives]):
+        middle = start + len(records[first].token) if first is not None else end
+        second = words.longest(data, middle, end) if first is not None else None
+        if second is None:
+            continue
+        covered = len(records[candidate].token)
+        score = words.weigh(data, start, covered, 0, number, first, second, 0).score
+        if longest:
+            score = len(records[first].token) + len(records[second].token)
+        if best is None or score > best[0] or (last_wins and score == best[0]):
+            best = (score, first, second)
+    return best[1]
+
+
+MISTAKES = {
+    "a pair that reaches no further than the longest token must lose: `number` is 1, 2 and 3, not always 1, "
+    "and `covered` is the length of the longest token, not each one's own": {"numbers": (1, 1, 1)},
+    "`number` counts from 0; the candidate has 1": {"numbers": (0, 1, 2)},
+    "this is greedy: the longest token is taken without trying an alternative": {"alternatives": 0},
+    "the second alternative (alt2) is not tried": {"alternatives": 1},
+    "of equal scores the last won; the first must": {"last_wins": True},
+    "the pair that covers most bytes won; the score of `weigh` decides": {"longest": True},
+}
 
 
 def test_ungreedy_step(answer):
     words = tokenizer.load()
     data = tokenizer.normalize(TEXT) + b"\0"
-    plain = [turn for turn in words.turns(data[:-1]) if turn.branches and not turn.virtual]
-    steps = [step for step in plain if not any(branch.name.endswith("b") for branch in step.branches)]
-    assert sum(step.winner.first != step.record for step in steps) >= 3  # places where greedy is wrong
+    turns = [turn for turn in words.turns(data[:-1]) if len(turn.branches) > 1 and not turn.virtual
+             and not any(branch.name.endswith("b") for branch in turn.branches)]
+    right = [turn.winner.first for turn in turns]
+    results = {message: [variant(words, data, turn.start, **changed) for turn in turns]
+               for message, changed in MISTAKES.items()}
+    results["the second token of the pair came back; return the first"] = [t.winner.second for t in turns]
+    results["the token itself came back; return the number of its record"] = [
+        words.vocab.records[number].token for number in right]
+    assert [variant(words, data, turn.start) for turn in turns] == right
+    assert all(wrong != right for wrong in results.values())      # the text shows every mistake
     function = answer("ungreedy_step")
-    found = [call(function, words, data, step.start) for step in steps]
-    right = [step.winner.first for step in steps]
+    found = [call(function, words, data, turn.start) for turn in turns]
     if found == right:
         return
-    last_of_equals = [max(reversed(step.branches), key=lambda branch: branch.score).first for step in steps]
-    without_third = [max(step.branches[:2], key=lambda branch: branch.score).first for step in steps]
-    seconds = [step.winner.second for step in steps]
-    mistakes = {
-        "this is greedy: the longest token is taken without looking at what follows": [
-            step.record for step in steps
-        ],
-        "the second token of the best pair came back; return the first": seconds,
-        "of equal scores the last won; the first must": last_of_equals,
-        "the second alternative (alt2) is not tried": without_third,
-    }
-    for message, wrong in mistakes.items():
+    for message, wrong in results.items():
         if found == wrong:
-            pytest.fail(f"ungreedy_step: {message}", pytrace=False)
+            fail(f"ungreedy_step: {message}")
     number = next(i for i, (mine, theirs) in enumerate(zip(found, right)) if mine != theirs)
-    step = steps[number]
-    records = words.vocab.records
-    pairs = [
-        (branch.first, records[branch.first].token, records[branch.second].token, branch.score)
-        for branch in step.branches
-    ]
-    pytest.fail(f"ungreedy_step: at {step.start} record {found[number]!r} was chosen; (record, token, next, score) there: {pairs}", pytrace=False)
+    turn, records = turns[number], words.vocab.records
+    pairs = [(branch.first, records[branch.first].token, records[branch.second].token, branch.score)
+             for branch in turn.branches]
+    fail(f"ungreedy_step: at {turn.start} record {found[number]!r} was chosen; "
+         f"(record, token, next, score) there: {pairs}")
