@@ -69,7 +69,7 @@ WRONG = {
         ("torch.logsumexp(logits, dim=2) - chosen", "-chosen", "logsumexp is missing"),
         (".mean()", ".sum() / input_ids.numel()", "divided by B*T"),
         (".mean()", ".sum(dim=1).mean()", "divided by B;"),
-        ("    logits = logits[:, :-1] ", "    input_ids = torch.cat([input_ids[:, :1], input_ids[:, :-1]], dim=1)\n"
+        ("    logits = logits[:, :-1] ", "    input_ids = input_ids.roll(1, dims=1)\n"
          "    logits = logits[:, 1:] ", "the shift goes the other way"),
     ],
     "adamw": [

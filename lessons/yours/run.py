@@ -146,10 +146,11 @@ class Added(nn.Module):
 
 
 def fit(
-    model: nn.Module, batch: Callable[[int], Tensor], steps: int, loss_of: Callable = real.next_token_loss
+    model: nn.Module, batch: Callable[[int], Tensor], steps: int, rate: float,
+    loss_of: Callable = real.next_token_loss,
 ) -> None:
     """Train with torch's AdamW at a constant rate: what the steps before 11 use."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     with in_low_precision():
         for step in range(steps):
             ids = batch(step)  # (B, T)
@@ -195,9 +196,9 @@ def trained(steps: Steps, number: int) -> Callable[[Tensor], Tensor]:
             if weight.dim() == 2:
                 nn.init.normal_(weight, 0.0, 0.02)  # as step 9 begins; torch's own start is too large
     if number < 10:
-        fit(model, batches(SHORT), SHORT)
+        fit(model, batches(SHORT), SHORT, 1e-2 if number < 7 else 3e-3)  # 1e-2: no norm yet
     elif number == 10:
-        fit(model, batches(SHORT), SHORT, steps.module(10).next_token_loss)
+        fit(model, batches(SHORT), SHORT, 3e-3, steps.module(10).next_token_loss)
     elif number == 11:
         with in_low_precision():
             losses = steps.module(11).train(model, batches(LONG, 8, 256), LONG)
