@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent
 class UserError(Exception):
     """A mistake of the user, or of the user's files: the one line that the command prints before exit code 2.
 
-    Messages quote names and values from files, so control characters are written as escapes, and the message is
-    truncated to 2,000 characters.
+    Messages quote names and values from files, so control characters are written as escapes, and the message
+    is truncated to 2,000 characters.
     """
 
     def __init__(self, message: str):
@@ -46,8 +46,8 @@ class CheckFailed(Exception):
 def run(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and return its exit code.
 
-    0 success; 2 a mistake of the user; 1 a failed check; 130 Ctrl-C. Each error is one line on stderr. So are the
-    operating system's errors (no permission, no space, not a folder), which the user can fix.
+    0 success; 2 a mistake of the user; 1 a failed check; 130 Ctrl-C. Each error is one line on stderr. So are
+    the operating system's errors (no permission, no space, not a folder), which the user can fix.
     """
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
@@ -61,7 +61,7 @@ def run(main: Callable[[], int | None]) -> int:
     except CheckFailed as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:                                       # the reader of our output is gone: `... | head`
+    except BrokenPipeError:                                       # the reader of our output is gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -74,10 +74,10 @@ def run(main: Callable[[], int | None]) -> int:
     except Exception as error:
         words = str(error).splitlines() or ["out of memory."]
         if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-                or "can't allocate memory" in words[0]):          # torch's, by name: not every script needs torch
+                or "can't allocate memory" in words[0]):          # torch's, by name: not all need torch
             raise
-        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or length.",
-              file=sys.stderr)
+        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or "
+              "length.", file=sys.stderr)
         return 2
 
 
@@ -86,8 +86,8 @@ def before_run(kind: type, error: BaseException, trace: Any) -> None:
     if kind is KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
-        print(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its environment, "
-              "or: pip install .", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its "
+              "environment, or: pip install .", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -125,7 +125,8 @@ class Parser(argparse.ArgumentParser):
             parsers = [self]
             for action in self._actions:
                 parsers += action.choices.values() if isinstance(action.choices, dict) else []
-            flags = [name for parser in parsers for action in parser._actions for name in action.option_strings]
+            actions = [action for parser in parsers for action in parser._actions]
+            flags = [name for action in actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
             hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
             raise UserError(f"unknown argument {unknown[0]}; {hint}")
@@ -261,7 +262,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def folder_problem(folder: Path) -> str | None:
-    """What is wrong with a folder of `replace_folder` (a missing, cut or changed file); None if nothing is."""
+    """What is wrong with a folder of `replace_folder` (a missing, cut or changed file), or None."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file() or sums.stat().st_size > 1 << 20:
         return f"{sums} is missing"
@@ -279,7 +280,7 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """The neighbour `folder`.new or `folder`.old. If `folder` is a link, the neighbour of the linked folder."""
+    """The neighbour `folder`.new or `folder`.old. Of a link, the linked folder's."""
     real = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     return real.with_name(real.name + ending)
 
@@ -292,9 +293,9 @@ def versions(folder: Path) -> list[Path]:
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary)` fill a folder, then put it in the place of `folder`.
 
-    The one before becomes `folder`.old, so one of `folder`, `folder`.new and `folder`.old is complete at every
-    moment. If `folder` is a link, the linked folder is replaced and the link stays. Raises UserError if the disk
-    refuses; `folder` is then as before.
+    The one before becomes `folder`.old, so one of `folder`, `folder`.new and `folder`.old is complete at
+    every moment. If `folder` is a link, the linked folder is replaced and the link stays. Raises UserError if
+    the disk refuses; `folder` is then as before.
     """
     new, old, real = beside(folder, ".new"), beside(folder, ".old"), beside(folder, "")
     shutil.rmtree(new, ignore_errors=True)
@@ -310,7 +311,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"could not write {folder}: {error}; what was there before is untouched") from None
+            raise UserError(f"could not write {folder}: {error}; the one before is untouched") from None
         raise
     if real.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -320,7 +321,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def restore_folder(folder: Path) -> None:
-    """Undo the last `replace_folder`: `folder`.old takes its place again; without one, `folder` is removed."""
+    """Undo the last `replace_folder`: `folder`.old takes its place again, or `folder` is removed."""
     old, real = beside(folder, ".old"), beside(folder, "")
     shutil.rmtree(real, ignore_errors=True)
     if old.exists():

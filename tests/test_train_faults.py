@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py under bad luck: numbers that are not finite, links, signals, full disks, damaged or old run.json."""
+"""train.py under bad luck: numbers that are not finite, links, signals, full disks, damaged run.json."""
 import json
 import math
 import os
@@ -28,8 +28,8 @@ SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
 
 def settings(corpus: Path, out: Path, **changes) -> dict:
     """A run of about a second."""
-    values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=6, seq_len=32,
-                  batch_size=4, eval_steps=2, logging_steps=2, max_eval_samples=7, learning_rate=1e-3)
+    values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=6,
+                  seq_len=32, batch_size=4, eval_steps=2, logging_steps=2, max_eval_samples=7, learning_rate=1e-3)
     return {**values, **changes}
 
 
@@ -37,7 +37,8 @@ def rows_of(folder: Path) -> list[dict]:
     """The rows of log.jsonl, which must be JSON: NaN and Infinity are not."""
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
-    return [json.loads(line, parse_constant=refuse) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
 # ------------------------------------------------------------------------------------------- validation rows
@@ -67,7 +68,7 @@ def test_several_processes_divide_the_same_rows(corpus, tmp_path, monkeypatch, m
     for job.device.rank in range(4):
         try:
             train.evaluate(model, job)
-        except ZeroDivisionError:                                 # this process had no row, and no sum of the others
+        except ZeroDivisionError:                                 # this process had no row
             pass
     total, rows = sum(parts).sum(0).tolist()
     assert rows == 7 and total / rows == pytest.approx(alone[""], abs=1e-6)
@@ -87,7 +88,7 @@ def test_validation_is_masked_where_training_is(corpus, tmp_path):
     job = open_job(settings(corpus, tmp_path / "run", document_mask=True, max_eval_samples=3))
     torch.manual_seed(1)
     model = Llama(SMALL)
-    for parameter in model.parameters():                          # far from the first weights, so a mask matters
+    for parameter in model.parameters():                          # so large that a mask matters
         parameter.data.mul_(3)
     exact = []
     with torch.no_grad():
@@ -174,7 +175,7 @@ def test_a_few_steps_are_not_said_to_have_learned(corpus, tmp_path, capsys):
     assert "not yet better than counting tokens" in text and "nats learned" not in text
 
 
-# ------------------------------------------------------------------------------------------- folders and disks
+# ------------------------------------------------------------------------------------------ folders and disks
 
 def test_linked_checkpoint_folders_stay_links(corpus, tmp_path):
     run, scratch = tmp_path / "run", tmp_path / "scratch"
@@ -241,10 +242,11 @@ def start(corpus: Path, out: Path, ignored: int | None = None, **options) -> sub
     def prepare() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
-    words = ["--size", "tiny", "--data", corpus, "--out", out, "--device", "cpu", "--precision", "fp32", "--steps",
-             "100000", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "100000", "--max-eval-samples", "2",
-             "--logging-steps", "1"]
-    return subprocess.Popen([sys.executable, ROOT / "train.py", *words], preexec_fn=prepare, cwd=corpus, **options)
+    words = ["--size", "tiny", "--data", corpus, "--out", out, "--device", "cpu", "--precision", "fp32",
+             "--steps", "100000", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "100000",
+             "--max-eval-samples", "2", "--logging-steps", "1"]
+    script = [sys.executable, ROOT / "train.py"]
+    return subprocess.Popen([*script, *words], preexec_fn=prepare, cwd=corpus, **options)
 
 
 def wait_for_log(out: Path, rows: int) -> None:
@@ -259,7 +261,7 @@ def wait_for_log(out: Path, rows: int) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_a_closed_terminal_saves(corpus, tmp_path):
-    """Its output is a pseudo-terminal that closes; the signal may come twice, from the shell and the kernel."""
+    """Its output is a pseudo-terminal that closes; the signal may come from shell and kernel, twice."""
     pty = pytest.importorskip("pty")
     run = tmp_path / "run"
     controller, terminal = pty.openpty()
@@ -285,15 +287,15 @@ def test_an_ignored_signal_stays_ignored(corpus, tmp_path):
     assert process.wait(60) == 143
 
 
-# ---------------------------------------------------------------------------------------------------- run.json
+# --------------------------------------------------------------------------------------------------- run.json
 
 OLD = {                                                           # settings as written by commit 4d8ebd7
-    "size": "tiny", "data": None, "out": None, "resume": None, "init": None, "recipe": "laptop", "precision": "fp32",
-    "device": "cpu", "steps": 6, "tokens": None, "epochs": None, "stop_after": None, "deadline": None, "seq_len": 32,
-    "batch_size": 4, "micro_batch": None, "learning_rate": 0.001, "warmup_steps": 1, "schedule": "cosine",
+    "size": "tiny", "data": None, "out": None, "resume": None, "init": None, "recipe": "laptop",
+    "precision": "fp32", "device": "cpu", "steps": 6, "tokens": None, "epochs": None, "stop_after": None, "deadline": None,
+    "seq_len": 32, "batch_size": 4, "micro_batch": None, "learning_rate": 0.001, "warmup_steps": 1, "schedule": "cosine",
     "stable_steps": 5, "weight_decay": 0.01, "max_grad_norm": 1.0, "seed": 42, "eval_steps": 2,
-    "best_eval_start_step": 1, "max_eval_samples": 7, "logging_steps": 2, "recompute": False, "loss_chunk": None,
-    "fused": False, "compile": False, "skip_nonfinite": False, "document_mask": False, "dry_run": False,
+    "best_eval_start_step": 1, "max_eval_samples": 7, "logging_steps": 2, "recompute": False,
+    "loss_chunk": None, "fused": False, "compile": False, "skip_nonfinite": False, "document_mask": False, "dry_run": False,
 }
 
 
@@ -307,7 +309,8 @@ def test_a_run_of_the_version_before_resumes_exactly(corpus, tmp_path):
     (run / "run.json").write_text(json.dumps(record))
     rest = train.train(resume=str(run))
     assert rest.losses == whole.losses[2:]
-    assert (run / "last/model.safetensors").read_bytes() == (tmp_path / "whole/last/model.safetensors").read_bytes()
+    weights = [(folder / "last/model.safetensors").read_bytes() for folder in (run, tmp_path / "whole")]
+    assert weights[0] == weights[1]
 
 
 def test_an_old_fine_tuning_keeps_its_beta2():
@@ -357,9 +360,9 @@ import dataclasses, sys
 import model
 model.SIZES["newest"] = dataclasses.replace(model.SIZES["tiny"], num_hidden_layers=1)
 import train
-sys.exit(train.main(["--size", "NEWEST", "--data", {corpus!r}, "--out", {out!r}, "--device", "cpu", "--precision",
-                     "fp32", "--steps", "2", "--max-eval-samples", "2", "--recipe", {recipe!r}, "--seq-len", "32",
-                     "--batch-size", "2", "--dry-run"]))
+sys.exit(train.main(["--size", "NEWEST", "--data", {corpus!r}, "--out", {out!r}, "--device", "cpu",
+                     "--precision", "fp32", "--steps", "2", "--max-eval-samples", "2", "--recipe",
+                     {recipe!r}, "--seq-len", "32", "--batch-size", "2", "--dry-run"]))
 """
 
 

@@ -95,13 +95,13 @@ def nothing_left(job: Job, step: int) -> str:
     settings = job.settings
     if step >= settings.steps:
         longer = command("train.py", "--init", job.folder, "--data", job.corpus.folder)
-        return (f"nothing is left to train: the schedule of {settings.steps:,} steps has ended, and --tokens and "
-                "--epochs can only end a run earlier. For more training start a new run from this model: "
+        return (f"nothing is left to train: the schedule of {settings.steps:,} steps has ended, and --tokens "
+                "and --epochs can only end a run earlier. For more training start a new run from this model: "
                 f"{longer} --steps N")
     if step >= job.schedule_end():
         limit = " and ".join(f"--{name} {getattr(settings, name):,}" for name in ("tokens", "epochs")
                              if getattr(settings, name))
-        return f"nothing is left to train: step {step:,} is the end of {limit}; raise it to continue the schedule"
+        return f"nothing is left to train: step {step:,} is the end of {limit}; raise it to continue"
     return f"nothing is left to train: --stop-after {settings.stop_after:,} is not after step {step:,}"
 
 
@@ -129,7 +129,7 @@ def setting_rows(job: Job) -> list[str]:
 # --------------------------------------------------------------------------------------- the card's own table
 
 def ours(job: Job, model: Llama) -> dict[str, Any]:
-    """What this run does, under the names of the cards' tables of hyper-parameters and of the precision recipe."""
+    """What this run does, under the names that the cards' tables use."""
     settings = job.settings
     parts = job.device.world * job.device.shards
     rows = min(job.micro_batch, settings.batch_size // job.device.world)

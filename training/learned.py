@@ -142,7 +142,7 @@ def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: 
     for position in range(1, most):
         logits = model(newest.to(device), cache)[:, -1].float().cpu()                     # (B, V)
         if not torch.isfinite(logits).all():
-            break                                                                         # nothing can be drawn
+            break                                                             # nothing can be drawn
         drawn = choose(logits, temperature, chance)
         for number, row in enumerate(rows):
             if position < given[number]:

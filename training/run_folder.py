@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common import (
-    ROOT, UserError, atomic_write, beside, folder_problem, lock_folder, read_json, replace_folder, restore_folder,
-    versions,
+    ROOT, UserError, atomic_write, beside, folder_problem, lock_folder, read_json, replace_folder,
+    restore_folder, versions,
 )
 from model import Llama
 from params import count
@@ -58,7 +58,7 @@ class RunFolder:
         if self.writes and here:
             note_changes(self.job)
         elif self.state.step:
-            self.save()                                           # from now on the new folder can be resumed too
+            self.save()                                           # from now on the new folder can be resumed
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -66,10 +66,10 @@ class RunFolder:
             self.lock.close()
 
     def load(self, run: Path) -> None:
-        """Load weights, moments and state from the newest complete checkpoint of `run`, and cut the log there.
+        """Load weights, moments and state from the newest complete checkpoint of `run`; cut the log.
 
-        That is last/, else a complete last.new/, else last.old/. Raises UserError if there are checkpoints and
-        none is complete.
+        That is last/, else a complete last.new/, else last.old/. Raises UserError if there are checkpoints
+        and none is complete.
         """
         problems, found = [], None
         for checkpoint in versions(run / "last"):
