@@ -29,7 +29,8 @@ SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
 def settings(corpus: Path, out: Path, **changes) -> dict:
     """A run of about a second."""
     values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=6,
-                  seq_len=32, batch_size=4, eval_steps=2, logging_steps=2, max_eval_samples=7, learning_rate=1e-3)
+                  seq_len=32, batch_size=4, eval_steps=2, logging_steps=2, max_eval_samples=7,
+                  learning_rate=1e-3)
     return {**values, **changes}
 
 
@@ -291,11 +292,12 @@ def test_an_ignored_signal_stays_ignored(corpus, tmp_path):
 
 OLD = {                                                           # settings as written by commit 4d8ebd7
     "size": "tiny", "data": None, "out": None, "resume": None, "init": None, "recipe": "laptop",
-    "precision": "fp32", "device": "cpu", "steps": 6, "tokens": None, "epochs": None, "stop_after": None, "deadline": None,
-    "seq_len": 32, "batch_size": 4, "micro_batch": None, "learning_rate": 0.001, "warmup_steps": 1, "schedule": "cosine",
-    "stable_steps": 5, "weight_decay": 0.01, "max_grad_norm": 1.0, "seed": 42, "eval_steps": 2,
-    "best_eval_start_step": 1, "max_eval_samples": 7, "logging_steps": 2, "recompute": False,
-    "loss_chunk": None, "fused": False, "compile": False, "skip_nonfinite": False, "document_mask": False, "dry_run": False,
+    "precision": "fp32", "device": "cpu", "steps": 6, "tokens": None, "epochs": None, "stop_after": None,
+    "deadline": None, "seq_len": 32, "batch_size": 4, "micro_batch": None, "learning_rate": 0.001,
+    "warmup_steps": 1, "schedule": "cosine", "stable_steps": 5, "weight_decay": 0.01,
+    "max_grad_norm": 1.0, "seed": 42, "eval_steps": 2, "best_eval_start_step": 1, "max_eval_samples": 7,
+    "logging_steps": 2, "recompute": False, "loss_chunk": None, "fused": False, "compile": False,
+    "skip_nonfinite": False, "document_mask": False, "dry_run": False,
 }
 
 
