@@ -263,8 +263,8 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
     return [serving, training]
 
 
-# What bench/tpu_compile.py printed: size, backend, attention, recompute, loss chunk, arguments + temporaries in
-# GiB. In TorchTPU's one graph for 150m the compiler merged the recomputation with the first computation.
+# What bench/tpu_compile.py printed: size, backend, attention, recompute, loss chunk, GiB of arguments and
+# temporaries. In TorchTPU's one graph for 150m the compiler merged recomputing with the first computation.
 LIMIT = 15.75                                                     # GiB of a v5e chip that it may use
 RECORDED_ON = {"torch_xla": "2026-11-27", "torchtpu": "2026-11-28"}
 RECORDED = [
@@ -287,7 +287,7 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
             how = f"{backend}, {attention}, {'layers recomputed' if recompute else 'no recompute'}"
             how += f", loss chunks of {chunk}" if chunk else ", loss in one piece"
             lines += [
-                f"TPU v5e, 8 x 4,096 tokens/chip, {how}:",
+                f"TPU v5e, 8 x 4,096, {how}:",
                 f"  its compiler {figure:.2f} GiB of {LIMIT} ({RECORDED_ON[backend]}), our formula's peak "
                 f"{memory['peak'] / 2**30:.2f}",
             ]

@@ -387,7 +387,7 @@ def sentences(folder: Folder) -> None:
     name = heading[1] if heading else ""
     gallery = block.get("gallery") if isinstance(block.get("gallery"), dict) else {}
     percent = {key: 100 * gallery.get(key, 0) for key in ("ended", "looping", "replacement_character")}
-    use = recommended(config)
+    use = recommended(config, folder.run)
     total = values["parameters"]["total"]
     versions = info.get("versions") if isinstance(info.get("versions"), dict) else {}
     values |= {**dataclasses.asdict(config), **gallery, **percent, "name": name, "total": total}

@@ -35,8 +35,8 @@ TIMED_STEPS = 40
 RESERVE = 4.0  # seconds for opening the run, the last evaluation and saving
 # What nanoGPT's README says to run on a CPU ("I only have a macbook").
 NANOGPT = ("train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20"
-           " --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000"
-           " --lr_decay_iters=2000 --dropout=0.0").split()
+           " --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128"
+           " --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0").split()
 # Its prepare.py imports `requests` for a download that is not needed where the text is there.
 PREPARE = ("import runpy, sys, types; sys.modules['requests'] = types.ModuleType('requests'); "
            "runpy.run_path('data/shakespeare_char/prepare.py', run_name='__main__')")

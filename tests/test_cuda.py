@@ -92,11 +92,10 @@ def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
 def test_what_a_chip_of_a_tpu_needs(parts):
     """The same for both backends: eight chips with eight rows each."""
     device = Device(torch_device=torch.device("cpu"), reason="", **parts)
-    found = {
-        size: fit_on_chip(TrainSettings(size=size, recipe="card", batch_size=64, seq_len=4096), SIZES[size], device,
-                          PRECISIONS["tpu-bf16"])
-        for size in ("20m", "150m")
-    }
+    found = {}
+    for size in ("20m", "150m"):
+        settings = TrainSettings(size=size, recipe="card", batch_size=64, seq_len=4096)
+        found[size] = fit_on_chip(settings, SIZES[size], device, PRECISIONS["tpu-bf16"])
     assert found == {"20m": {}, "150m": {"recompute": True, "loss_chunk": 512}}
 
 
@@ -239,4 +238,5 @@ def test_graphs_give_the_tokens_of_the_plain_model(monkeypatch):
         list(column) for column in zip(*(tokens for tokens, _ in sample.decode(model, ids, rows, step)))
     ]
     for seed in range(3):
-        assert [tokens[0] for tokens, _ in sample.decode(model, ids, [sample.Draw(model, ids, wanted, seed)], step)] == together[seed]
+        alone = sample.decode(model, ids, [sample.Draw(model, ids, wanted, seed)], step)
+        assert [tokens[0] for tokens, _ in alone] == together[seed]

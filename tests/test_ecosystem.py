@@ -416,7 +416,7 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
         assert f"({found.beta1}, {found.beta2}) eps 1e-8" in card_says["optimizer"]
         seen.append((found.learning_rate, found.batch_size))
         with pytest.raises(
-            UserError, match=f"--recipe {recipe} goes on from a trained model: name its folder with --init"
+            UserError, match=f"--recipe {recipe} starts from a trained model: name its folder with --init"
         ):
             open_job({**wanted, "init": None})
     assert len(set(seen)) == 2

@@ -165,5 +165,6 @@ def test_flags_of_train_are_frozen():
         "compile",
         "skip_nonfinite",
         "document_mask",
+        "snapshots",
         "dry_run",
     ]

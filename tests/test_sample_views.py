@@ -225,7 +225,7 @@ def test_arena_against_another_architecture(command, place):
     (["x", "--arena", "random", "--json"], "--arena and --json"),
     (["x", "--n", "0"], "--n must be at least 1"),
     (["x", "--blind"], "--arena"),
-    (["runs", "x"], "runs: no model here"),
+    (["runs", "x"], "runs: no complete model found"),
     (["x", "--arena", "runs/none"], "runs/none: no such run"),
     (["x", "--sweep", "0.5,nan"], "temperature must be between"),
     (["x", "--temperature", "inf"], "temperature must be between"),
