@@ -4,7 +4,9 @@ STENTOR_SHARED names their folder.
 """
 import os
 import sys
+import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,17 @@ def pytest_collection_modifyitems(items):
     """The longest files first, so that both processes end at about the same time."""
     longest = ["test_readme.py", "test_lessons.py", "test_train.py"]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was skipped, and why, in at most five lines: the reasons with the most tests first."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    for reason, count in reasons.most_common(4):
+        terminalreporter.line(f"skipped {count}: {textwrap.shorten(reason, 100)}")
+    if len(reasons) > 4:
+        others = sum(count for _, count in reasons.most_common()[4:])
+        terminalreporter.line(f"skipped {others} for {len(reasons) - 4} other reasons: pytest -rs names them")
 
 
 @pytest.fixture(scope="session")

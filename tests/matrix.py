@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Candidates for the ends of the range in pyproject.toml: the oldest versions together, and the newest.
-OLDEST = ["torch==2.8.0", "numpy==1.26.4", "safetensors==0.4.3", "tqdm==4.60.0", "matplotlib==3.7.5"]
+# The ends of the range in pyproject.toml: the oldest versions together, and the newest.
+OLDEST = ["torch==2.9.0", "numpy==1.26.4", "safetensors==0.4.3", "tqdm==4.60.0", "matplotlib==3.7.5"]
 NEWEST = ["torch==2.14.1", "numpy", "safetensors", "tqdm", "matplotlib"]
 TESTING = ["pytest>=8", "pytest-xdist>=3.5", "pytest-random-order>=1.1"]
 
