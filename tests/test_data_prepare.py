@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import re
 import shutil
 import signal
@@ -176,18 +175,19 @@ def test_small_sources_still_give_a_validation_document(tmp_path):
 
 # ------------------------------------------------------------------------------------ stopping and continuing
 
-# The program counts its file operations in the output folder (PEP 578), and kills itself before number
-# kill_at (0: never).
+# The program counts its file operations in the output folder (PEP 578), not those of its workers, and kills
+# itself before number kill_at (0: never).
 RUN = """
 import os, signal, sys
 from corpus import prepare as prepare_corpus
 from corpus.documents import path_source
 math, web, out, workers, kill_at = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
-operations = 0
+operations, own_id = 0, os.getpid()
 
 def count(event, arguments):
     global operations
-    if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(out):
+    watched = event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(out)
+    if watched and os.getpid() == own_id:
         operations += 1
         if operations == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
