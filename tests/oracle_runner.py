@@ -48,7 +48,8 @@ def python_of(environment: str, needs: tuple[str, ...] = ()) -> str:
     ]
     if missing:
         pytest.skip(
-            f"{', '.join(missing)} not installed here, and STENTOR_ORACLES names no folder with the environment {environment} "
+            f"{', '.join(missing)} not installed here, and STENTOR_ORACLES names no folder with the "
+            f"environment {environment} "
             "(made by tests/oracles/make)"
         )
     return sys.executable
@@ -73,11 +74,8 @@ def oracle(
         if not name.startswith(("STENTOR_", "PYTHON", "HF_", "TRANSFORMERS_"))
     }
     quiet = {
-        "HOME": str(home),
-        "HF_HOME": str(home / "hf"),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": "1",
+        "HOME": str(home), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
     }
     command = [python_of(environment, needs), str(HERE / script), *map(str, arguments)]
     done = subprocess.run(

@@ -25,14 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_name("slow_tier.json")
 TRAINING = [
-    "common.py",
-    "model.py",
-    "train.py",
-    "precision.py",
-    "data.py",
-    "training/open_job.py",
-    "training/resolve.py",
-    "training/log.py",
+    "common.py", "model.py", "train.py", "precision.py", "data.py", "training/open_job.py",
+    "training/resolve.py", "training/log.py",
 ]
 FOLDER = ["model.py", "tokenizer.py", "vocab_files/tokenizer_files.py", "tokenizing/hf_class.py"]
 # name -> (test file, covered files, oracle environments of tests/oracles that it needs)
@@ -60,10 +54,7 @@ CHECKS = {
     "the vocabulary trainer on 20 MB": (
         "test_train_vocab.py",
         [
-            "tokenizer.py",
-            "tokenizing/trainer.py",
-            "tokenizing/lanes.py",
-            "tokenizing/candidates.py",
+            "tokenizer.py", "tokenizing/trainer.py", "tokenizing/lanes.py", "tokenizing/candidates.py",
             "tokenizing/records.py",
         ],
         [],
@@ -76,13 +67,8 @@ CHECKS = {
     "full-size compiles for a TPU": (
         "test_tpu_compile.py",
         [
-            "model.py",
-            "train.py",
-            "precision.py",
-            "devices/attention_tpu.py",
-            "bench/tpu_compile.py",
-            "training/chunked_loss.py",
-            "devices/xla.py",
+            "model.py", "train.py", "precision.py", "devices/attention_tpu.py", "bench/tpu_compile.py",
+            "training/chunked_loss.py", "devices/xla.py",
         ],
         ["xla"],
     ),
@@ -140,7 +126,8 @@ def main() -> int:
         unchanged = passed.get("sha256") == digest(name)
         if options.which == "list" or (options.which == "changed" and unchanged):
             results[name] = (
-                f"{'unchanged since it' if unchanged else 'changed; it last'} passed on {passed.get('date', 'no day on record')}"
+                f"{'unchanged since it' if unchanged else 'changed; it last'} passed on "
+                f"{passed.get('date', 'no day on record')}"
             )
             continue
         if options.which == "changed" and name in ONLY_BY_HAND:

@@ -40,10 +40,14 @@ def findings() -> dict[str, audit.Finding]:
 # --------------------------------------------------------------------------------------------------- rounding
 
 @pytest.mark.parametrize(("stated", "expected"), [
-    (52.2, (52.15, 52.25)), (12.0, (11.95, 12.05)), (33, (32.5, 33.5)), (80, (79.5, 80.5)), ("~304,000", (303_500, 304_500)), (31600, (31_550, 31_650)),
-    ("~8.16h", (8.155, 8.165)), ("~67.2B", (67.15e9, 67.25e9)), ("~2.1 million", (2.05e6, 2.15e6)), ("~30MB", (29.5, 30.5)), ("8x", (7.5, 8.5)),
-    ("15-point", (14.5, 15.5)), ("32K BPE", (31_500, 32_500)), ("over 86%", (86, math.inf)), ("above 5.0", (5, math.inf)), ("about 4.0+", (4, math.inf)),
-    ("< 1.0 kg", (-math.inf, 1)), ("3:1", (2.5, 3.5)), ("800M", (750e6, 850e6)), (1e-05, (0.5e-5, 1.5e-5)), (0.00408, (0.004075, 0.004085)),
+    (52.2, (52.15, 52.25)), (12.0, (11.95, 12.05)), (33, (32.5, 33.5)), (80, (79.5, 80.5)),
+    ("~304,000", (303_500, 304_500)), (31600, (31_550, 31_650)),
+    ("~8.16h", (8.155, 8.165)), ("~67.2B", (67.15e9, 67.25e9)), ("~2.1 million", (2.05e6, 2.15e6)),
+    ("~30MB", (29.5, 30.5)), ("8x", (7.5, 8.5)),
+    ("15-point", (14.5, 15.5)), ("32K BPE", (31_500, 32_500)), ("over 86%", (86, math.inf)),
+    ("above 5.0", (5, math.inf)), ("about 4.0+", (4, math.inf)),
+    ("< 1.0 kg", (-math.inf, 1)), ("3:1", (2.5, 3.5)), ("800M", (750e6, 850e6)), (1e-05, (0.5e-5, 1.5e-5)),
+    (0.00408, (0.004075, 0.004085)),
 ])
 def test_interval(stated, expected):
     assert interval(stated) == pytest.approx(expected)
@@ -177,7 +181,8 @@ def test_facts_are_those_of_the_shared_folder(shared: Path):
     ("150m.throughput.global_tokens_per_s", 253_000, 207_821, None),
     ("30m.throughput.end_step.budget", 30_300, 97_656.25, None),
     ("20m.tokenizer.tokens_needed_for_same_coverage_at_32k", "~67.2B", 66.40625e9, None),
-    ("30m-v1.hardware.accelerator.portimbria-comparison-across-the-family", "2× T4", 1, ("accelerator", "2× T4", 1)),
+    ("30m-v1.hardware.accelerator.portimbria-comparison-across-the-family", "2× T4", 1,
+    ("accelerator", "2× T4", 1)),
 ])
 def test_errors_with_their_numbers(
     findings: dict[str, audit.Finding], name: str, stated, computed: float, correction
@@ -198,7 +203,8 @@ def test_errors_with_their_numbers(
     "30m.tokenizer.padding_tokens",  # 8,000 + 62 is 8,062: EOS and BOS are the other two
     "20m.tokenizer.occurrences_per_type_32k",                         # 266,000 with 32,000 types
     "30m.blimp.category_averages.agreement",                          # 88 with the irregular forms counted in
-    "150m.meta.chinchilla_tokens_per_parameter", "30m.results.reduction_vs_v1_percent", "20m.training_dynamics.initial_loss",
+    "150m.meta.chinchilla_tokens_per_parameter", "30m.results.reduction_vs_v1_percent",
+    "20m.training_dynamics.initial_loss",
 ])
 def test_what_rounding_or_the_card_itself_explains_is_consistent(
     findings: dict[str, audit.Finding], name: str
@@ -261,12 +267,8 @@ def test_command_line_prints_and_exits_0(monkeypatch: pytest.MonkeyPatch, capsys
     assert params.main() == 0
     text = capsys.readouterr().out
     for part in (
-        "INCONSISTENT",
-        "num_hidden_layers: 9 -> 12",
-        "intermediate_size 764 to 771",
-        "CONSISTENT",
-        "NOT CHECKABLE",
-        "SUMMARY",
+        "INCONSISTENT", "num_hidden_layers: 9 -> 12", "intermediate_size 764 to 771", "CONSISTENT",
+        "NOT CHECKABLE", "SUMMARY",
     ):
         assert part in text
 
@@ -285,6 +287,7 @@ def make_run(folder: Path) -> dict:
     card's numbers.
     """
     config = dataclasses.replace(SIZES["tiny"], num_hidden_layers=1, vocab_size=64)
+    parts = count(config)
     Llama(config).save_pretrained(folder / "best")
     info = {
         "settings": {"size": "tiny", "seq_len": 16, "batch_size": 4, "learning_rate": 0.003, "init": None},
@@ -299,7 +302,7 @@ def make_run(folder: Path) -> dict:
            {"step": 3, "tokens": 192, "eval_loss": 4.1, "eval_ppl": math.exp(4.1), "seconds": 0.9}]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     numbers = {
-        "parameters": count(config),
+        "parameters": parts,
         "embedding_share_percent": round(embedding_share(config), 1),
         "weights_bytes": 4 * count(config)["total"],
         "kv_cache_bytes_fp16": int(kv_cache_bytes(config, 1024)),
@@ -331,7 +334,7 @@ model-index:
 
 | component | parameters | percent |
 | --- | --- | --- |
-| attention | {count(config)['attention']:,} | {100 * count(config)['attention'] / count(config)['total']:.1f} |
+| attention | {parts["attention"]:,} | {100 * parts["attention"] / parts["total"]:.1f} |
 
 | hyper-parameter | value |
 | --- | --- |
@@ -361,11 +364,8 @@ def test_a_true_card_passes(tmp_path: Path, capsys: pytest.CaptureFixture):
     ]
     assert {f"README.md.numbers.{name}" for name in numbers if name != "parameters"} <= set(found)
     for name in (
-        "settings hidden_size",
-        "components attention percent",
-        "hyper-parameter learning_rate",
-        "curve 2 perplexity",
-        "front matter loss",
+        "settings hidden_size", "components attention percent", "hyper-parameter learning_rate",
+        "curve 2 perplexity", "front matter loss",
     ):
         assert found[f"README.md.{name}"] == "consistent"
     assert audit_folder.main(str(tmp_path), as_json=False) == 0

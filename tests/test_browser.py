@@ -135,7 +135,8 @@ def contrast(driver, selector: str) -> float:
         """
       const style = getComputedStyle(document.querySelector(arguments[0]));
       const light = colour => colour.match(/[0-9.]+/g).slice(0, 3).map(c => c / 255)
-        .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+        .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
       const [a, b] = [light(style.color), light(style.backgroundColor)].sort((x, y) => y - x);
       return (a + 0.05) / (b + 0.05);""",
         selector,

@@ -21,7 +21,8 @@ from corpus.python_docs import CODE_SHARE, module_share, python_documents
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 ODD = (
     LINE_BREAKS
-    + " \t\u00a0\u2003\u3000\u200b\ufeff\u00ad\ufb01\u00bd\u2460\uff21e\u0301\u1e9e\ud55c\u1112\U0001f600\u0000"
+    + " \t\u00a0\u2003\u3000\u200b\ufeff\u00ad\ufb01\u00bd"
+    + "\u2460\uff21e\u0301\u1e9e\ud55c\u1112\U0001f600\u0000"
     + string.ascii_letters
 )
 
@@ -138,8 +139,10 @@ def played(mixture: data.Mixture) -> np.ndarray:
 
 
 @pytest.mark.parametrize("start, end, total", [
-    ((0.75, 0.15, 0.10), (0.50, 0.30, 0.20), 12_000), ((0.75, 0.15, 0.10), (0.10, 0.15, 0.75), 6_000), ((0.10, 0.15, 0.75), (0.5, 0.3, 0.2), 3_001),
-    ((1 / 3, 1 / 3, 1 / 3), (0.0, 0.5, 0.5), 4_000), ((0.0, 0.5, 0.5), (0.4, 0.3, 0.3), 4_000), ((0.5, 0.5), (0.5, 0.5), 2_500), ((1.0,), (1.0,), 1_500)])
+    ((0.75, 0.15, 0.10), (0.50, 0.30, 0.20), 12_000), ((0.75, 0.15, 0.10), (0.10, 0.15, 0.75), 6_000),
+    ((0.10, 0.15, 0.75), (0.5, 0.3, 0.2), 3_001),
+    ((1 / 3, 1 / 3, 1 / 3), (0.0, 0.5, 0.5), 4_000), ((0.0, 0.5, 0.5), (0.4, 0.3, 0.3), 4_000),
+        ((0.5, 0.5), (0.5, 0.5), 2_500), ((1.0,), (1.0,), 1_500)])
 def test_shares_within_two_blocks_in_any_window(start, end, total):
     mixture = data.Mixture(start, end, total)
     counts = np.vstack([np.zeros(len(start)), played(mixture).cumsum(axis=0)])

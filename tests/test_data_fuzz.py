@@ -178,7 +178,9 @@ def test_a_huge_manifest_is_not_read(tmp_path):
         data.Corpus(folder, 64, 4, 10)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"recipe": []}', '{"recipe": {}, "sources": 1}', '{"recipe": null}', "\ufeff{", '{"sources": {}}'])
+@pytest.mark.parametrize("content",
+    ["", "{}", "[]", '{"recipe": []}', '{"recipe": {}, "sources": 1}', '{"recipe": null}', "\ufeff{",
+        '{"sources": {}}'])
 def test_a_damaged_record_of_a_preparation_is_an_error(tmp_path, content):
     from corpus.documents import path_source
     from corpus.prepare import prepare

@@ -289,7 +289,8 @@ def test_memory_is_flat(tmp_path):
     """
     peaks = []
     for copies in (1, 10):
-        code = f"from bench.pipeline import prepare_copies; prepare_copies({copies}, {str(tmp_path / str(copies))!r})"
+        target = str(tmp_path / str(copies))
+        code = f"from bench.pipeline import prepare_copies; prepare_copies({copies}, {target!r})"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -420,10 +421,13 @@ def test_own_text_in_one_call(tmp_path):
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("a.jsonl", b'{"body": "x"}\n', "no column text or content; found body"), ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
-    ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"), ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-9], "damaged gzip"),
+    ("a.jsonl", b'{"body": "x"}\n', "no column text or content; found body"),
+    ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
+    ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-9], "damaged gzip"),
     ("a.jsonl.gz", b"no gzip at all", "damaged gzip"), ("a.jsonl.gz", DAMAGED, "damaged gzip"),
-    ("a.parquet", b"PAR1 but not really", "not a readable parquet file"), ("a.txt", b"\xff\xfe", "not UTF-8")])
+    ("a.parquet", b"PAR1 but not really", "not a readable parquet file"),
+        ("a.txt", b"\xff\xfe", "not UTF-8")])
 def test_broken_files_are_named(tmp_path, name, content, message):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow (pip install .[hub])")
@@ -573,7 +577,8 @@ def stand_in(monkeypatch, load_dataset) -> None:
 @pytest.mark.parametrize("error, message", [
     (ConnectionError("Couldn't reach 'x/y' on the Hub"), "is the hub reachable"),
     (RuntimeError("Dataset 'x/y' is a gated dataset on the Hub."), "it is gated"),
-    (ValueError("BuilderConfig 'z' not found.\nAvailable: ['a']"), "ValueError: BuilderConfig 'z' not found. Available")])
+    (ValueError("BuilderConfig 'z' not found.\nAvailable: ['a']"),
+        "ValueError: BuilderConfig 'z' not found. Available")])
 def test_hub_errors_are_one_line(monkeypatch, error, message):
     def fail(*_, **__):
         raise error
@@ -673,12 +678,18 @@ def test_show_takes_a_run_folder(tmp_path, math_file, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["prepare", "--source", "web=/no/such/file"], "no such file or folder"), (["info", "/no/such/corpus"], "no prepared corpus here"),
-    (["prepare", "--sorce", "builtin"], "did you mean --source"), (["show"], "DIR"), (["prepare", "--tokens", "many"], "not a number"),
-    (["prepare", "--mix", "stentor4"], "invalid choice"), (["prepare", "--tokens", "0"], "--tokens 0: must be at least 1"),
-    (["prepare", "--shard-tokens", "-1"], "must be at least 1"), (["prepare", "--workers", "0"], "must be at least 1"),
-    (["prepare", "--validation-share", "0"], "between 0 and 1"), (["prepare", "--source", "../x=setup.py"], "no such kind in this mixture"),
-    (["prepare", "--source", "web="], "expected builtin"), (["info", "x", "--seq-len", "0"], "--seq-len 0: must be at least 1")])
+    (["prepare", "--source", "web=/no/such/file"], "no such file or folder"),
+    (["info", "/no/such/corpus"], "no prepared corpus here"),
+    (["prepare", "--sorce", "builtin"], "did you mean --source"), (["show"], "DIR"),
+    (["prepare", "--tokens", "many"], "not a number"),
+    (["prepare", "--mix", "stentor4"], "invalid choice"),
+    (["prepare", "--tokens", "0"], "--tokens 0: must be at least 1"),
+    (["prepare", "--shard-tokens", "-1"], "must be at least 1"),
+    (["prepare", "--workers", "0"], "must be at least 1"),
+    (["prepare", "--validation-share", "0"], "between 0 and 1"),
+    (["prepare", "--source", "../x=setup.py"], "no such kind in this mixture"),
+    (["prepare", "--source", "web="], "expected builtin"),
+        (["info", "x", "--seq-len", "0"], "--seq-len 0: must be at least 1")])
 def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, command, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, printed, error = command(*arguments)
@@ -695,4 +706,5 @@ def test_leftovers_of_a_killed_run_are_no_part_of_the_corpus(tmp_path):
     for place in ("", "tokenizer"):
         (tmp_path / "out" / place / ".tokenmonster_hf.py.1.tmp").write_text("half")
     folder = prepare([path_source("math", files[0])], tmp_path / "out", workers=1)
-    assert not list(folder.rglob("*.tmp")) and not any(".tmp" in name for name in data.read_manifest(folder)["tokenizer"]["files"])
+    named = data.read_manifest(folder)["tokenizer"]["files"]
+    assert not list(folder.rglob("*.tmp")) and not any(".tmp" in name for name in named)

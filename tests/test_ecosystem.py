@@ -258,7 +258,8 @@ def small_folder(tmp_path, **changes):
 
 @pytest.mark.parametrize("key, value, words", [
     ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope scaling 'linear'"),
-    ("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+    ("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    "partial_rotary_factor 0.5"),
     ("partial_rotary_factor", 0.5, "partial_rotary_factor 0.5"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": 777.0}, "rope_theta"),
     ("hidden_act", "relu", "hidden_act 'relu'"),
@@ -420,4 +421,5 @@ def test_fine_tuning_presets_are_the_cards(tmp_path, capsys):
         ):
             open_job({**wanted, "init": None})
     assert len(set(seen)) == 2
-    assert any("--recipe finetune-stentor3" in note for note in open_job({**wanted, "recipe": "laptop"}).notes)
+    notes = open_job({**wanted, "recipe": "laptop"}).notes
+    assert any("--recipe finetune-stentor3" in note for note in notes)

@@ -38,17 +38,8 @@ def ended(tmp_path_factory):
     (work / "tales.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
     corpus = prepare_files([work / "tales.txt"], work / "tales")
     settings = dict(
-        model=SHAPE,
-        data=str(corpus),
-        out=str(work / "small run"),
-        steps=8,
-        seq_len=32,
-        batch_size=4,
-        eval_steps=4,
-        logging_steps=2,
-        learning_rate=3e-3,
-        device="cpu",
-        precision="fp32",
+        model=SHAPE, data=str(corpus), out=str(work / "small run"), steps=8, seq_len=32, batch_size=4,
+        eval_steps=4, logging_steps=2, learning_rate=3e-3, device="cpu", precision="fp32",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "STENTOR3", SHORT)
@@ -81,16 +72,14 @@ def test_numbers_come_from_the_run(ended, text):
     assert found["last_train_loss"] == round(ended.losses[-1], 4)
     assert folder_problem(ended.folder / "best") is None, "the folder's checksums know the card"
     for number in (
-        f"{found['parameters']['total']:,}",
-        f"{best['eval_loss']:.4f}",
-        f"{best['eval_ppl']:.2f}",
-        "1,024",
+        f"{found['parameters']['total']:,}", f"{best['eval_loss']:.4f}", f"{best['eval_ppl']:.2f}", "1,024",
     ):
         assert number in text
     manifest = json.loads((ended.folder.parent / "tales" / "manifest.json").read_text())
     (source,) = manifest["sources"].values()
     assert (
-        f"{source['train']['documents']:,} | {source['train']['tokens']:,} | {source['validation']['tokens']:,}"
+        f"{source['train']['documents']:,} | {source['train']['tokens']:,} | "
+        f"{source['validation']['tokens']:,}"
         in text
     )
 
@@ -136,9 +125,7 @@ def test_shares():
     round_and_round = sample([5, 6, 7, 8, 9] * 6, False, "x")
     shares = gallery.shares(
         [
-            round_and_round,
-            sample(list(range(50)), True, "x"),
-            sample([1], True, "\ufffd"),
+            round_and_round, sample(list(range(50)), True, "x"), sample([1], True, "\ufffd"),
             sample([], False, ""),
         ]
     )
@@ -164,17 +151,8 @@ def test_front_matter_is_a_hub_card(text):
 
 def test_sections(text):
     for title in (
-        "Architecture",
-        "Data",
-        "Training",
-        "Curve",
-        "Evaluation",
-        "How to load",
-        "Samples",
-        "Limits",
-        "Licence",
-        "Citation",
-        "Numbers",
+        "Architecture", "Data", "Training", "Curve", "Evaluation", "How to load", "Samples", "Limits",
+        "Licence", "Citation", "Numbers",
     ):
         assert f"\n## {title}\n" in text
     assert (

@@ -548,10 +548,14 @@ def test_mmlu_groups(model, toy, tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"choices": ["a"]}, "item 1: choices must be two or more texts"), ({"choices": ["a", ""]}, "choices must be"),
-    ({"kind": "riddle"}, "kind must be"), ({"label": 2}, "label must be"), ({"label": "0"}, "label must be"), ({"label": None}, "label must be"),
-    ({"labels": [[], []]}, "label must be"), ({"labels": [1]}, "label must be"), ({"labels": [0, 0]}, "label must be"), ({"labels": [1, 2]}, "label must be"),
-    ({"kind": "cloze"}, "a cloze has one _"), ({"kind": "cloze", "context": "a _"}, "and text after it"), ({"context": 3}, "'context' of type str"),
+    ({"choices": ["a"]}, "item 1: choices must be two or more texts"),
+    ({"choices": ["a", ""]}, "choices must be"),
+    ({"kind": "riddle"}, "kind must be"), ({"label": 2}, "label must be"), ({"label": "0"}, "label must be"),
+    ({"label": None}, "label must be"),
+    ({"labels": [[], []]}, "label must be"), ({"labels": [1]}, "label must be"),
+    ({"labels": [0, 0]}, "label must be"), ({"labels": [1, 2]}, "label must be"),
+    ({"kind": "cloze"}, "a cloze has one _"), ({"kind": "cloze", "context": "a _"}, "and text after it"),
+    ({"context": 3}, "'context' of type str"),
 ])
 def test_a_wrong_item_is_named(model, toy, tmp_path, change, message):
     path = write(tmp_path / "x.jsonl", [{**question("a?", ["he", "she"], label=0), **change}])
@@ -927,7 +931,8 @@ def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--choice", "x"], "unknown argument --choice; did you mean --choices?"), (["nowhere"], "nowhere: no such run or model folder"),
+    (["--choice", "x"], "unknown argument --choice; did you mean --choices?"),
+    (["nowhere"], "nowhere: no such run or model folder"),
     (["--boundary", "words"], "invalid choice: 'words'"), (["--limit", "many"], "'many' is not a number"),
     (["--limit", "0"], "'0' is not at least 1"), (["--context", "-5"], "'-5' is not at least 1"),
 ])
@@ -955,8 +960,9 @@ def test_curve_over_the_published_one(tmp_path):
     assert drawn.startswith("<?xml") and all(f'id="axes_{panel}"' in drawn for panel in (1, 2))
 
 
-@pytest.mark.parametrize("size, points, best", [("20m", 21, 14.02), ("30m", 8, 18.07), ("150m", 13, 18.0), ("12m", 0, 26.61), ("50m", 0, 9.64),
-                                                ("12m-v1", 0, 89.01), ("30m-v1", 0, 33.02)])
+@pytest.mark.parametrize("size, points, best",
+    [("20m", 21, 14.02), ("30m", 8, 18.07), ("150m", 13, 18.0), ("12m", 0, 26.61), ("50m", 0, 9.64),
+    ("12m-v1", 0, 89.01), ("30m-v1", 0, 33.02)])
 def test_published_histories(size, points, best):
     found = curve.published(size)
     assert len(found["history"]) == points and math.exp(found["best"]) == pytest.approx(best)

@@ -12,14 +12,8 @@ from model import Llama, ModelConfig
 from sample import generate
 
 CONFIG = ModelConfig(
-    vocab_size=130,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=700,
+    vocab_size=130, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=700,
 )
 
 
@@ -78,7 +72,8 @@ def test_generation_stops_at_the_separator_and_at_a_stop_text(model, monkeypatch
 
 
 @pytest.mark.parametrize("text, number", [
-    ("So 3 + 4 = 7.", "7"), ("It costs $1,234.50 in all.", "1234.50"), ("9 of 10. No, -3", "-3"), ("no number", "[invalid]"),
+    ("So 3 + 4 = 7.", "7"), ("It costs $1,234.50 in all.", "1234.50"), ("9 of 10. No, -3", "-3"),
+    ("no number", "[invalid]"),
     ("#### 18", "18"), ("$5", "5"), ("12.", "12"), ("left: ...", "..")])
 def test_flexible_extraction(text, number):
     """The expected values are what lm-eval 0.4.13's filter and metric make of these texts (checked by hand
@@ -106,7 +101,8 @@ def test_the_score_counts_right_answers(model, tmp_path, monkeypatch):
     exact_match(model, Bytes(), path, shots=2)
     (of_q1,) = [prompt for prompt in prompts if prompt.endswith("q1?\nAnswer:")]
     assert of_q1 == (
-        "Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### 2,000\n\nQuestion: q1?\nAnswer:"
+        "Question: q0?\nAnswer: <<1+1=2>>\n#### 0,000\n\nQuestion: q2?\nAnswer: <<1+1=2>>\n#### "
+        "2,000\n\nQuestion: q1?\nAnswer:"
     )
     prompts.clear()
     assert exact_match(model, Bytes(), path, shots=1, examples=path, limit=2)["items"] == 2

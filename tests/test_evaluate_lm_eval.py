@@ -110,4 +110,5 @@ def test_gsm8k(made, shots):
         f"Question: {item['question']}\nAnswer:" for item in evaluate.read_items(items / f"{name}.jsonl", {})
     ]
     if shots == 0:  # what was generated is the same text, not only its last number
-        assert greedy(model, coder, [coder.encode(prompt, document=True) for prompt in prompts]) == theirs[name]["answers"]
+        assert greedy(model, coder,
+            [coder.encode(prompt, document=True) for prompt in prompts]) == theirs[name]["answers"]

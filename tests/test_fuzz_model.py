@@ -27,67 +27,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE_KEYS = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
 ]
 HUGE = [(key, 2 * 10**power) for key in SIZE_KEYS for power in (5, 6, 7, 8, 9, 11, 13, 17, 40, 400)]
 VALUES = [
-    0,
-    -1,
-    1,
-    2,
-    3,
-    7,
-    2**31,
-    2**63,
-    2**64,
-    10**30,
-    1e308,
-    1e-320,
-    -0.0,
-    0.5,
-    float("nan"),
-    float("inf"),
-    True,
-    False,
-    None,
-    "",
-    "4",
-    "x" * 5000,
-    [],
-    [4],
-    {},
-    {"a": 1},
-    "\n",
-    "\ud800",
-    "F8_E4M3",
-    "F64",
-    "I64",
-    "BF16",
-    "F16",
-    "BOOL",
-    "../../etc/passwd",
-    "model.safetensors",
+    0, -1, 1, 2, 3, 7, 2**31, 2**63, 2**64, 10**30, 1e308, 1e-320, -0.0, 0.5, float("nan"), float("inf"),
+    True, False, None, "", "4", "x" * 5000, [], [4], {}, {"a": 1}, "\n", "\ud800", "F8_E4M3", "F64", "I64",
+    "BF16", "F16", "BOOL", "../../etc/passwd", "model.safetensors",
 ]
 FOREIGN_KEYS = [
-    "attention_bias",
-    "mlp_bias",
-    "sliding_window",
-    "quantization_config",
-    "model_type",
-    "hidden_act",
-    "rope_scaling",
-    "rope_parameters",
-    "head_dim",
-    "num_key_value_heads",
-    "rope_theta",
-    "tie_word_embeddings",
+    "attention_bias", "mlp_bias", "sliding_window", "quantization_config", "model_type", "hidden_act",
+    "rope_scaling", "rope_parameters", "head_dim", "num_key_value_heads", "rope_theta", "tie_word_embeddings",
     "rms_norm_eps",
 ]
 
@@ -139,11 +90,7 @@ def json_mutated(value: dict, rng: random.Random) -> dict:
             where[
                 rng.choice(
                     [
-                        key + "x",
-                        "",
-                        "model.layers.7.mlp.up_proj.weight",
-                        "model.layers.",
-                        "\n" + key,
+                        key + "x", "", "model.layers.7.mlp.up_proj.weight", "model.layers.", "\n" + key,
                         "\x1b[31m",
                     ]
                 )
@@ -309,7 +256,8 @@ def main() -> int:
             except BaseException as error:  # also a PanicException of Rust, which is no Exception
                 print(f"case {case}: {what}: {type(error).__name__}: {str(error)[:2000]}")
                 print(
-                    f"look at it: python tests/test_fuzz_model.py 1 --first {case} --seed {args.seed} --keep FOLDER"
+                    f"look at it: python tests/test_fuzz_model.py 1 --first {case} --seed {args.seed} "
+                    "--keep FOLDER"
                 )
                 return 1
             slowest = max(slowest, time.process_time() - start)
@@ -322,9 +270,7 @@ def main() -> int:
 def run_cases(cases: int) -> collections.Counter:
     """Run the script in a process of its own; counts by outcome."""
     result = subprocess.run(
-        [sys.executable, __file__, str(cases)],
-        capture_output=True,
-        text=True,
+        [sys.executable, __file__, str(cases)], capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stdout + result.stderr

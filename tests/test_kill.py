@@ -117,7 +117,8 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
     return made
 
 
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.ci), pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills",
+    [pytest.param(3, marks=pytest.mark.ci), pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, corpus, kills):
     made = kill_and_resume(tmp_path, corpus, kills, steps=4 * kills, seed=kills)
     assert made["kills"] == kills
@@ -127,4 +128,5 @@ if __name__ == "__main__":
     import tempfile
     with tempfile.TemporaryDirectory() as name:
         kills = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-        print(kill_and_resume(Path(name), prepare_builtin(Path(name) / "math", kinds=("math",)), kills, steps=4 * kills, seed=0))
+        print(kill_and_resume(Path(name), prepare_builtin(Path(name) / "math", kinds=("math",)), kills,
+            steps=4 * kills, seed=0))

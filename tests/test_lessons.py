@@ -115,7 +115,8 @@ def unproved_numbers(cells: list[tuple[str, str]]) -> list[str]:
 
 def test_unproved_numbers_are_found():
     prose = (
-        "## Section 3\nIt has 1,048,576 weights, falls by 12.5% to -3.5 (Su et al. 2021, section 3.2), as in lesson 04 and `x[7]`.\n"
+        "## Section 3\nIt has 1,048,576 weights, falls by 12.5% to -3.5 (Su et al. 2021, section 3.2), as "
+        "in lesson 04 and `x[7]`.\n"
         "1. first\n2. with 99 things, 4 times\n```text\n8 + 9\n```"
     )
     assert numbers_in_prose(prose) == ["1,048,576", "12.5%", "-3.5", "99", "4"]
@@ -171,7 +172,8 @@ def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
 
 
 def test_wrong_definitions_are_found():
-    code = "class A: pass\ndef rotate(x): pass\ndef naive_a(): pass\ndef naive_b(): pass\ny = naive_b()\nassert y == 1"
+    code = "class A: pass\ndef rotate(x): pass\ndef naive_a(): pass\ndef naive_b(): pass\n"
+    code += "y = naive_b()\nassert y == 1"
     assert wrong_definitions(ast.parse(code), {"rotate"}) == [
         "class A",
         "rotate is defined by the project",

@@ -57,7 +57,8 @@ class Tags(HTMLParser):
 
 def test_markdown(build):
     assert build.markdown_html("# A *b*\n\nsee `x * y` and\n**bold** [here](a.html)") == (
-        '<h1>A <em>b</em></h1>\n<p>see <code>x * y</code> and <strong>bold</strong> <a href="a.html">here</a></p>'
+        '<h1>A <em>b</em></h1>\n<p>see <code>x * y</code> and <strong>bold</strong> '
+        '<a href="a.html">here</a></p>'
     )
     assert build.markdown_html("- one\n  more\n- two") == "<ul><li>one more</li><li>two</li></ul>"
     assert build.markdown_html("1. one\n2. two") == "<ol><li>one</li><li>two</li></ol>"
@@ -161,7 +162,8 @@ def test_a_cell_that_fails_is_named(build, tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(not XLA_PYTHON.is_file(), reason="STENTOR_ORACLES names no folder with the environment xla (torch_xla 2.9)")
+@pytest.mark.skipif(not XLA_PYTHON.is_file(),
+    reason="STENTOR_ORACLES names no folder with the environment xla (torch_xla 2.9)")
 def test_the_recorded_table_of_lesson_09_is_what_xla_counts():
     tree = ast.parse((ROOT / "lessons" / "09_precision.py").read_text(encoding="utf-8"))
     values = [

@@ -255,15 +255,9 @@ def llama_layout(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     layout = {"model.embed_tokens.weight": (config.vocab_size, D), "model.norm.weight": (D,)}
     for i in range(config.num_hidden_layers):
         layer = {
-            "input_layernorm": (D,),
-            "post_attention_layernorm": (D,),
-            "self_attn.q_proj": (q, D),
-            "self_attn.k_proj": (kv, D),
-            "self_attn.v_proj": (kv, D),
-            "self_attn.o_proj": (D, q),
-            "mlp.gate_proj": (M, D),
-            "mlp.up_proj": (M, D),
-            "mlp.down_proj": (D, M),
+            "input_layernorm": (D,), "post_attention_layernorm": (D,), "self_attn.q_proj": (q, D),
+            "self_attn.k_proj": (kv, D), "self_attn.v_proj": (kv, D), "self_attn.o_proj": (D, q),
+            "mlp.gate_proj": (M, D), "mlp.up_proj": (M, D), "mlp.down_proj": (D, M),
         }
         layout.update({f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()})
     if not config.tie_word_embeddings:
@@ -279,7 +273,8 @@ def test_the_state_dict_is_the_llama_layout(size):
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == llama_layout(config)
 
 
-@pytest.mark.parametrize("size, total, tensors", [("20m", 20_324_160, 111), ("30m", 30_353_920, 92), ("150m", 151_026_432, 182)])
+@pytest.mark.parametrize("size, total, tensors",
+    [("20m", 20_324_160, 111), ("30m", 30_353_920, 92), ("150m", 151_026_432, 182)])
 def test_published_totals(size, total, tensors):
     with torch.device("meta"):
         model = Llama(SIZES[size])
@@ -290,13 +285,7 @@ def test_published_totals(size, total, tensors):
 def test_theta_of_each_line():
     thetas = {size: config.rope_theta for size, config in SIZES.items()}
     assert thetas == {
-        "tiny": 1e4,
-        "12m-v1": 1e4,
-        "30m-v1": 1e4,
-        "12m": 1e4,
-        "30m": 1e4,
-        "20m": 5e4,
-        "50m": 5e4,
+        "tiny": 1e4, "12m-v1": 1e4, "30m-v1": 1e4, "12m": 1e4, "30m": 1e4, "20m": 5e4, "50m": 5e4,
         "150m": 5e4,
     }
 
@@ -603,28 +592,37 @@ def test_files_that_are_not_there(folder):
         Llama.from_pretrained(folder / "nowhere")
 
 
-@pytest.mark.parametrize("text, part", [("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "expected a JSON object"), ("\xff", "not valid JSON"),
-                                        ("[" * 100_000, "not valid JSON"), ('{"vocab_size": ' + "9" * 5000 + "}", "not valid JSON")])
+@pytest.mark.parametrize("text, part",
+    [("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "expected a JSON object"),
+    ("\xff", "not valid JSON"),
+    ("[" * 100_000, "not valid JSON"),
+    ('{"vocab_size": ' + "9" * 5000 + "}", "not valid JSON")])
 def test_a_config_that_is_no_json_object(text, part, folder):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     assert part in refusal(folder)
 
 
-@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                                 "max_position_embeddings"])
+@pytest.mark.parametrize("key",
+    ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings"])
 def test_a_missing_key_of_the_config_is_named(key, folder):
     edit_config(folder, remove=(key,))
     assert f"missing {key}" in refusal(folder)
 
 
 @pytest.mark.parametrize("key, value, part", [
-    ("vocab_size", 10**6, "tensor model.embed_tokens.weight: expected shape [1000000, 16] from config.json, found [40, 16]"),
+    ("vocab_size", 10**6,
+    "tensor model.embed_tokens.weight: expected shape [1000000, 16] from config.json, found [40, 16]"),
     ("vocab_size", 10**12, "vocab_size must be a whole number from 1 to 1048576, not 1000000000000"),
-    ("num_attention_heads", 2**20, "model.layers.0.self_attn.q_proj.weight: expected shape [6291456, 16] from config.json, found [24, 16]"),
-    ("num_hidden_layers", 100, "tensor model.layers.2.input_layernorm.weight: expected shape [16] from config.json, found no such tensor"),
+    ("num_attention_heads", 2**20,
+    "model.layers.0.self_attn.q_proj.weight: expected shape [6291456, 16] from config.json, found [24, 16]"),
+    ("num_hidden_layers", 100,
+     "tensor model.layers.2.input_layernorm.weight: expected shape [16] from config.json, "
+     "found no such tensor"),
     ("num_hidden_layers", 10**9, "num_hidden_layers must be a whole number from 1 to 1000, not 1000000000"),
     ("max_position_embeddings", 2**21, "max_position_embeddings must be a whole number from 1 to 1048576"),
-    ("head_dim", 2**20, "self_attn.q_proj.weight: expected shape [4194304, 16] from config.json, found [24, 16]"),
+    ("head_dim", 2**20,
+    "self_attn.q_proj.weight: expected shape [4194304, 16] from config.json, found [24, 16]"),
     ("rms_norm_eps", 10**400, "rms_norm_eps must be a positive number"),
 ], ids=lambda value: f"{value:.0e}" if isinstance(value, int) and value < 10**300 else str(value)[:25])
 def test_huge_sizes_in_a_config_are_named(key, value, part, folder):
@@ -640,8 +638,10 @@ def test_huge_sizes_in_a_config_are_named(key, value, part, folder):
     ({"model_type": "mistral"}, "no model_type 'mistral'"),
     ({"hidden_act": "gelu"}, "no hidden_act 'gelu'"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "no rope scaling 'linear'"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "rope_parameters": None}, "no rope scaling 'llama3'"),
-    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}}, "no rope scaling 'yarn'"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "rope_parameters": None},
+    "no rope scaling 'llama3'"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}},
+    "no rope scaling 'yarn'"),
     ({"rope_parameters": [1]}, "rope_parameters and rope_scaling must be objects"),
     ({"rope_theta": 50_000.0}, "rope_theta is 50000.0 here and 10000.0 in rope_parameters"),
     ({"attention_bias": True, "sliding_window": 8}, "no attention_bias True, no sliding_window 8"),
@@ -656,7 +656,8 @@ def test_what_cannot_be_represented_is_refused_by_name(changes, part, folder):
     ({"head_dim": 7}, ["head_dim 7 is odd"]),
     ({"head_dim": 7, "num_key_value_heads": 3}, ["head_dim 7 is odd", "num_key_value_heads 3"]),
     ({"vocab_size": 40.0}, ["vocab_size must be a whole number from 1 to 1048576, not 40.0"]),
-    ({"vocab_size": "40", "hidden_size": -1, "head_dim": True}, ["vocab_size must", "hidden_size must", "head_dim must"]),
+    ({"vocab_size": "40", "hidden_size": -1, "head_dim": True},
+    ["vocab_size must", "hidden_size must", "head_dim must"]),
     ({"rms_norm_eps": math.nan}, ["rms_norm_eps must be a positive number"]),
     ({"tie_word_embeddings": 1}, ["tie_word_embeddings must be true or false"]),
     ({"head_dim": None, "hidden_size": "16"}, ["hidden_size must"]),
@@ -688,11 +689,7 @@ def test_defaults_of_a_config_written_by_others(folder):
     edit_config(
         folder,
         remove=(
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "rope_theta",
-            "rope_parameters",
+            "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_parameters",
             "tie_word_embeddings",
         ),
     )
@@ -700,10 +697,7 @@ def test_defaults_of_a_config_written_by_others(folder):
     assert (config.num_key_value_heads, config.head_dim) == (4, 4)
     assert (config.rms_norm_eps, config.rope_theta, config.tie_word_embeddings) == (1e-6, 1e4, False)
     edit_config(
-        folder,
-        num_key_value_heads=None,
-        head_dim=None,
-        rope_scaling=None,
+        folder, num_key_value_heads=None, head_dim=None, rope_scaling=None,
         rope_parameters={"rope_type": "default", "rope_theta": 5e4},
     )
     config = ModelConfig.from_json(folder / "config.json")
@@ -712,14 +706,17 @@ def test_defaults_of_a_config_written_by_others(folder):
     assert ModelConfig.from_json(folder / "config.json").rope_theta == 7e4
 
 
-@pytest.mark.parametrize("depth, part", [(1, "unexpected tensor model.layers.1.input_layernorm.weight"),
-                                         (3, "model.layers.2.input_layernorm.weight: expected shape [16] from config.json, found no such tensor")])
+@pytest.mark.parametrize("depth, part", [
+    (1, "unexpected tensor model.layers.1.input_layernorm.weight"),
+    (3, "model.layers.2.input_layernorm.weight: expected shape [16] from config.json, found no such tensor"),
+])
 def test_another_depth_than_the_weights_have(depth, part, folder):
     edit_config(folder, num_hidden_layers=depth)
     assert part in refusal(folder)
 
 
-@pytest.mark.parametrize("part", ["../model-00001-of-00002.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", 7, None])
+@pytest.mark.parametrize("part",
+    ["../model-00001-of-00002.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", 7, None])
 def test_an_index_may_only_name_files_of_its_folder(part, folder):
     index = sharded(folder)
     index["weight_map"]["model.norm.weight"] = part
@@ -750,7 +747,8 @@ def test_importing_the_model_brings_torch_numpy_and_safetensors_only(folder):
     program = (
         "import sys, torch, numpy, safetensors.torch; before = set(sys.modules); import model; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before}); after = set(sys.modules); "
-        f"model.Llama.from_pretrained({str(folder)!r}); print(len(set(sys.modules) - after)); print(*sys.modules)"
+        f"model.Llama.from_pretrained({str(folder)!r}); print(len(set(sys.modules) - after)); "
+        "print(*sys.modules)"
     )
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
@@ -765,15 +763,8 @@ def test_importing_the_model_brings_torch_numpy_and_safetensors_only(folder):
 
 def test_the_module_names_what_the_contract_names():
     for name in (
-        "SIZES",
-        "ModelConfig",
-        "Llama",
-        "KVCache",
-        "RMSNorm",
-        "sdpa",
-        "attention_written_out",
-        "next_token_loss",
-        "init_weights",
+        "SIZES", "ModelConfig", "Llama", "KVCache", "RMSNorm", "sdpa", "attention_written_out",
+        "next_token_loss", "init_weights",
     ):
         assert hasattr(model_module, name), name
     assert list(SIZES) == ["tiny", "12m-v1", "30m-v1", "12m", "30m", "20m", "50m", "150m"]

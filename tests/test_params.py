@@ -202,7 +202,7 @@ def prepared(size, recompute):
     return model, torch.optim.AdamW(model.parameters(), foreach=False)
 
 small, optimizer = prepared("tiny", True)
-step(small, torch.zeros(1, 8, dtype=torch.long), optimizer, 4)      # libraries and kernels are loaded before the measurement begins
+step(small, torch.zeros(1, 8, dtype=torch.long), optimizer, 4)            # load libraries and kernels first
 del small, optimizer
 before = status("VmRSS")
 model, optimizer = prepared({size!r}, {recompute})
@@ -219,7 +219,8 @@ print(status("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of a process from /proc")
 @pytest.mark.parametrize(("size", "batch", "length", "recompute", "chunk"), [
-    ("tiny", 16, 256, False, None), ("20m", 4, 256, False, None), ("20m", 8, 256, True, None), ("30m", 4, 256, False, None),
+    ("tiny", 16, 256, False, None), ("20m", 4, 256, False, None), ("20m", 8, 256, True, None),
+    ("30m", 4, 256, False, None),
     ("12m-v1", 4, 256, False, None), ("12m-v1", 4, 256, False, 32), ("12m-v1", 8, 256, True, 64)])
 def test_training_memory_is_the_measured_peak(
     size: str, batch: int, length: int, recompute: bool, chunk: int | None
@@ -395,7 +396,8 @@ def test_config_file_run_folder_and_model_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    (["--size", "20m", "--hidden-size", "321", "--vocab-size", "0", "--num-key-value-heads", "3"], "no multiple of 10 heads"),
+    (["--size", "20m", "--hidden-size", "321", "--vocab-size", "0", "--num-key-value-heads", "3"],
+    "no multiple of 10 heads"),
     (["--num-key-value-heads", "3", "--head-dim", "31"], "odd"),
     (["--all", "--size", "20m"], "give one of"),
     (["--utilization", "40"], "--utilization"),

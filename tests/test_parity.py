@@ -177,7 +177,8 @@ def test_logits_equal_transformers_at_full_depth(size, tmp_path):
     model = make(SIZES[size])
     plain, cached = compare(model, tmp_path, 1, SHORT, [SHORT - 8, 5, 1, 1, 1], 1e-4)
     print(
-        f"{size}: {model.config.num_hidden_layers} layers, {SHORT} positions: plain {plain:.1e}, cached {cached:.1e}"
+        f"{size}: {model.config.num_hidden_layers} layers, {SHORT} positions: plain {plain:.1e}, cached "
+        f"{cached:.1e}"
     )
 
 
@@ -203,16 +204,9 @@ def test_folders_written_by_transformers_load_here(tied, shards, tmp_path):
     torch.manual_seed(0)
     theirs = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=96,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            initializer_range=0.2,
-            rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
+            vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied,
+            initializer_range=0.2, rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
         )
     ).eval()
     ids = torch.arange(64)[None]

@@ -86,7 +86,8 @@ def watched_step(recipe: str) -> tuple[Llama, Watch]:
     return model, watch
 
 
-@pytest.mark.parametrize("recipe, low, lifted", [("tpu-bf16", torch.bfloat16, {0, 3}), ("t4-fp16", torch.float16, {0, 1})])
+@pytest.mark.parametrize("recipe, low, lifted",
+    [("tpu-bf16", torch.bfloat16, {0, 3}), ("t4-fp16", torch.float16, {0, 1})])
 def test_norms_and_critical_layers_compute_in_fp32_and_the_rest_low(recipe, low, lifted):
     model, watch = watched_step(recipe)
     full = {torch.float32}
@@ -126,7 +127,8 @@ def test_plain_autocast_lifts_nothing_and_fp32_lowers_nothing():
     assert set().union(*watch.seen.values()) == {torch.float32}
 
 
-@pytest.mark.parametrize("size, recipe, counts", [("20m", "tpu-bf16", (25, 2, 0)), ("150m", "tpu-bf16", (41, 2, 0)), ("30m", "t4-fp16", (21, 2, 0))])
+@pytest.mark.parametrize("size, recipe, counts",
+    [("20m", "tpu-bf16", (25, 2, 0)), ("150m", "tpu-bf16", (41, 2, 0)), ("30m", "t4-fp16", (21, 2, 0))])
 def test_counts_are_the_cards(size, recipe, counts, shared):
     with torch.device("meta"):
         model = Llama(SIZES[size])

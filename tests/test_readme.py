@@ -100,14 +100,17 @@ def test_readme_has_commands():
     assert len(commands()) >= 10 and len(README.splitlines()) < 200
 
 
-@pytest.mark.parametrize("command", [pytest.param(command, marks=pytest.mark.ci if "train builtin" in command else ()) for command in commands()])
+@pytest.mark.parametrize("command",
+    [pytest.param(command,
+        marks=pytest.mark.ci if "train builtin" in command else ()) for command in commands()])
 def test_command_of_the_readme_runs(workplace, command):
     assert run(workplace, command).strip()
 
 
 def test_size_table_is_true():
     rows = re.findall(
-        r"^\| `([\w-]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) / (\d+) \| ([\d,]+) \| (\w+) \|$",
+        r"^\| `([\w-]+)` \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) / (\d+)"
+        r" \| ([\d,]+) \| (\w+) \|$",
         README,
         re.MULTILINE,
     )

@@ -140,7 +140,8 @@ class ShapeTracer:
         for tensor in tensors:
             if tuple(tensor.shape) != expected:
                 self.wrong[line] = (
-                    f"line {line} says ({self.comments[line]}) = {expected}, the tensor is {tuple(tensor.shape)}"
+                    f"line {line} says ({self.comments[line]}) = {expected}, the tensor is "
+                    f"{tuple(tensor.shape)}"
                 )
 
     def axes_of(self, frame) -> dict[str, int]:
@@ -240,11 +241,7 @@ def test_every_assignment_and_return_of_a_forward_was_run(trace):
     _, checked = trace
     forwards = {name: node for name, node in functions.items() if name.endswith(".forward")}
     assert sorted(forwards) == [
-        "Attention.forward",
-        "Block.forward",
-        "Decoder.forward",
-        "Llama.forward",
-        "MLP.forward",
+        "Attention.forward", "Block.forward", "Decoder.forward", "Llama.forward", "MLP.forward",
         "RMSNorm.forward",
     ]
     not_tensors = {"T", "start", "limit", "cache.length"}

@@ -45,33 +45,9 @@ def fast(tokenizer: Tokenizer, text, size: int = 1 << 15, document: bool = False
 def odd_text(rng: random.Random, vocab: Vocab, longest: int = 60) -> bytes:
     """Pieces of tokens, spaces, marks, other scripts, any code point, bytes that are not UTF-8."""
     pool = [
-        "a",
-        "B",
-        "\u00e9",
-        "\u0301",
-        "'",
-        "\u2019",
-        " ",
-        "  ",
-        "\n",
-        "\r\n",
-        "1",
-        "9",
-        "\x7f",
-        "\u3160",
-        "\ud55c",
-        "\u4e2d",
-        "\u0300" * 20,
-        "xy" * 5,
-        "_",
-        "-",
-        "\U0001f600",
-        "the ",
-        " of",
-        "tion",
-        "ing",
-        "\x00",
-        "\ud800",
+        "a", "B", "\u00e9", "\u0301", "'", "\u2019", " ", "  ", "\n", "\r\n", "1", "9", "\x7f", "\u3160",
+        "\ud55c", "\u4e2d", "\u0300" * 20, "xy" * 5, "_", "-", "\U0001f600", "the ", " of", "tion", "ing",
+        "\x00", "\ud800",
     ]
     parts = []
     for _ in range(rng.randrange(1, longest)):
@@ -112,44 +88,44 @@ def test_golden_cases_in_one_text_and_in_small_blocks(real, golden):
 WORKED = {
     "Because": (
         [98, 2887],
-        r'''
+        r"""
         i=0 fd=0 rec "\D B" covers 3: 1 "\D B"+"ec" = 0; 2 "\D"+" Because" = 112 -> branch 2, emit 98
-        i=1 fd=0 rec " Because" covers 8: emit 2887''',
+        i=1 fd=0 rec " Because" covers 8: emit 2887""",
     ),
     "1999": (
         [98, 1049, 28],
-        r'''
+        r"""
         i=0 fd=0 rec "\D 19" covers 4: 1 "\D 19"+"9" = 106; 2 "\D"+" 199" = 108; 3 "\D 1"+"9" = -9895 -> branch 2, emit 98
         i=1 fd=0 rec " 199" covers 4: 1 " 199"+"9" = 107; 2 " "+"19" = -95; 3 " 19"+"9" = -9894 -> branch 1, emit 1049
-        i=5 fd=0 rec "9" covers 1: emit 28''',
+        i=5 fd=0 rec "9" covers 1: emit 28""",
     ),
     "Zygote": (
         [61, 92, 98, 1241, 72],
-        r'''
+        r"""
         i=0 fd=0 rec "\D Z" covers 3: 1 "\D Z"+"y" = -1; 2 "\D"+" Z" = -9897 -> branch 1, emit 61
         i=3 fd=0 rec "y" covers 1: 1 "y"+"go" = -101; 1b "y"+" got" = -1 -> branch 1b, emit 92, 98
         i=4 fd=1 rec " got" covers 3: 1 " got"+"e" = -97; 2 " "+"go" = -199; 2b " "+" got" = -9999; 3 " go"+"te" = -97 -> branch 1, emit 1241
-        i=7 fd=0 rec "e" covers 1: emit 72''',
+        i=7 fd=0 rec "e" covers 1: emit 72""",
     ),
     "cat\n\n\nbird": (
         [98, 1169, 1, 494, 656, 425],
-        r'''
+        r"""
         i=0 fd=0 rec "\D ca" covers 4: 1 "\D ca"+"t" = 103; 2 "\D"+" cat" = 208; 3 "\D c"+"at" = 103 -> branch 2, emit 98
         i=1 fd=0 rec " cat" covers 4: 1 " cat"+"\n\n\n" = 209; 2 " "+"ca" = -98; 2b " "+" cat" = -9795; 3 " ca"+"t" = -9897 -> branch 1, emit 1169
         i=5 fd=0 rec "\n\n\n" covers 3: 1 "\n\n\n"+"\D bi" = 105; 2 "\n\n"+"\n" = -9895; 3 "\n"+"\n\n\D" = 107 -> branch 3, emit 1
         i=6 fd=0 rec "\n\n\D" covers 3: 1 "\n\n\D"+" bi" = 106; 2 "\n\n"+"\D bi" = 104; 3 "\n"+"\n" = 4 -> branch 1, emit 494
         i=9 fd=0 rec " bi" covers 3: 1 " bi"+"rd" = 4; 2 " "+"bi" = -9998; 3 " b"+"ir" = 0 -> branch 1, emit 656
-        i=12 fd=0 rec "rd" covers 2: emit 425''',
+        i=12 fd=0 rec "rd" covers 2: emit 425""",
     ),
     "caf\u00e9 2024": (
         [70, 98, 645, 852, 516, 21, 23],
-        r'''
+        r"""
         i=0 fd=0 rec "\D ca" covers 4: 1 "\D ca"+"fe" = 1; 2 "\D"+" ca" = -9896; 3 "\D c"+"a" = -10001; 3b "\D c"+" af" = 99 -> branch 3b, emit 70, 98
         i=3 fd=1 rec " af" covers 2: 1 " af"+"e\xcc\x81" = 5; 2 " "+"a" = -200; 2b " "+" af" = -10000; 3 " a"+"fe" = -101 -> branch 1, emit 645
         i=5 fd=0 rec "e\xcc\x81" covers 3: 1 "e\xcc\x81"+" 20" = 109; 2 "e"+"\xcc\x81" = -9998 -> branch 1, emit 852
         i=8 fd=0 rec " 20" covers 3: 1 " 20"+"2" = 106; 2 " "+"20" = -9995; 3 " 2"+"02" = 106 -> branch 1, emit 516
         i=11 fd=0 rec "2" covers 1: 1 "2"+"4" = 4 -> branch 1, emit 21
-        i=12 fd=0 rec "4" covers 1: emit 23''',
+        i=12 fd=0 rec "4" covers 1: emit 23""",
     ),
 }
 
@@ -208,11 +184,7 @@ def test_plain_and_numpy_are_equal_on_the_real_vocabularies(real):
 
 def test_a_long_line_and_a_long_run_of_marks(builtin):
     for text in (
-        "abc" * 4000,
-        "a" + "\u0301" * 3000 + " b",
-        "\u3160" * 2000,
-        " " * 5000,
-        "\u4e2d" * 3000,
+        "abc" * 4000, "a" + "\u0301" * 3000 + " b", "\u3160" * 2000, " " * 5000, "\u4e2d" * 3000,
         "x" * 20 + "\r\n" * 1500,
     ):
         assert fast(builtin, text, 1000) == builtin.encode_plain(text)
@@ -244,20 +216,9 @@ def test_tokens_lie_where_the_encoder_says(builtin):
 
 def test_markers():
     cases = {
-        "Hello": "*Hello",
-        " a": " a",
-        "don't": "*don't",
-        "don\u2019t": "*don\u2019t",
-        "a1": "*a*1",
-        "a\nb": "*a\n*b",
-        "(x)": "(*x)",
-        "'tis": "'*tis",
-        "1'a": "*1'*a",
-        "a  b": "*a  b",
-        "12 3": "*12 3",
-        "\u2167": "*\u2167",
-        "\u00a0x": "\u00a0*x",
-        "": "",
+        "Hello": "*Hello", " a": " a", "don't": "*don't", "don\u2019t": "*don\u2019t", "a1": "*a*1",
+        "a\nb": "*a\n*b", "(x)": "(*x)", "'tis": "'*tis", "1'a": "*1'*a", "a  b": "*a  b", "12 3": "*12 3",
+        "\u2167": "*\u2167", "\u00a0x": "\u00a0*x", "": "",
     }
     for text, marked in cases.items():
         assert normalize(text).decode().replace("\x7f ", "*") == marked
@@ -316,22 +277,8 @@ def normalize_one_by_one(text: bytes) -> bytes:
 def test_normalization_in_pieces_equals_one_by_one():
     rng = random.Random(7)
     pool = [
-        "a",
-        "\u00e9",
-        "\u0301",
-        "\u0344",
-        "\u3160",
-        "\ud55c",
-        "'",
-        "\u2019",
-        " ",
-        "1",
-        "\r\n",
-        "\r",
-        "\x7f",
-        "\u0300" * 33,
-        "\U0001f600",
-        "\ud800",
+        "a", "\u00e9", "\u0301", "\u0344", "\u3160", "\ud55c", "'", "\u2019", " ", "1", "\r\n", "\r", "\x7f",
+        "\u0300" * 33, "\U0001f600", "\ud800",
     ]
     for _ in range(80):
         parts = [rng.choice(pool).encode("utf-8", "surrogatepass") for _ in range(rng.randrange(1, 40))]
@@ -450,7 +397,8 @@ def test_numpy_form_is_several_times_as_fast(builtin):
     import time
 
     text = (
-        "Because the harbour was quiet, nobody expected that anything else would happen before the ferry came in.\n"
+        "Because the harbour was quiet, nobody expected that anything else would happen before the ferry "
+        "came in.\n"
         * 4000
     )
     times = []

@@ -37,12 +37,9 @@ def data() -> bytes:
 def small(**changes) -> Vocab:
     """A vocabulary of six tokens and one duplicate, written out."""
     records = [
-        Record(b"\n", 128, 0, None, None, 0, 0.125),
-        Record(b"\r", 128, 0, None, None, 1, 0.0),
-        Record(b" ", 132, 0, None, None, 2, 0.25),
-        Record(b"a", 131, 0, None, None, 3, 0.25),
-        Record(b"\x7f", 152, 0, None, None, 4, 0.125),
-        Record(b" a", 165, 1, 2, None, 5, 0.25),
+        Record(b"\n", 128, 0, None, None, 0, 0.125), Record(b"\r", 128, 0, None, None, 1, 0.0),
+        Record(b" ", 132, 0, None, None, 2, 0.25), Record(b"a", 131, 0, None, None, 3, 0.25),
+        Record(b"\x7f", 152, 0, None, None, 4, 0.125), Record(b" a", 165, 1, 2, None, 5, 0.25),
         Record(b"\x7f a", 17, 1, 4, None, 3, -1.0),
     ]
     return Vocab(**{"records": records, "begin": bytes(256), "delete": 4, **changes})
@@ -94,20 +91,7 @@ def test_facts_of_the_real_files(shared):
         )
         assert [record.id for record in records if record.score != -1] == list(range(vocab.size))
         assert {record.flag for record in records} == {
-            1,
-            3,
-            4,
-            5,
-            16,
-            17,
-            128,
-            131,
-            132,
-            133,
-            136,
-            140,
-            152,
-            165,
+            1, 3, 4, 5, 16, 17, 128, 131, 132, 133, 136, 140, 152, 165,
         }
         duplicates = [record for record in records if record.score == -1]
         assert len(duplicates) == {4096: 745, 8000: 1244}[vocab.size]
@@ -236,15 +220,9 @@ def test_files_cut_off_anywhere(data):
 def test_foreign_files():
     rng = random.Random(2)
     for foreign in (
-        b"",
-        b"PK\x03\x04" * 50,
-        bytes(10000),
-        b"\x89PNG\r\n\x1a\n" + bytes(1000),
-        b"\x1f\x8b\x08" + bytes(1000),
-        b'{"version": "1.0", "model": {}}' * 50,
-        b"\x01\x01\x01" + b"\xff" * 10000,
-        rng.randbytes(5000),
-        b"Plain text, no vocabulary.\n" * 40,
+        b"", b"PK\x03\x04" * 50, bytes(10000), b"\x89PNG\r\n\x1a\n" + bytes(1000),
+        b"\x1f\x8b\x08" + bytes(1000), b'{"version": "1.0", "model": {}}' * 50,
+        b"\x01\x01\x01" + b"\xff" * 10000, rng.randbytes(5000), b"Plain text, no vocabulary.\n" * 40,
     ):
         with pytest.raises(VocabError):
             Vocab.parse(foreign)
@@ -325,7 +303,8 @@ def test_ten_thousand_mutations(data, shared):
     contents += [(shared / "vocabs" / "english-8000-strict-nocapcode-v1.vocab").read_bytes()]
     results = [check_mutant(mutate(rng, rng.choice(contents))) for _ in range(10000)]
     print(
-        f"10,000 mutations: {sum(results):,} were vocabularies, {results.count(False):,} refused with field and offset, nothing else"
+        f"10,000 mutations: {sum(results):,} were vocabularies, {results.count(False):,} refused with "
+        "field and offset, nothing else"
     )
     assert 0 < sum(results) < 5000
 
@@ -370,10 +349,7 @@ def test_a_folders_configuration_overrides(tmp_path, data):
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id) == (8064, 8000, 8001)
     assert load(tmp_path / "tokenmonster.vocab").fingerprint == tokenizer.fingerprint
     for wrong in (
-        {"vocab_size": 100},
-        {"eos_token_id": 4096},
-        {"eos_token_id": [1, "two"]},
-        {"bos_token_id": -1},
+        {"vocab_size": 100}, {"eos_token_id": 4096}, {"eos_token_id": [1, "two"]}, {"bos_token_id": -1},
         {"vocab_size": "many"},
     ):
         (tmp_path / "config.json").write_text(json.dumps(wrong))

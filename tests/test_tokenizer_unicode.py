@@ -57,7 +57,8 @@ def test_listed_code_points_are_known_from_their_version_on(version):
     assert known == (LISTED[version] if HERE >= number_of(version) else set())
 
 
-@pytest.mark.skipif(HERE > (15, 1, 0), reason=f"Python's Unicode {unicodedata.unidata_version} was not compared with the reference's yet")
+@pytest.mark.skipif(HERE > (15, 1, 0),
+    reason=f"Python's Unicode {unicodedata.unidata_version} was not compared with the reference's yet")
 def test_no_other_code_point_differs_from_the_reference():
     listed = set().union(*LISTED.values())
     digest = hashlib.sha256()

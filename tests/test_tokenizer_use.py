@@ -219,13 +219,8 @@ def test_the_real_reference_agrees(shared):
 
 def command(*args: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "tokenizer.py"), *args],
-        input=stdin,
-        capture_output=True,
-        env={**os.environ, **env},
-        cwd=ROOT,
-        timeout=120,
-        check=False,
+        [sys.executable, str(ROOT / "tokenizer.py"), *args], input=stdin, capture_output=True,
+        env={**os.environ, **env}, cwd=ROOT, timeout=120, check=False,
     )
 
 
@@ -299,11 +294,8 @@ def test_tokens_in_lines_of_the_terminals_width(monkeypatch):
 # -------------------------------------------------------------------------------------------------------- BPE
 
 SENTENCES = [
-    "the cat sat on the mat",
-    "a cat is not a dog",
-    "the dog and the cat",
-    "caf\u00e9 na\u00efve \u4e16\u754c",
-    "1999 2024 hats",
+    "the cat sat on the mat", "a cat is not a dog", "the dog and the cat",
+    "caf\u00e9 na\u00efve \u4e16\u754c", "1999 2024 hats",
 ] * 20
 
 
@@ -322,17 +314,13 @@ def json_bpe(folder: Path, byte_level: bool) -> Path:
             [library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")]
         )
         steps = [
-            library.decoders.Replace("\u2581", " "),
-            library.decoders.ByteFallback(),
-            library.decoders.Fuse(),
+            library.decoders.Replace("\u2581", " "), library.decoders.ByteFallback(), library.decoders.Fuse(),
             library.decoders.Strip(" ", 1, 0),
         ]
         inner.decoder = library.decoders.Sequence(steps)
         alphabet, special = [], special + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = library.trainers.BpeTrainer(
-        vocab_size=len(special) + 300,
-        special_tokens=special[:3],
-        initial_alphabet=alphabet,
+        vocab_size=len(special) + 300, special_tokens=special[:3], initial_alphabet=alphabet,
         show_progress=False,
     )
     inner.train_from_iterator(SENTENCES, trainer)
@@ -350,13 +338,8 @@ def model_bpe(folder: Path) -> Path:
     )
     folder.mkdir(exist_ok=True)
     library.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=330,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-        hard_vocab_limit=False,
+        sentence_iterator=iter(SENTENCES), model_prefix=str(folder / "tokenizer"), vocab_size=330,
+        model_type="bpe", byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
     )
     return folder
 
@@ -466,7 +449,11 @@ def test_special_ids_of_a_foreign_folder_survive_saving(tmp_path, config, expect
 def test_decode_takes_ids_of_any_kind():
     coder = load()
     ids = [coder.eos_id, *coder.encode("red")]
-    assert coder.decode(np.array(ids), skip_special=True) == coder.decode(torch.tensor(ids), skip_special=True) == "red"
+    assert (
+        coder.decode(np.array(ids), skip_special=True)
+        == coder.decode(torch.tensor(ids), skip_special=True)
+        == "red"
+    )
 
 
 def test_encode_says_what_is_lost_and_has_a_bound(tmp_path, capsys, monkeypatch):

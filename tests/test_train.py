@@ -47,18 +47,8 @@ def no_gallery(monkeypatch):
 def settings(corpus: Path, out: Path, **changes) -> dict:
     """A run of a few seconds."""
     values = dict(
-        model=SMALL,
-        data=str(corpus),
-        out=str(out),
-        device="cpu",
-        precision="fp32",
-        steps=12,
-        seq_len=32,
-        batch_size=4,
-        eval_steps=4,
-        logging_steps=2,
-        max_eval_samples=4,
-        learning_rate=1e-3,
+        model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=12, seq_len=32,
+        batch_size=4, eval_steps=4, logging_steps=2, max_eval_samples=4, learning_rate=1e-3,
     )
     return {**values, **changes}
 
@@ -77,11 +67,8 @@ def same_files(one: Path, two: Path, names: tuple[str, ...]) -> None:
 
 
 EXACT = (
-    "last/model.safetensors",
-    "last/optimizer.safetensors",
-    "last/trainer_state.json",
-    "best/model.safetensors",
-    "training_curves.csv",
+    "last/model.safetensors", "last/optimizer.safetensors", "last/trainer_state.json",
+    "best/model.safetensors", "training_curves.csv",
 )
 
 
@@ -137,7 +124,9 @@ def test_fused_update_equals_the_written_out_one():
 
 
 def test_schedules():
-    config = TrainSettings(steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule="cosine")
+    config = TrainSettings(
+        steps=1000, warmup_steps=50, stable_steps=800, learning_rate=8e-4, schedule="cosine"
+    )
     rates = [train.learning_rate(config, step) for step in range(1001)]
     assert rates[0] == 0 and rates[25] == pytest.approx(4e-4) and rates[50] == pytest.approx(8e-4)
     assert rates[525] == pytest.approx(4e-4) and rates[1000] == pytest.approx(0, abs=1e-12)
@@ -194,7 +183,8 @@ GOLDEN = ROOT / "tests" / "golden_tiny_math.json"
 
 
 def golden_run(corpus: Path, out: Path) -> list[float]:
-    return train.train(**settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)
+    return train.train(
+        **settings(corpus, out, model=None, size="tiny", steps=20, seq_len=64, batch_size=4, eval_steps=20)
     ).losses
 
 
@@ -410,8 +400,9 @@ def test_resume_needs_neither_the_folder_of_init_nor_the_same_place(corpus, tmp_
         train.train(**settings(corpus, tmp_path / "other", model=None, size="20m", init=str(first.folder)))
 
 
-@pytest.mark.parametrize("damage", ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "cut SHA256SUMS",
-                                    "bit of the weights"])
+@pytest.mark.parametrize("damage",
+    ["empty SHA256SUMS", "no state", "state of something else", "shorter SHA256SUMS", "cut SHA256SUMS",
+    "bit of the weights"])
 def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
     run = tmp_path / "run"
     train.train(**settings(corpus, run))
@@ -494,7 +485,8 @@ def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
     code = (
         "import sys, pathlib, publishing.card, training.log, train\n"
         "publishing.card.write_card = print\n"
-        "def rss(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
+        "def rss(): return int(next(l for l in open('/proc/self/status') if "
+        "l.startswith('VmRSS')).split()[1]) / 1024\n"
         "real, seen = training.log.Log.flush, {}\n"
         "def flush(log, bar):\n    real(log, bar)\n    seen[log.state.step] = rss()\n"
         "training.log.Log.flush = flush\n"
@@ -504,10 +496,7 @@ def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
         "print('rss', *(f'{step}:{seen[step]:.0f}' for step in sorted(seen) if step % 200 == 0))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
@@ -525,27 +514,9 @@ def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
 
 def command(corpus: Path, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "--size",
-        "tiny",
-        "--data",
-        str(corpus),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--seq-len",
-        "32",
-        "--batch-size",
-        "2",
-        "--eval-steps",
-        "5",
-        "--max-eval-samples",
-        "2",
-        *more,
+        sys.executable, str(ROOT / "train.py"), "--size", "tiny", "--data", str(corpus), "--out", str(out),
+        "--device", "cpu", "--precision", "fp32", "--seq-len", "32", "--batch-size", "2", "--eval-steps", "5",
+        "--max-eval-samples", "2", *more,
     ]
 
 
@@ -723,7 +694,9 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, cap
         return real(network, ids, job, scale)
     plain = train.train(**settings(corpus, tmp_path / "plain", steps=3)).losses
     monkeypatch.setattr(train, "training_step", small_machine)
-    assert train.train(**settings(corpus, tmp_path / "small", steps=3)).losses == pytest.approx(plain, abs=2e-6)
+    assert train.train(**settings(corpus, tmp_path / "small", steps=3)).losses == pytest.approx(
+        plain, abs=2e-6
+    )
     assert "--micro-batch 1" in capsys.readouterr().err
 
 
@@ -739,21 +712,17 @@ def test_presets_are_the_cards():
                   for key, value in models[name][group].items() if "value" in value[0]}
         preset = presets.recipe_values("card", size)
         for ours, theirs in (
-            ("steps", "max_train_steps"),
-            ("warmup_steps",) * 2,
-            ("stable_steps",) * 2,
-            ("learning_rate",) * 2,
-            ("batch_size", "total_batch_size"),
-            ("seq_len", "block_size"),
-            ("eval_steps",) * 2,
-            ("best_eval_start_step",) * 2,
-            ("max_eval_samples",) * 2,
+            ("steps", "max_train_steps"), ("warmup_steps",) * 2, ("stable_steps",) * 2,
+            ("learning_rate",) * 2, ("batch_size", "total_batch_size"), ("seq_len", "block_size"),
+            ("eval_steps",) * 2, ("best_eval_start_step",) * 2, ("max_eval_samples",) * 2,
         ):
             assert preset[ours] == groups[theirs], (size, ours)
         assert preset.get("logging_steps") == groups.get("logging_steps", preset["logging_steps"])
         for ours, theirs in (("weight_decay",) * 2, ("max_grad_norm",) * 2, ("seed",) * 2):
             assert getattr(TrainSettings, ours) == groups[theirs]
-        assert [TrainSettings.beta1, TrainSettings.beta2] == groups["betas"] and TrainSettings.eps == groups["eps"]
+        assert [TrainSettings.beta1, TrainSettings.beta2] == groups["betas"] and TrainSettings.eps == groups[
+            "eps"
+        ]
         assert preset["batch_size"] * preset["seq_len"] == groups["tokens_per_optimizer_step"]
 
 
@@ -770,15 +739,8 @@ def test_dry_run_of_every_size_prints_its_card_and_writes_no_run(corpus, tmp_pat
         assert f"the card of {name}" in text and "* departs from the card" in text
         rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ") and line.strip()}
         for key in (
-            "learning_rate",
-            "betas",
-            "eps",
-            "warmup_steps",
-            "stable_steps",
-            "max_train_steps",
-            "seed",
-            "total_batch_size",
-            "eval_steps",
+            "learning_rate", "betas", "eps", "warmup_steps", "stable_steps", "max_train_steps", "seed",
+            "total_batch_size", "eval_steps",
         ):
             assert key in rows, key
         assert rows["total_batch_size"].count("64" if size != "30m" else "8") == 2 and not rows[
@@ -795,7 +757,8 @@ def test_the_30m_preset_ends_where_its_run_did(corpus, tmp_path, monkeypatch, ca
     asked = dict(size="30m", recipe="card", data=str(corpus))
     card = open_job(asked).settings
     assert (card.steps, card.warmup_steps, card.tokens) == (60_626, 3_031, 30_300 * 8_192)
-    assert train.learning_rate(card, 30_300) == pytest.approx(4.3e-4, rel=0.02)    # of a cosine over 60,626 steps
+    # of a cosine over 60,626 steps
+    assert train.learning_rate(card, 30_300) == pytest.approx(4.3e-4, rel=0.02)
     shorter = open_job({**asked, "steps": 100}).settings
     assert shorter.tokens is None and shorter.warmup_steps == 5
     wsd = open_job({**asked, "size": "150m", "seq_len": 64, "schedule": "wsd"}).settings
@@ -808,7 +771,9 @@ def test_tokens_and_epochs_end_a_run_whichever_comes_first(corpus, tmp_path):
     per_epoch = data.steps_for_epochs(corpus, 32, 4, 1)
     assert len(train.train(**settings(corpus, tmp_path / "a", steps=9, tokens=5 * 128)).losses) == 5
     assert len(train.train(**settings(corpus, tmp_path / "b", steps="auto", tokens=3 * 128)).losses) == 3
-    assert per_epoch > 9 and len(train.train(**settings(corpus, tmp_path / "c", steps=9, epochs=1)).losses) == 9
+    assert (
+        per_epoch > 9 and len(train.train(**settings(corpus, tmp_path / "c", steps=9, epochs=1)).losses) == 9
+    )
 
 
 def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, monkeypatch):
@@ -820,9 +785,11 @@ def test_throughput_leaves_out_windows_in_which_xla_compiled(corpus, tmp_path, m
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(steps="12", learning_rate="fast", recompute="yes"), r"--steps '12'.*--learning-rate 'fast'.*--recompute 'yes'"),
+    (dict(steps="12", learning_rate="fast", recompute="yes"),
+    r"--steps '12'.*--learning-rate 'fast'.*--recompute 'yes'"),
     (dict(size="21m", schedule="linear"), "--size '21m': choose from tiny.*--schedule 'linear': choose from"),
-    (dict(learning_rate=math.nan, weight_decay=-1.0, seed=-1), "--learning-rate nan.*--weight-decay -1.0.*--seed -1"),
+    (dict(learning_rate=math.nan, weight_decay=-1.0, seed=-1),
+    "--learning-rate nan.*--weight-decay -1.0.*--seed -1"),
     (dict(stop_after=0, steps=0), "--steps 0 must be positive.*--stop-after 0"),
 ])
 def test_values_of_the_wrong_kind_from_a_program(corpus, tmp_path, changes, words):

@@ -45,11 +45,7 @@ def python(
     environment["PYTHONPATH"] = str(ROOT)
     start = [code_or_file] if code_or_file.endswith(".py") else ["-c", code_or_file]
     return subprocess.run(
-        [str(PYTHON), *start, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
+        [str(PYTHON), *start, *arguments], capture_output=True, text=True, cwd=cwd, env=environment,
         timeout=900,
     )
 
@@ -57,22 +53,8 @@ def python(
 # Log windows of 5, 1, 4, 2 and 1 steps, evaluations at 6, 12 and 13 of 13 steps; the rate is 0 at the first
 # step and nearly 0 at the last.
 SETTINGS = [
-    "--size",
-    "tiny",
-    "--precision",
-    "fp32",
-    "--steps",
-    "13",
-    "--seq-len",
-    "32",
-    "--batch-size",
-    "16",
-    "--eval-steps",
-    "6",
-    "--logging-steps",
-    "5",
-    "--max-eval-samples",
-    "32",
+    "--size", "tiny", "--precision", "fp32", "--steps", "13", "--seq-len", "32", "--batch-size", "16",
+    "--eval-steps", "6", "--logging-steps", "5", "--max-eval-samples", "32",
 ]
 # two micro-steps, layers and logits computed twice
 THRIFTY = ["--micro-batch", "1", "--recompute", "--loss-chunk", "8"]
@@ -147,9 +129,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(corpus, runs, tmp_path
     train(tmp_path, "--resume", "cut", "--stop-after", "12")
     train(tmp_path, "--resume", "cut")
     for name in (
-        "last/model.safetensors",
-        "last/optimizer.safetensors",
-        "last/trainer_state.json",
+        "last/model.safetensors", "last/optimizer.safetensors", "last/trainer_state.json",
         "best/model.safetensors",
     ):
         assert (tmp_path / "cut" / name).read_bytes() == (runs["thrifty"] / name).read_bytes(), name
@@ -176,17 +156,8 @@ def test_a_checkpoint_is_read_everywhere(runs):
 def test_the_command_of_a_tpu_host_trains_on_eight_virtual_devices(corpus, tmp_path):
     """Nothing said but the size (and what keeps it short): the TPU's recipe, one row for each device."""
     text = train(
-        tmp_path,
-        "--size",
-        "20m",
-        "--data",
-        str(corpus),
-        "--steps",
-        "2",
-        "--seq-len",
-        "32",
-        "--max-eval-samples",
-        "8",
+        tmp_path, "--size", "20m", "--data", str(corpus), "--steps", "2", "--seq-len", "32",
+        "--max-eval-samples", "8",
     )
     assert "8 in parallel" in text and "tpu-bf16" in text and "one row for each of the 8 devices" in text
     assert len(rows(tmp_path / "runs" / "20m")) == 3
@@ -250,7 +221,8 @@ def test_the_step_of_tiny_compiles_for_a_tpu_v5e_8(tmp_path):
     if missing:
         pytest.skip(f"the environment xla has no {', '.join(missing)}")
     done = python(
-        "import sys; from bench import tpu_compile; sys.argv[1:] = ['--size', 'tiny', '--json']; sys.exit(tpu_compile.main())",
+        "import sys; from bench import tpu_compile; sys.argv[1:] = ['--size', 'tiny', '--json']; "
+        "sys.exit(tpu_compile.main())",
         cwd=tmp_path,
         xla=False,
     )
@@ -279,8 +251,9 @@ y = attention_written_out(q, k, v)
 y.backward(g)
 ours = [y.detach(), q.grad, k.grad, v.grad]
 size = 128
-blocks = kernel.BlockSizes(block_q=size, block_k_major=size, block_k=size, block_b=2, block_q_major_dkv=size, block_k_major_dkv=size,
-                           block_k_dkv=size, block_q_dkv=size, block_k_major_dq=size, block_k_dq=size, block_q_dq=size)
+blocks = kernel.BlockSizes(block_q=size, block_k_major=size, block_k=size, block_b=2,
+                           block_q_major_dkv=size, block_k_major_dkv=size, block_k_dkv=size, block_q_dkv=size,
+                           block_k_major_dq=size, block_k_dq=size, block_q_dq=size)
 def attend(q, k, v):
     k, v = jnp.repeat(k, H // K, axis=1), jnp.repeat(v, H // K, axis=1)      # as devices/attention_tpu.py
     return kernel.flash_attention(q, k, v, causal=True, sm_scale=F**-0.5, block_sizes=blocks)
