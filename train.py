@@ -318,9 +318,9 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | Non
         ids = numpy.concatenate([validation.batch(row) for row in rows])      # (B, T)
         if device.compiles_shapes or job.settings.compile:                    # fill up with rows that do not count
             ids = ids[numpy.arange(at_once) % len(rows)]                      # (at_once, T)
-        losses = validation_losses(model, ids, job).cpu().double()            # (B,)
-        device.sync()
-        for row, loss in zip(rows, losses):
+        losses = validation_losses(model, ids, job)                           # (B,)
+        device.replicate([losses])                    # XLA: gathered in this graph; reading would compile one
+        for row, loss in zip(rows, losses.cpu().double()):
             source, _ = validation.locate(row)
             sums[source] += torch.tensor([loss, 1.0], dtype=torch.float64)
     if device.world > 1:

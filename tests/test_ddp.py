@@ -71,7 +71,8 @@ def test_two_processes_equal_one(tmp_path, corpus, compiled):
     for one, two in zip(rows["one"], rows["two"]):
         assert (one["step"], one["tokens"]) == (two["step"], two["tokens"])
         for key in {"loss", "grad_norm", "eval_loss"} & set(one):
-            assert abs(one[key] - two[key]) < 2e-5, (one, two)
+            # The two add the rows in another order: a few roundings a step, each at most 2^-24 of the sum.
+            assert abs(one[key] - two[key]) < 200 * 2**-23 * two[key], (one, two)
 
 
 @pytest.mark.ci

@@ -113,8 +113,8 @@ def check_loaded(shared, tmp_path, environment, size):
     assert report["special"] == {
         "shown": "Hello<|endoftext|>Hello",
         "skipped": "HelloHello",
-        "in_text": False,
-        "asked_for": 1,
+        "in_text": 1,
+        "split": False,
         "as_tokens": "Hello<|endoftext|>",
     }
     assert report["chat"] == {
