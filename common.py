@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every script shares: errors and exit codes, flags, files, the terminal, run folders.
+"""What every script shares: errors, exit codes, signals, flags, files, the terminal, run folders.
 
 Nothing here is about language models. A reader of the course may skip this file.
 """
@@ -17,7 +17,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import stat
 import sys
+import textwrap
+import threading
+import time
 import typing
 import unicodedata
 from pathlib import Path
@@ -94,6 +99,57 @@ def before_run(kind: type, error: BaseException, trace: Any) -> None:
 
 if Path(sys.argv[0]).is_file() and Path(sys.argv[0]).resolve().parent == ROOT:
     sys.excepthook = before_run                                   # so a script imports this file before torch
+
+
+# ---------------------------------------------------------------------------------------------- stop signals
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")                        # Windows has no SIGHUP
+
+
+class StopSignals:
+    """Within this block a signal asks the loop to finish its step; `received` is its number, 0 before.
+
+    A second Ctrl-C or SIGTERM ends the program at once. A signal that was ignored when the block began stays
+    ignored (`nohup`). Outside the main thread, signals are left as they are.
+    """
+
+    def __enter__(self) -> StopSignals:
+        self.received, self.when, self.before = 0, 0.0, {}
+        if threading.current_thread() is threading.main_thread():
+            numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+            heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self.receive) for number in heard}
+        return self
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Called by Python when the signal arrives."""
+        now = time.monotonic()
+        # torchrun repeats the terminal's signal; shell and kernel may both report a closed terminal
+        repeated = os.environ.get("WORLD_SIZE", "1") != "1" and now - self.when < 1
+        hangup = number == getattr(signal, "SIGHUP", None)
+        if self.received and not repeated and not hangup:
+            os._exit(128 + number)
+        self.received, self.when = self.received or number, now
+        if hangup:
+            leave_closed_terminal()
+        print("\nfinishing this step and saving; Ctrl-C again exits at once", file=sys.stderr)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def leave_closed_terminal() -> None:
+    """Drop output to a terminal that is closed: each write there would be an error."""
+    for descriptor in (1, 2):
+        try:
+            closed = stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor)
+        except OSError:
+            continue                                              # the stream was closed before the start
+        if closed:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 # ------------------------------------------------------------------------------------------------------ flags
@@ -404,6 +460,28 @@ def say(text: str) -> None:
     with naming("standard output"):
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def text_width() -> int:
+    """Columns for text: those of the terminal, at most 100; 100 where stdout is not a terminal."""
+    on_terminal = sys.stdout and sys.stdout.isatty()
+    return min(100, shutil.get_terminal_size().columns) if on_terminal else 100
+
+
+def wrapped(text: str, first: str = "", rest: str = "") -> str:
+    """`text` broken between words to `text_width()`, its first line after `first`, all others after `rest`.
+
+    A newline stays a line break. A line that begins with `python ` is a command to copy and is not broken.
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = rest if lines else first
+        if line.startswith("python "):
+            lines.append(indent + line)
+            continue
+        lines += textwrap.wrap(line, text_width(), initial_indent=indent, subsequent_indent=rest,
+                               break_long_words=False, break_on_hyphens=False) or [indent]
+    return "\n".join(lines)
 
 
 def escaped(text: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from common import UserError, read_json, run, sha256_file
+from common import UserError, command, read_json, run, sha256_file
 from tokenizer import lost_sentence
 
 START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
@@ -446,7 +446,7 @@ def read_manifest(folder: Path) -> dict:
             )
         raise UserError(
             f"{folder}: no prepared corpus here (no manifest.json); "
-            f"make one with: python data.py prepare --out {folder}"
+            f"make one with: {command('data.py', 'prepare', '--out', folder)}"
         )
     manifest = read_json(folder / "manifest.json")
     try:

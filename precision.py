@@ -18,9 +18,9 @@ in ours:
   `set_mat_mul_precision("highest")`, or `torch.set_float32_matmul_precision("highest")` under TorchTPU, whose
   default is "medium". The cards do not name it and we leave it alone;
 * under torch_xla, the sum over chips of a bfloat16 layer's weight gradients: autocast makes them bfloat16
-  products, and XLA adds the chips' parts before the cast to FP32. So all chips agree, but eight parts are added
-  with 8 bits of precision each. Norms, embedding and the FP32 layers are added in FP32. Under TorchTPU
-  DistributedDataParallel adds all gradients in FP32.
+  products, and XLA adds the chips' parts before the cast to FP32. All chips get the same sum, but of eight
+  parts with 8 bits of precision each. Gradients of norms, embedding and FP32 layers are added in FP32. Under
+  TorchTPU DistributedDataParallel adds all gradients in FP32.
 
 On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits
 where a TPU's bfloat16 keeps 7, and adds in FP32. Attention in an FP32 layer does not: its kernel multiplies

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a model of the family: one plain loop for CPU, CUDA and the TPU v5e-8.
+"""Train a model of the family: one plain loop for CPU, CUDA and TPU.
 
     main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
 
-In reading order: the schedule, AdamW, one training step, the loop (`train`), what the loop is made of, and the
-validation loss. The settings and their values are in training/settings.py, opening a run in
-training/open_job.py, checkpoints in training/run_folder.py.
+In reading order: the schedule, AdamW, one training step, the loop (`train`) and its parts, the validation
+loss. The settings are in training/settings.py, opening a run is in training/job.py, checkpoints are in
+training/run_folder.py.
 """
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Before torch, which takes seconds: Ctrl-C meanwhile is one line (common.before_run).
-from common import CheckFailed, Parser, UserError, add_flags, command, progress, run
+# Before torch, whose import takes seconds: Ctrl-C during that time then prints one line (common.before_run).
+from common import (
+    CheckFailed, Parser, StopSignals, UserError, add_flags, command, for_terminal, progress, run, wrapped,
+)
 
 import numpy
 import torch
@@ -30,13 +32,10 @@ from model import Llama, next_token_loss
 from training.announce import announce, conclude, nothing_left
 from training.chunked_loss import ChunkedLoss
 from training.compiled import CompiledLoss
-from training.job import History, Job, State
-from training.learned import Learned
-from training.log import Log, after_nonfinite
-from training.open_job import open_job
+from training.job import History, Job, State, open_job
+from training.log import Log, after_nonfinite, shortened
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
-from training.signals import StopSignals
 
 
 # ------------------------------------------------------------------------------------- schedule and optimizer
@@ -44,9 +43,9 @@ from training.signals import StopSignals
 def learning_rate(settings: TrainSettings, step: int) -> float:
     """The rate of optimizer step `step` (from 0).
 
-    Linear from 0 over warmup_steps; then half a cosine down to 0 (Loshchilov and Hutter 2017), or for `wsd`
-    the peak for stable_steps and a straight line to 0 (Hu et al. 2024). Step 0 has rate 0, as in the cards'
-    scheduler.
+    Linear from 0 over warmup_steps. Then half a cosine down to 0 (Loshchilov and Hutter 2017); or for `wsd`
+    the peak rate for stable_steps, then a straight line to 0 (Hu et al. 2024). Step 0 has rate 0, as in the
+    cards' scheduler.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
@@ -64,8 +63,9 @@ class AdamW:
     With g the gradient and t the number of updates:  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
     w = w (1 - lr * decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 
-    Bit-equal on CPU to torch.optim.AdamW. Only Linear weights decay, so an untied lm_head does, but neither a
-    tied embedding nor the norms, as in the cards. `fused` does the same update with torch's fused kernel.
+    On a CPU bit-equal to torch.optim.AdamW. Only the weights of Linear layers decay, as in the cards: an
+    untied lm_head does, a tied embedding and the norms do not. `fused` makes the same update with torch's
+    fused kernel.
     """
 
     def __init__(self, model: nn.Module, weight_decay: float, beta1: float = TrainSettings.beta1,
@@ -82,13 +82,14 @@ class AdamW:
     def step(self, t: int, lr: float) -> None:
         """Update number t (from 1).
 
-        The step's numbers travel in one small tensor, so that XLA sees an input and not a new constant.
-        Nothing is divided by the rate, so a rate of 0, the cards' first step, is harmless
-        (torch.optim.AdamW(capturable=True) divides, and is NaN).
+        The step's numbers are in one small tensor: for XLA it is an input, where a new constant at each step
+        would compile a new program. Nothing is divided by the rate, so the rate 0 of the first step is
+        harmless (torch.optim.AdamW(capturable=True) divides by it, and the weights become NaN).
         """
         if self.fused:
             return self.fused_step(t, lr)
-        numbers = [lr / (1 - self.beta1**t), math.sqrt(1 - self.beta2**t)] + [1 - lr * decay for decay in self.decays]
+        kept = [1 - lr * decay for decay in self.decays]
+        numbers = [lr / (1 - self.beta1**t), math.sqrt(1 - self.beta2**t), *kept]
         scalars = torch.tensor(numbers, dtype=torch.float32).to(self.params[0].device)    # (2 + parameters,)
         for i, p in enumerate(self.params):
             m, v = self.exp_avg[i], self.exp_avg_sq[i]
@@ -102,10 +103,12 @@ class AdamW:
         """The same update by torch's fused kernel, one call per decay value."""
         for decay in set(self.decays):
             chosen = [i for i, d in enumerate(self.decays) if d == decay]
-            params, m, v = ([tensors[i] for i in chosen] for tensors in (self.params, self.exp_avg, self.exp_avg_sq))
+            params = [self.params[i] for i in chosen]
+            m, v = [self.exp_avg[i] for i in chosen], [self.exp_avg_sq[i] for i in chosen]
             counts = [torch.tensor(float(t), device=p.device) for p in params]
             torch._fused_adamw_(params, [p.grad for p in params], m, v, [], counts, amsgrad=False, lr=lr,
-                                beta1=self.beta1, beta2=self.beta2, weight_decay=decay, eps=self.eps, maximize=False)
+                                beta1=self.beta1, beta2=self.beta2, weight_decay=decay, eps=self.eps,
+                                maximize=False)
 
     def state(self) -> dict[str, Tensor]:
         """Name -> moment on the CPU, for a file."""
@@ -134,7 +137,7 @@ class AdamW:
 def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) and return the norm before (Pascanu et al. 2013).
 
-    The norm is the root of the sum of all squares.
+    The norm is that of all gradients together: the root of the sum of all squares.
     """
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in params]))
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
@@ -146,10 +149,11 @@ def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
 # ------------------------------------------------------------------------------------------ one training step
 
 def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: float = 1.0) -> Tensor:
-    """Forward and backward over this process's rows `ids` (B, T); gradients add up to those of the mean loss.
+    """Forward and backward over the rows `ids` (B, T) of this process; returns the mean loss.
 
-    The rows are computed `job.micro_batch` at a time. All micro-batches have the same number of tokens, so the
-    mean of their means is the mean over all tokens. Returns it, FP32, on the device.
+    `job.micro_batch` rows are computed at a time, and their gradients add up to those of the mean loss. All
+    micro-batches have the same number of tokens, so the mean of their losses is the mean over all tokens. It
+    is returned in FP32, on the device.
     """
     pieces = numpy.split(ids, len(ids) // job.micro_batch)
     total = torch.zeros((), device=job.device.torch_device)
@@ -159,7 +163,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: 
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.settings.loss_chunk or job.settings.compile:
-                loss = network(input_ids, mask=mask)                          # training/chunked_loss.py, compiled.py
+                loss = network(input_ids, mask=mask)  # training/chunked_loss.py, compiled.py
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss = next_token_loss(logits, input_ids)
@@ -172,9 +176,9 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: 
 
 
 def document_mask(input_ids: Tensor, separator: int) -> Tensor:
-    """(B, 1, T, T), true where query t may read position s: s <= t and both in the same document.
+    """(B, 1, T, T), true where position t may attend to position s: s <= t, and both in the same document.
 
-    A separator ends its document.
+    A separator is the last token of its document.
     """
     T = input_ids.shape[1]
     ends = (input_ids == separator).long()                                    # (B, T)
@@ -189,9 +193,9 @@ def document_mask(input_ids: Tensor, separator: int) -> Tensor:
 def train(**given: Any) -> History:
     """Train in a run folder that always holds a complete checkpoint, and return what this call did.
 
-    The arguments are fields of training/settings.py:TrainSettings; every other setting takes the value of its
-    recipe. Raises UserError for a mistake in settings, data or files, CheckFailed when loss or gradient stop
-    being finite. The model card and the sample after a complete run are made by `main`, not here.
+    The arguments are fields of training/settings.py:TrainSettings; every other setting has the value of its
+    recipe. Raises UserError for a mistake in settings, data or files, and CheckFailed when loss or gradient
+    are no longer finite. The model card and the sample after a complete run are made by `main`.
     """
     started = time.monotonic()
     job = open_job(given)
@@ -201,29 +205,30 @@ def train(**given: Any) -> History:
     history = History(folder=job.folder, first=device.rank == 0)
     if settings.dry_run:
         return history
-    optimizer = AdamW(model, settings.weight_decay, settings.beta1, settings.beta2, settings.eps, settings.fused)
+    optimizer = AdamW(model, settings.weight_decay, settings.beta1, settings.beta2, settings.eps,
+                      settings.fused)
     state = State(loss_scale=precision.FIRST_SCALE if job.precision.loss_scaling else 1.0)
-    log = Log(job, history, state, started)
-    learned = Learned.of(job.validation, job.tokenizer, device.torch_device)
     with RunFolder(job, model, optimizer, state) as folder:
+        history.folder = job.folder
+        log = Log(job, history, state, started)
         device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
-        with StopSignals() as stop, progress(total=job.end(), initial=state.step, unit="step", desc="train") as bar:
-            if state.step and job.evaluation_due(state.step):
-                history.signal = evaluate_and_keep(job, folder, log, learned, stop)  # this checkpoint's own
+        with StopSignals() as stop, progress(total=job.end(), initial=state.step, bar_format=BAR) as bar:
+            if state.step and job.evaluation_due(state.step):     # a signal came before this one was made
+                history.signal = evaluate_and_keep(job, folder, log, stop)
             if state.step >= job.end():
-                job.say(nothing_left(job, state.step))
+                job.say(wrapped(nothing_left(job, state.step)))
             while state.step < job.end() and not history.signal:
                 ids = job.corpus.batch(state.step, device.rank, device.world)             # (B, T)
                 lr = learning_rate(settings, state.step)
                 try:
-                    loss = training_step(network, ids, job, state.loss_scale)             # forward and backward
+                    loss = training_step(network, ids, job, state.loss_scale)  # forward and backward
                 except torch.OutOfMemoryError:
                     job.halve_micro_batch(len(ids))
                     network.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
-                    continue                                                  # the same step again
-                norm = update(optimizer, job, state, lr)                      # clip, AdamW
+                    continue                                      # the same step again
+                norm = update(optimizer, job, state, lr)          # clip, AdamW
                 device.sync()
                 state.step += 1
                 log.add(state.step, loss, norm, lr)
@@ -236,19 +241,22 @@ def train(**given: Any) -> History:
                 if due or last:
                     folder.save()
                 if due and not history.signal:
-                    history.signal = evaluate_and_keep(job, folder, log, learned, stop)
-                elif state.step == 1 and not history.signal:                  # rate 0: the first weights
-                    log.sample(1, learned.sample(folder.model))
+                    history.signal = evaluate_and_keep(job, folder, log, stop)
+                elif state.step == 1 and not history.signal:      # its rate was 0: still the first weights
+                    log.sample(1, job.learned.sample(folder.model))
                     folder.snapshot()
                 if late:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]
-        finish(job, folder, log, history, learned)
+        finish(job, folder, log, history)
     return history
 
 
 def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
-    """The signal and the deadline as all processes see them: they must stop at the same step, or they would wait for each other for ever."""
+    """The signal and the deadline that any process has seen: all must stop at the same step.
+
+    A process that went on alone would wait for the others for ever.
+    """
     if job.device.world == 1:
         return received, late
     seen = torch.tensor([received, int(late)], dtype=torch.int32, device=job.device.torch_device)
@@ -257,7 +265,10 @@ def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
 
 
 def update(optimizer: AdamW, job: Job, state: State, lr: float) -> Tensor:
-    """Clip, then one AdamW step; under loss scaling or --skip-nonfinite a step without a finite gradient is left out. Returns the norm."""
+    """Clip the gradients and make one AdamW step; returns the gradient norm.
+
+    Under loss scaling and with --skip-nonfinite, a step whose gradient is not finite is skipped.
+    """
     if job.precision.loss_scaling:
         for p in optimizer.params:
             p.grad.div_(state.loss_scale)
@@ -287,10 +298,13 @@ def build_model(job: Job) -> Llama:
 
 
 def wrap(model: Llama, job: Job) -> nn.Module:
-    """What the loop calls: the model, or on several processes DistributedDataParallel, which averages the gradients; compiled on request."""
+    """The module that the loop calls: the model, or one that computes its loss in another way.
+
+    On several processes it is inside DistributedDataParallel, which averages the gradients.
+    """
     network = model
     if job.settings.compile:
-        network = CompiledLoss(model)                             # compiles the blocks in place, for a chunked loss too
+        network = CompiledLoss(model)                             # compiles the blocks in place
     if job.settings.loss_chunk:
         network = ChunkedLoss(model, job.settings.loss_chunk, job.device.checkpoint())
     if job.device.world == 1:
@@ -304,19 +318,20 @@ def wrap(model: Llama, job: Job) -> nn.Module:
 def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | None:
     """Mean loss per token (nats) over the validation rows: of each source, and of all ("").
 
-    The rows are the same for any micro-batch, device and number of processes: each process takes every world-th
-    micro-batch, and the last ones have the rows that are left. All rows have the same number of tokens, so the
-    mean of their means is the mean over tokens, summed on the host in double precision. None where `stop` has
-    received a signal meanwhile (several processes would all have to know, so they evaluate to the end).
+    The rows are the same for any micro-batch, device and number of processes. Process r of N takes
+    micro-batches r, r + N, r + 2N ...; the last ones may have fewer rows. All rows have the same number of
+    tokens, so the mean of their losses is the mean over tokens. It is summed in double precision on the host.
+    Returns None if `stop` receives a signal meanwhile; several processes, which would have to agree on that,
+    evaluate to the end.
     """
     validation, device, at_once = job.validation, job.device, job.micro_batch
-    sums = torch.zeros(len(validation.names), 2, dtype=torch.float64)         # loss and rows of each source
+    sums = torch.zeros(len(validation.names), 2, dtype=torch.float64)         # per source: loss, rows
     for start in range(device.rank * at_once, job.validation_rows(), device.world * at_once):
         if stop and stop.received and device.world == 1:
             return None
         rows = range(start, min(start + at_once, job.validation_rows()))
         ids = numpy.concatenate([validation.batch(row) for row in rows])      # (B, T)
-        if device.compiles_shapes or job.settings.compile:                    # fill up with rows that do not count
+        if device.compiles_shapes or job.settings.compile:  # pad with rows that do not count
             ids = ids[numpy.arange(at_once) % len(rows)]                      # (at_once, T)
         losses = validation_losses(model, ids, job)                           # (B,)
         device.replicate([losses])                    # XLA: gathered in this graph; reading would compile one
@@ -332,7 +347,7 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | Non
 
 
 def validation_losses(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
-    """The loss of each of the rows `ids` (B, T), at most a micro-batch in a forward pass; (B,) on the device."""
+    """The loss of each row of `ids` (B, T), at most a micro-batch at a time: (B,), on the device."""
     while True:
         try:
             losses = []
@@ -353,12 +368,12 @@ def row_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
     return losses.view(target.shape).sum(1) / (target.shape[1] - 1)           # (B,)
 
 
-def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, learned: Learned,
-                      stop: StopSignals | None = None, note: str = "") -> int:
+def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals | None = None,
+                      note: str = "") -> int:
     """Evaluate, log the result, and write best/ if it is the lowest loss so far.
 
-    Evaluations compete from best_eval_start_step on, and at the end of the run in any case, if an update has
-    changed the weights. One with a `note` was made only because the run stops there, and does not compete.
+    An evaluation competes from best_eval_start_step on, and in any case at the end of the run, if an update
+    has changed the weights. One with a `note`, made only because the call stops there, does not compete.
     Returns the number of the signal that ended the evaluation, else 0; the resumed run then makes it again.
     """
     started, step = time.monotonic(), folder.state.step
@@ -370,37 +385,40 @@ def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, learned: Learned,
     moved = step > folder.state.skipped + (learning_rate(job.settings, 0) == 0)
     best = folder.keep_best(loss, not note and step >= first and moved)
     measures = job.device.rank == 0 and math.isfinite(loss)
-    fields = learned.measure(folder.model) if measures else {}
+    fields = job.learned.measure(folder.model) if measures else {}
     if len(losses) > 1:
         weights = job.corpus.weights(min(step, job.settings.steps) - 1)
         fields["losses"] = losses
         fields["training_mixture"] = sum(weights[name] * loss for name, loss in losses.items())
     folder.snapshot()
     log.evaluation(step, loss, "best" if best else note, time.monotonic() - started, fields)
-    log.sample(step, learned.sample(folder.model) if measures else "")
+    log.sample(step, job.learned.sample(folder.model) if measures else "")
     return 0
 
 
-def finish(job: Job, folder: RunFolder, log: Log, history: History, learned: Learned) -> None:
-    """After the last step: say how to resume an interrupted run, else evaluate it and say what was learned."""
+def finish(job: Job, folder: RunFolder, log: Log, history: History) -> None:
+    """After the last step: evaluate it and say what was learned; if a signal came, say how to resume."""
     step = folder.state.step
     if job.device.kind == "xla":
         job.say(job.device.summary())
     history.interrupted = history.signal > 0
     if history.interrupted:
-        job.say(f"stopped at step {step} with everything saved; continue with: {job.resume_command()}")
+        job.say(f"stopped at step {step} with everything saved; continue with:\n{job.resume_command()}")
         return
     if not history.evals or history.evals[-1]["step"] != step:
-        evaluate_and_keep(job, folder, log, learned, note="stop")
+        evaluate_and_keep(job, folder, log, note="stop")
     if history.evals[-1]["eval_loss"] is None:
         raise CheckFailed(f"step {step}: the validation loss is not finite. {after_nonfinite(job)}")
     history.complete = step >= job.schedule_end()
-    conclude(job, history.evals[-1], history.complete, learned)
+    conclude(job, history.evals[-1])
+    if not history.complete:
+        job.say(f"\nstopped at step {step} of {job.schedule_end()}; continue with:\n{job.resume_command()}")
 
 
 # ----------------------------------------------------------------------------------------------- command line
 
-EXAMPLES = """  python train.py --size tiny                        a few minutes on a laptop, nothing to download
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+EXAMPLES = """  python train.py --size tiny                        a few minutes on a laptop, no download
   python train.py --size 20m                         the Stentor3-20M shape, laptop recipe on a CPU
   python train.py --size 20m --data corpora/mine     on a corpus of data.py prepare
   python train.py --size 20m --data my.txt           on your own text
@@ -410,7 +428,7 @@ EXAMPLES = """  python train.py --size tiny                        a few minutes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the flags say; of a complete run write the model card and show a sample.
+    """Train with the flags of the command line; after a complete run write the model card and show a sample.
 
     Returns the exit code: 0, or 128 + the number of the signal that ended the run.
     """
@@ -420,8 +438,11 @@ def main(argv: list[str] | None = None) -> int:
     if history.complete and history.first:
         from publishing.card import show_sample, write_card
         write_card(history.folder)
-        print(f"sample      {show_sample(history.folder)!r}")
-        print(f"more        {command('sample.py', history.folder, 'Once upon a time')}")
+        print(f"\nA sample:\n{for_terminal(shortened(show_sample(history.folder), lines=6))}")
+        print("\nNext:")
+        print(f"  look   {history.folder / 'training_curves.svg'}")
+        print(f"  ask    {command('sample.py', history.folder, 'Once upon a time')}")
+        print(f"  learn  {command('lessons/01_map.py')}")
     return 128 + history.signal if history.signal else 0
 
 

@@ -18,7 +18,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from common import UserError, find_run, read_json
+from common import UserError, command, find_run, read_json
 from data import Corpus
 from judging.scoreboard import headline
 from sample import recommended
@@ -445,7 +445,7 @@ def audit_folder(path: str | Path) -> list[Finding]:
             None,
             None,
             None,
-            f"no model card here; python -m publishing.card {path} writes one",
+            f"no model card here; write one with: {command('-m', 'publishing.card', path)}",
         )
     return folder.findings
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common import Parser, UserError, add_flags, flag, run
 from devices.attention_cpu import attend, attend_in_blocks
-from devices.keep_memory import keep_freed_memory
+from devices.open import keep_freed_memory
 from model import SIZES, ModelConfig, attention_written_out, sdpa
 
 FORMS = {"fused (sdpa)": sdpa, "written out": attention_written_out, "in blocks": attend_in_blocks}

@@ -60,11 +60,11 @@ def job_of(args: argparse.Namespace, device: Device) -> Job:
     import precision
     from model import SIZES
     from training.job import Job
-    from training.resolve import fit_on_chip
-    from training.settings import TrainSettings, default_values, recipe_values
+    from training.resolve import default_values, fit_on_chip, recipe_values
+    from training.settings import TrainSettings
     values = {**default_values(), **recipe_values("card", args.size)}
     values.update(size=args.size, recipe="card", precision="tpu-bf16", recompute=args.recompute)
-    values.update(loss_chunk=args.loss_chunk, compile=False)
+    values.update(loss_chunk=args.loss_chunk or "auto", compile=False)
     config = SIZES[args.size]
     changes = fit_on_chip(TrainSettings(**values), config, device, precision.PRECISIONS["tpu-bf16"])
     settings = TrainSettings(**{**values, **changes})

@@ -8,7 +8,7 @@ in one run.
 Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the
 figure is the median over rounds. A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets
 torch's own clip and AdamW, as its Trainer does; "FP32 default" is that model without autocast, which is what
-it does when nobody asks for anything else. On a CPU our run keeps freed memory (devices/keep_memory.py); what
+it does when nobody asks for anything else. On a CPU our run keeps freed memory (devices/open.py); what
 that alone is worth, to either, stands in two rows of its own. On a GPU both are also compiled, and nanoGPT's
 GPT can be timed beside them: the width and head width of the size, with as many layers as come nearest to its
 parameters (GELU, learned positions, tied head, its own optimizer). There the table adds the share of an
@@ -32,9 +32,9 @@ import torch
 from common import Parser, UserError, add_flags, flag, run
 from training.compiled import CompiledLoss, lacking
 from audit.cost import HARDWARE
-from devices.keep_memory import keep_freed_memory
-from devices.open import open_device
-from training.settings import TrainSettings, default_values, recipe_values
+from devices.open import keep_freed_memory, open_device
+from training.resolve import default_values, recipe_values
+from training.settings import TrainSettings
 from model import SIZES, Llama, next_token_loss
 from params import count, flops, training_memory
 from precision import PRECISIONS, apply_precision, choose_precision

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizer
-from common import Parser, UserError, count_of
+from common import Parser, UserError, command, count_of
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
 )
@@ -68,17 +68,22 @@ def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | Non
     made beside it.
     """
     sources = [builtin_source(kind) for kind in kinds]
-    return prepare_beside(sources, Path(out), vocab, "python data.py prepare")
+    what = "preparing the built-in corpus (once, about 20 seconds)"
+    return prepare_beside(sources, Path(out), vocab, "python data.py prepare", what)
 
 
 def prepare_python_docs(out: str | Path = "corpora/python-docs", vocab: str | Path | None = None) -> Path:
     """Prepare Python's documentation and library source, or find them prepared; return the folder."""
-    command = "python data.py prepare --source python-docs"
-    return prepare_beside([python_docs_source(kind) for kind in PYTHON_KINDS], Path(out), vocab, command)
+    sources = [python_docs_source(kind) for kind in PYTHON_KINDS]
+    what = "preparing Python's documentation and library source (once)"
+    return prepare_beside(sources, Path(out), vocab, "python data.py prepare --source python-docs", what)
 
 
-def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, command: str) -> Path:
-    """Prepare into the first of out, out-2, out-3 ... that is free, or find the sources there."""
+def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, by: str, what: str) -> Path:
+    """Prepare into the first of out, out-2, out-3 ... that is free, or find the sources there.
+
+    `by` is the command that does the same; `what` is said before the work.
+    """
     fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
     wanted = {source.name: source.identity for source in sources}
     for number in itertools.count(1):
@@ -89,7 +94,8 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, c
                 return folder
             continue
         try:
-            return prepare(sources, folder, vocab, command=command)
+            print(f"{what}, into {folder}", file=sys.stderr)
+            return prepare(sources, folder, vocab, command=by)
         except OtherRecipe:  # an unfinished preparation of something else
             continue
     raise AssertionError("itertools.count has no end")
@@ -149,7 +155,7 @@ def prepare_command(options: Namespace) -> None:
     for name, source in read_manifest(folder)["sources"].items():
         train, validation = tokens_of(source["train"]), tokens_of(source["validation"])
         print(f"{name}: {train:,} training tokens, {validation:,} for validation")
-    print(f"{folder}: ready; look at it with: python data.py info {folder}")
+    print(f"{folder}: ready; look at it with: {command('data.py', 'info', folder)}")
 
 
 def sources_of(wanted: list[str], mix: Mix) -> list[Source]:

@@ -26,7 +26,7 @@ from lessons.tools import FAST, OUT, corpus, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from data import Corpus
-from training.open_job import open_job
+from training.job import open_job
 from model import SIZES, Llama, next_token_loss
 from train import AdamW, TrainSettings, clip_gradients, learning_rate, training_step
 

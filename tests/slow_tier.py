@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_name("slow_tier.json")
 TRAINING = [
-    "common.py", "model.py", "train.py", "precision.py", "data.py", "training/open_job.py",
+    "common.py", "model.py", "train.py", "precision.py", "data.py", "training/job.py",
     "training/resolve.py", "training/log.py",
 ]
 FOLDER = ["model.py", "tokenizer.py", "vocab_files/tokenizer_files.py", "tokenizing/hf_class.py"]

@@ -15,11 +15,11 @@ from training import resolve
 from sampling.cuda_graph import GraphDecoder, positions_to_read
 from devices.attention_gpu import attend, attend_with_copies, choose_attention
 from devices.device import Device
-from training.resolve import fit_on_chip, for_device
+from training.resolve import default_values, fit_on_chip, for_device
 from model import SIZES, KVCache, Llama, attention_written_out
 from precision import PRECISIONS
 from train import train
-from training.settings import TrainSettings, default_values
+from training.settings import TrainSettings
 
 on_gpu = pytest.mark.cuda
 
@@ -84,8 +84,10 @@ def test_as_many_rows_at_once_as_the_gpu_holds(monkeypatch, free, rows):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 80 * 2**30))
     settings = TrainSettings(size="20m", batch_size=48, seq_len=4096)
     device = Device("cuda", torch.device("cpu"), "")
-    assert fit_on_chip(settings, SIZES["20m"], device, PRECISIONS["tpu-bf16"]) == {"micro_batch": rows}
-    assert fit_on_chip(TrainSettings(micro_batch=5), SIZES["20m"], device, PRECISIONS["fp32"]) == {}
+    assert fit_on_chip(settings, SIZES["20m"], device, PRECISIONS["tpu-bf16"]) == {
+        "loss_chunk": None, "micro_batch": rows}
+    given = TrainSettings(micro_batch=5, loss_chunk=64)
+    assert fit_on_chip(given, SIZES["20m"], device, PRECISIONS["fp32"]) == {}
 
 
 @pytest.mark.parametrize("parts", [dict(kind="xla", shards=8), dict(kind="tpu", world=8, rank=3)])
@@ -96,7 +98,7 @@ def test_what_a_chip_of_a_tpu_needs(parts):
     for size in ("20m", "150m"):
         settings = TrainSettings(size=size, recipe="card", batch_size=64, seq_len=4096)
         found[size] = fit_on_chip(settings, SIZES[size], device, PRECISIONS["tpu-bf16"])
-    assert found == {"20m": {}, "150m": {"recompute": True, "loss_chunk": 512}}
+    assert found == {"20m": {"loss_chunk": None}, "150m": {"recompute": True, "loss_chunk": 512}}
 
 
 def test_what_torch_compile_lacks(monkeypatch):

@@ -19,7 +19,7 @@ import tokenizer
 from common import ROOT, UserError
 from publishing import card
 from vocab_files.tokenizer_files import module_text
-from training.open_job import open_job
+from training.job import open_job
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from sample import generate
 from train import train

@@ -24,13 +24,13 @@ vocab_files: by_name tokenizer_files bpe
 tokenizer
 model
 params
-devices: keep_memory attention_cpu attention_gpu attention_tpu device torchtpu xla open
+devices: attention_cpu attention_gpu attention_tpu device torchtpu xla open
 precision
 data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
-training: settings learned compiled chunked_loss resolve job open_job signals log run_folder announce
+training: settings learned compiled chunked_loss resolve job log run_folder announce
 train
 sampling: fast_decoder cuda_graph weights answers history terminal chat speculate explore arena web_views web
 evaluate
@@ -110,18 +110,6 @@ STILL_TOO_LONG: dict[str, int] = {
     "publishing/run_numbers.py": 1,
     "publishing/to_gguf.py": 3,
     "publishing/to_onnx.py": 1,
-    "train.py": 19,
-    "training/__init__.py": 2,
-    "training/announce.py": 10,
-    "training/chunked_loss.py": 6,
-    "training/compiled.py": 6,
-    "training/job.py": 4,
-    "training/log.py": 11,
-    "training/open_job.py": 11,
-    "training/resolve.py": 7,
-    "training/run_folder.py": 3,
-    "training/settings.py": 10,
-    "precision.py": 1,
 }
 
 

@@ -23,13 +23,12 @@ import training.run_folder
 import publishing.card
 import training.log
 import train
-from common import CheckFailed, UserError, replace_folder, run
+from common import CheckFailed, StopSignals, UserError, replace_folder, run
 from devices.device import Device
-from training import settings as presets
+from training import resolve as presets
 from corpus.documents import path_source
-from training.open_job import open_job
+from training.job import open_job
 from corpus.prepare import prepare
-from training.signals import StopSignals
 from model import SIZES, Llama, ModelConfig, next_token_loss
 from params import CARD_OF, count
 from train import AdamW, TrainSettings

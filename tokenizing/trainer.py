@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Parser, UserError, atomic_write, count_of, lock_folder, progress, read_json, replace_folder
+from common import (
+    Parser, UserError, atomic_write, command, count_of, lock_folder, progress, read_json, replace_folder,
+)
 from corpus.builtin import vocabulary_documents
 from corpus.documents import path_source
 from corpus.prepare import end_with_parent
@@ -250,4 +251,4 @@ def main(argv: list[str]) -> None:
         raise
     longest = max((record.token for record in vocab.records), key=len)
     print(f"{options.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: "
-          f"python tokenizer.py info {shlex.quote(str(options.out))}")
+          f"{command('tokenizer.py', 'info', options.out)}")

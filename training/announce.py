@@ -1,93 +1,148 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says before its first step and after its last. Nothing here computes a forward pass."""
+"""What a run says before its first step and after its last one. Nothing here computes a forward pass."""
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from typing import Any
 
 import torch
 
 import data
-from common import command
+from common import colour, command, wrapped
+from corpus.builtin import KINDS
 from devices import attention_cpu
-from model import SIZES, Llama
-from params import CARD_OF, count, read_cards
+from model import Llama
+from params import CARD_OF, read_cards
 from precision import lifted_counts
 from training.compiled import lacking
 from training.job import Job
-from training.learned import Learned
-from training.log import read_samples, shortened, way
+from training.log import read_samples, shortened
+from training.settings import RECIPES
 
-HIDDEN = ("model", "resume", "dry_run")
-PLACES = {"default": "training/settings.py", "model": "model.py", "run": "run.json"}
+LABEL = 10                                                        # columns before the text of a line
+IN_SUMMARY = ("size", "model", "data", "out", "resume", "recipe", "precision", "device", "dry_run")
+HIDDEN = ("model", "resume", "dry_run")                           # in the table of --dry-run
+PLACES = {"default": "training/settings.py", "device": "training/resolve.py", "model": "model.py",
+          "run": "run.json"}                                      # layer -> the file that has its values
 
 
 def announce(job: Job, model: Llama) -> None:
-    """Print what is trained, on what and where, and the settings: with --dry-run all, else those of this run."""
-    lines = {**summary(job), **{f"note {i + 1}": note for i, note in enumerate(job.notes)}}
-    job.say("\n".join(wrapped(name, text) for name, text in lines.items()))
-    rows = setting_rows(job)
-    if rows:
-        job.say("\n" + "\n".join(rows))
-    if job.settings.dry_run and job.settings.recipe == "card":
-        job.say(card_table(job, model))
-    job.say("\n" + textwrap.indent(data.mixture_table(job.corpus), "  ") + "\n")
+    """Print what is trained, on what and where, then the settings that were asked for; with --dry-run all."""
+    lines = [*summary(job, model), *(("note", note) for note in job.notes)]
+    if job.device.kind == "cuda" and not job.settings.compile:
+        missing = lacking("cuda") or "--compile"
+        lines.append(("note", f"no torch.compile here (it needs {missing}): a step takes about 1.6 times as "
+                      "long"))
+    if job.settings.dry_run:
+        lines += details(job)
+    elif changed := changed_settings(job):
+        lines.append(("settings", f"{changed}; all of them: --dry-run"))
+    for name, text in lines:
+        job.say(wrapped(text, name.ljust(LABEL), " " * LABEL))
+    job.say("")
+    if job.settings.dry_run:
+        job.say("\n".join(setting_rows(job)))
+        if job.settings.recipe == "card":
+            job.say(card_table(job, model))
+        job.say("\n" + data.mixture_table(job.corpus))
 
 
-def wrapped(name: str, text: str) -> str:
-    """A line of the summary, broken between words."""
-    return textwrap.fill(f"{name:<12}{text}", 100, subsequent_indent=12 * " ", break_long_words=False,
-                         break_on_hyphens=False)
+def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
+    """What will happen, as (name, text) for each line."""
+    device, tokens, vocabulary = job.device, job.tokens_per_step(), job.model_config.vocab_size
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    first = f"the first loss is about ln({vocabulary:,}) = {math.log(vocabulary):.2f}"
+    if job.init or job.resumed:
+        first = f"its first weights are those of {job.init or job.resumed}"
+    steps = f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens"
+    if job.end() < job.settings.steps:
+        steps += f", to step {job.end():,} of a schedule of {job.settings.steps:,}"
+    parts = device.world * device.shards
+    where = "" if device.kind == "cpu" else f" ({device.reason})"
+    where += f", {parts} in parallel" if parts > 1 else ""
+    return [
+        ("model", f"{job.name}: {parameters:,} parameters; {first}"),
+        ("data", f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens{kind_of_text(job)}"),
+        *mixture(job),
+        ("run", f"{steps}, into {job.folder}"),
+        ("device", f"{device.kind}{where}, in {job.settings.precision} ({job.precision_reason})"),
+        *recipe(job),
+    ]
 
 
-def summary(job: Job) -> dict[str, str]:
-    """What will happen, one line each."""
-    settings, device, tokens = job.settings, job.device, job.tokens_per_step()
-    name = next((size for size, known in SIZES.items() if known == job.model_config), "custom")
-    first_loss = f"the first loss is about ln({job.model_config.vocab_size:,}) = {math.log(job.model_config.vocab_size):.2f}"
-    if job.init:
-        first_loss = f"its first weights are those of {job.init}"
-    lines = {
-        "model": f"{name}: {count(job.model_config)['total']:,} parameters; {first_loss}",
-        "data": f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens",
-        **about_the_corpus(job),
-        "run": f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens",
-        "device": f"{device.kind} ({device.reason}), {device.world * device.shards} in parallel",
-        "precision": f"{settings.precision}: {job.precision_reason}",
-        "folder": str(job.folder),
-    }
-    if job.end() < settings.steps:
-        lines["run"] += f"; stops at step {job.end():,} of a schedule of {settings.steps:,}"
-    if settings.recipe == "laptop":
-        lines["recipe"] = (f"laptop; the real thing is: python train.py --size {settings.size} --recipe card "
-                           "--data FOLDER")
-    elif settings.recipe == "card" and settings.data == "auto":
-        lines["recipe"] = (f"card of {settings.size}, but the built-in corpus is small: at most 4 epochs of it, "
-                           "which also end the schedule; the real thing is: python train.py --size "
-                           f"{settings.size} --data FOLDER (see python data.py prepare --help)")
+def kind_of_text(job: Job) -> str:
+    """That the built-in corpus is generated, and how to train on real text."""
+    if job.validation.entropy() is None:
+        return ""
+    return " of generated tales, programs and exercises; real text: --data my.txt or --data python-docs"
+
+
+def mixture(job: Job) -> list[tuple[str, str]]:
+    """The shares of the sources at the start and at the end, where there are several."""
+    if len(job.corpus.names) == 1:
+        return []
+    start, end = shares(job, 0), shares(job, job.settings.steps)
+    return [("mixture", start if start == end else f"{start}; at the end {end}")]
+
+
+def shares(job: Job, step: int) -> str:
+    """The shares of the sources at a step."""
+    generated = job.validation.entropy() is not None
+    names = {kind: about.name for kind, about in KINDS.items()} if generated else {}
+    weights = job.corpus.weights(step).items()
+    return ", ".join(f"{names.get(name, name)} {share:.0%}" for name, share in weights)
+
+
+def recipe(job: Job) -> list[tuple[str, str]]:
+    """The recipe, and the command for the card's own where the run takes another."""
+    size = job.settings.size
+    card = command("train.py", "--size", size, "--recipe", "card", "--data")
+    if job.settings.recipe == "laptop" and size in RECIPES["card"]:
+        return [("recipe", f"laptop: short rows, small batches, few steps. The card's own:\n{card} FOLDER")]
+    if job.settings.recipe == "card" and job.settings.data == "auto":
+        return [("recipe", "card, but the built-in corpus is small: at most 4 epochs, which also end the "
+                 f"schedule. On a larger one (python data.py prepare --help):\n{card} FOLDER")]
+    short = ": short rows, small batches, few steps" if job.settings.recipe == "laptop" else ""
+    return [("recipe", job.settings.recipe + short)]
+
+
+def details(job: Job) -> list[tuple[str, str]]:
+    """What --dry-run says besides: kernels, why this device, what is known about the corpus."""
+    settings, device = job.settings, job.device
+    lines = [("chosen", f"{device.kind} ({device.reason})")]
     if device.kind == "cuda":
-        without = f"no torch.compile (it needs {lacking('cuda')}): a step takes some 1.6 times as long"
-        compiled = "torch.compile for blocks and loss" if settings.compile else without
         products = "TF32" if torch.get_float32_matmul_precision() == "high" else "FP32"
-        lines["kernels"] = f"fused AdamW; {compiled}; FP32 products in {products}"
+        compiled = "torch.compile for blocks and loss" if settings.compile else "no torch.compile"
+        lines.append(("kernels", f"fused AdamW; {compiled}; FP32 products in {products}"))
     if device.kind == "cpu":
         heads, low = job.model_config.num_attention_heads, job.precision.autocast
-        lines["attention"] = attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)
+        lines.append(("attention", attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)))
+    if job.validation.entropy() is not None:
+        lines.append(("corpus", f"its entropy is {job.validation.entropy():.3f} nats per token: no model can "
+                      "have a lower loss"))
     return lines
 
 
-def about_the_corpus(job: Job) -> dict[str, str]:
-    """That the built-in corpus is generated, why, and how to train on real text."""
-    if job.validation.entropy() is None:
-        return {}
-    return {
-        "corpus": "generated tales (web), programs (code) and exercises (math), nothing to download: a small "
-                  "model masters them in minutes, and none can go below their entropy, "
-                  f"{job.validation.entropy():.3f} nats per token. Real text: --data my.txt (your own), "
-                  "--data python-docs (Python's documentation), python data.py prepare --source hub (the cards')"
-    }
+def changed_settings(job: Job) -> str:
+    """The settings that differ from the defaults and are not in the summary, in one line."""
+    asked = ("flag",) if job.resumed else ("flag", "run")
+    names = [name for name, layer in job.origin.items() if layer in asked and name not in IN_SUMMARY]
+    return ", ".join(f"{name} {getattr(job.settings, name)}" for name in names)
+
+
+def setting_rows(job: Job) -> list[str]:
+    """A line per setting for --dry-run: its value, the layer that it comes from, and that layer's file."""
+    rows = [f"{'setting':<22}{'value':<20}from"]
+    for name, value in dataclasses.asdict(job.settings).items():
+        if name in HIDDEN or name == "stable_steps" and job.settings.schedule != "wsd":
+            continue
+        layer = job.origin[name]
+        file = PLACES.get(layer.split()[0], PLACES["default"] if layer.startswith("recipe") else "")
+        file = "precision.py" if (name, layer) == ("precision", "device") else file
+        value = "none" if value is None else f"auto: {job.micro_batch}" if name == "micro_batch" else value
+        rows.append(f"{name:<22}{value!s:<20}{layer}{f' ({file})' if file else ''}")
+    return rows
 
 
 def nothing_left(job: Job, step: int) -> str:
@@ -96,34 +151,14 @@ def nothing_left(job: Job, step: int) -> str:
     if step >= settings.steps:
         longer = command("train.py", "--init", job.folder, "--data", job.corpus.folder)
         return (f"nothing is left to train: the schedule of {settings.steps:,} steps has ended, and --tokens "
-                "and --epochs can only end a run earlier. For more training start a new run from this model: "
+                "and --epochs can only end a run earlier. For more training, start a new run from this "
+                "model:\n"
                 f"{longer} --steps N")
     if step >= job.schedule_end():
         limit = " and ".join(f"--{name} {getattr(settings, name):,}" for name in ("tokens", "epochs")
                              if getattr(settings, name))
         return f"nothing is left to train: step {step:,} is the end of {limit}; raise it to continue"
     return f"nothing is left to train: --stop-after {settings.stop_after:,} is not after step {step:,}"
-
-
-def setting_rows(job: Job) -> list[str]:
-    """A line per setting: its value and the layer that it comes from, with --dry-run also the file."""
-    settings = dataclasses.asdict(job.settings)
-    if not job.settings.dry_run:
-        shown = [name for name in settings if job.origin[name] in ("flag", "run") and name not in HIDDEN]
-        if job.resumed:
-            shown = [name for name in shown if job.origin[name] == "flag"]
-        return [f"  {name:<22}{settings[name]!s:<28}{job.origin[name]}" for name in shown]
-    rows = [f"  {'setting':<22}{'value':<28}from"]
-    for name in (name for name in settings if name not in HIDDEN):
-        if name == "stable_steps" and job.settings.schedule != "wsd":
-            continue
-        layer = job.origin[name]
-        file = PLACES["default"] if layer.startswith("recipe") else PLACES.get(layer)
-        value = "none" if settings[name] is None else settings[name]
-        if settings[name] == "auto" and name == "micro_batch":
-            value = f"auto: {job.micro_batch}"
-        rows.append(f"  {name:<22}{value!s:<28}{layer}{f' ({file})' if file else ''}")
-    return rows
 
 
 # --------------------------------------------------------------------------------------- the card's own table
@@ -178,19 +213,20 @@ def card_table(job: Job, model: Llama) -> str:
     stated = {}
     for group in ("training", "batch", "evaluation_checkpointing", "hardware", "precision_recipe"):
         for key, statements in groups.get(group, {}).items():
-            own = [statement["value"] for statement in statements if statement["card"] == name and "value" in statement]
+            own = [found["value"] for found in statements if found["card"] == name and "value" in found]
             if own:
-                stated[key] = own[-1]                             # the last one is of the hyper-parameter table
+                stated[key] = own[-1]  # the last one is in the hyper-parameter table
     if not stated:
-        return f"\n  no card states how {job.settings.size} was trained; these settings are ours, after its siblings"
+        return (f"\nNo card says how {job.settings.size} was trained; these settings are ours, after its "
+                "siblings.")
     mine = ours(job, model)
-    lines = [f"  {'the card of ' + name:<30}{'card':<30}this run"]
+    lines = [f"  {'the card of ' + name:<30}{'card':<24}this run"]
     for key in (key for key in stated if key in mine):
         mark = "*" if departs(key, stated[key], mine[key]) else ""
-        lines.append(f"  {key:<30}{said(stated[key]):<30}{said(mine[key])} {mark}".rstrip())
-    lines += ["  * departs from the card. One process drives all chips of a TPU (SPMD) where the card ran one",
-              "    process a chip, and torch_xla is 2.9; token_budget is what this schedule adds up to,",
-              "    source_token_budget what the prepared corpus holds."]
+        lines.append(f"  {key:<30}{said(stated[key]):<24}{said(mine[key])} {mark}".rstrip())
+    lines.append(wrapped("* departs from the card. One process drives all chips of a TPU (SPMD), where the "
+                         "card ran one per chip. token_budget: the tokens of this schedule; "
+                         "source_token_budget: the tokens in the prepared corpus.", "  ", "    "))
     return "\n" + "\n".join(lines)
 
 
@@ -201,27 +237,34 @@ def said(value: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------- the end
 
-def conclude(job: Job, last: dict, complete: bool, learned: Learned) -> None:
-    """Say what was learned, and of an incomplete run how to resume it.
+def conclude(job: Job, last: dict) -> None:
+    """Say the result in a sentence, and with the built-in corpus what the model wrote from step to step.
 
-    With the built-in corpus: what the model wrote from step to step, and on complete documents three numbers
-    in one unit. With another corpus: the loss beside that of token frequencies alone.
+    `last` is the row of the last evaluation.
     """
-    if learned.documents and job.device.rank == 0:
-        job.say("\nfrom step to step, the same beginning:")
-        for row in read_samples(job.folder):
-            job.say(f"{row['step']:>7,}\n{shortened(row['text'])}")
-    if "entropy" in last:
-        job.say("\ncomplete documents, nats per token: token frequencies alone "
-                f"{last['unigram_entropy']:.3f}, this model {last['whole_loss']:.3f}, the corpus's entropy "
-                f"{last['entropy']:.3f}: {way(last)} to what no model can pass")
-        job.say(f"validation rows {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.2f}): they begin in "
-                "the middle of a document, which costs a few hundredths")
-    else:
-        entropy = job.validation.unigram_entropy(job.validation_rows())
-        gain = entropy - last["eval_loss"]
-        learnt = f"{gain:.3f} nats learned from context" if gain > 0 else "not yet better than counting tokens"
-        job.say(f"\nvalidation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:.1f}); without any "
-                f"context, from token frequencies alone, it would be {entropy:.3f}: {learnt}")
-    if not complete:
-        job.say(f"stopped at step {last['step']} of {job.schedule_end()}; continue with: {job.resume_command()}")
+    job.say("\n" + colour(wrapped(result(job, last), "", "  "), "1"))
+    samples = read_samples(job.folder) if job.device.rank == 0 else []
+    if samples:
+        job.say("\nHow the same beginning was continued, step by step:")
+    for row in samples:
+        job.say(f"step {row['step']}\n{shortened(row['text'])}")
+
+
+def result(job: Job, last: dict) -> str:
+    """What was learned, in one unit: nats per token.
+
+    Of the built-in corpus the loss on complete documents, since only that can be compared with its entropy;
+    of any other the validation loss beside that of token frequencies alone.
+    """
+    if last.get("whole_loss") is not None:
+        said = f"Result: {last['whole_loss']:.3f} nats per token on complete documents"
+        bound = f"(best possible: {last['entropy']:.3f})"
+        if last["share_of_the_way"] <= 0:
+            return f"{said}: not yet better than counting tokens, {last['unigram_entropy']:.3f} {bound}."
+        return (f"{said}: {last['share_of_the_way']:.0%} of the way from counting tokens, "
+                f"{last['unigram_entropy']:.3f}, to the entropy of the corpus, {last['entropy']:.3f}.")
+    entropy = job.validation.unigram_entropy(job.validation_rows())
+    gain = entropy - last["eval_loss"]
+    learned = f"{gain:.3f} nats learned from context" if gain > 0 else "not yet better than counting tokens"
+    loss = f"validation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:,.1f})"
+    return f"Result: {loss}: {learned}; token frequencies alone give {entropy:.3f}."

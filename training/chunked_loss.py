@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss without all logits at once: one optimisation, beside the plain form `next_token_loss(model(ids), ids)`.
+"""The loss without storing all logits: one optimisation, beside `next_token_loss(model(ids), ids)`.
 
-For a vocabulary of 32,768 the logits are 43 times the hidden states (150m: D = 768). A row of 4,096 tokens has 0.5 GiB of them in FP32, and
-the loss holds several tensors of that size. So the last product and the loss are made for some positions at a time, and made again in the
-backward pass: only hidden states are kept. The price is one more product with the output matrix, a third more of that product's work.
+With a vocabulary of 32,768 the logits are 43 times as large as the hidden states (150m: D = 768). For a row
+of 4,096 tokens they take 0.5 GiB in FP32, and the loss holds several tensors of that size. So the last
+product and the loss are computed for some positions at a time, and again in the backward pass: only hidden
+states are stored. The price is computing the product with the output matrix once more.
 """
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ from model import Llama
 
 
 class ChunkedLoss(nn.Module):
-    """ids (B, T) -> their mean next-token loss (FP32, scalar), under the model's own precision recipe. `chunk` positions at a time.
+    """ids (B, T) -> their mean next-token loss (FP32, scalar), under the model's precision recipe.
 
-    `checkpoint(function, *inputs)` forgets what lies between and computes it again in the backward pass, as for recomputed layers.
+    `chunk` positions are computed at a time. `checkpoint(function, *inputs)` drops the intermediate results
+    and computes them again in the backward pass, as for recomputed layers.
     """
 
     def __init__(self, model: Llama, chunk: int, checkpoint: Callable[..., Tensor]):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.compile where it pays: one optimisation, beside the plain form `next_token_loss(model(ids), ids)`.
+"""torch.compile: one optimisation, beside the plain form `next_token_loss(model(ids), ids)`.
 
-The compiler turns the many small operations between two matrix products into one kernel each. The blocks are alike, so it is given one block
-and its result serves all of them: seconds before the first step where the whole model takes longer, and a step is no slower (BENCHMARKS.md).
-Of the loss it makes one pass over the logits, which are never stored in FP32.
+The compiler turns the many small operations between two matrix products into one kernel each. It compiles one
+block, and all blocks use the result: compiling the complete model takes much longer and its steps are no
+faster (BENCHMARKS.md). The compiled loss reads the logits once and never stores them in FP32.
 """
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from model import Llama, next_token_loss
 
 
 def lacking(kind: str) -> str | None:
-    """What torch.compile needs on a device of this kind ("cuda", or one that C++ is made for) and does not find here; None if all is there.
+    """What torch.compile needs on this kind of device and does not find here; None if nothing is missing.
 
-    On CUDA it writes Triton, whose launcher is built by a C compiler with Python's headers, for GPUs from compute capability 7.0 on.
+    On CUDA it generates Triton code. Triton needs a C compiler, Python's headers and a GPU of compute
+    capability 7.0 or more. On a CPU it generates C++.
     """
     if kind == "tpu":
         return None                                               # TorchTPU brings its compiler
     if kind != "cuda":
-        return None if any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))) else "a C++ compiler (g++)"
+        found = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
+        return None if found else "a C++ compiler (g++)"
     if not find_spec("triton"):
         return "the package triton"
     if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
@@ -38,9 +40,10 @@ def lacking(kind: str) -> str | None:
 
 
 class CompiledLoss(nn.Module):
-    """ids (B, T) -> their mean next-token loss (FP32, scalar). Compiles the model's blocks in place, so that evaluation uses them too.
+    """ids (B, T) -> their mean next-token loss (FP32, scalar).
 
-    A kernel is made for each shape of its own (`dynamic=False`): a run has two or three.
+    Compiles the model's blocks in place, so that evaluation uses them too. Each shape is compiled by itself
+    (`dynamic=False`): a run has two or three.
     """
 
     def __init__(self, model: Llama):

@@ -1,24 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run carries along: the job (all that is fixed), the state (what changes), the history (the result)."""
+"""A run in memory: the job (what is fixed), the state (what changes), the history (the result).
+
+`open_job` makes the job: it finds every setting's value, opens device, corpus and tokenizer, and checks that
+they fit together.
+"""
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 import data
 import precision
-from common import UserError, command, read_json, say
+import tokenizer
+from common import UserError, command, find_run, read_json, say
+from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
+from corpus.prepare import OtherRecipe
 from devices.device import Device
-from model import ModelConfig
-from training.settings import TrainSettings
+from devices.open import keep_freed_memory, open_device
+from model import SIZES, ModelConfig
+from training.learned import Learned
+from training.resolve import (
+    check_settings, checked, default_values, fit_on_chip, for_device, overlay, recipe_values, resumed_run,
+    schedule_values,
+)
+from training.settings import FP16_SIZES, VOCABULARY, TrainSettings
 
 
 @dataclass
 class Job:
-    """Everything that a run needs before its first step. `origin` says which layer each setting comes from."""
+    """Everything that is fixed before the first step. `origin` names the layer of each setting's value."""
 
     settings: TrainSettings
     origin: dict[str, str]
@@ -31,12 +50,22 @@ class Job:
     folder: Path
     resumed: Path | None                                          # the run that is resumed
     init: Path | None                                             # the model folder of the first weights
-    micro_batch: int                                              # rows of this process at once
+    micro_batch: int                                              # rows that this process computes at once
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The size of the model, or "custom"."""
+        return next((size for size, known in SIZES.items() if known == self.model_config), "custom")
 
     @property
     def precision(self) -> precision.Precision:
         return precision.PRECISIONS[self.settings.precision]
+
+    @functools.cached_property
+    def learned(self) -> Learned:
+        """Measures what the model has learned; it reads validation documents at the first use."""
+        return Learned.of(self.validation, self.tokenizer, self.device.torch_device)
 
     def tokens_per_step(self) -> int:
         return self.settings.batch_size * self.settings.seq_len
@@ -46,7 +75,8 @@ class Job:
         return sum(split["train"] for split in self.corpus.num_tokens.values())
 
     def schedule_end(self) -> int:
-        """The step at which the run is complete: the last of its schedule, or where its budget of tokens ends."""
+        """The step at which the run is complete: the last of its schedule, or its limit of tokens or epochs.
+        """
         settings = self.settings
         limits = [settings.steps]
         if settings.tokens:
@@ -83,7 +113,8 @@ class Job:
         inside a step.
         """
         if self.micro_batch == 1:
-            raise UserError("out of memory with one row at once: set --recompute, or a shorter --seq-len") from None
+            raise UserError("out of memory with one row at once: set --recompute, or a shorter "
+                            "--seq-len") from None
         self.micro_batch = max(size for size in range(1, self.micro_batch // 2 + 1) if rows % size == 0)
         if self.device.world > 1:
             raise UserError(f"out of memory: set --micro-batch {self.micro_batch}") from None
@@ -97,9 +128,9 @@ class Job:
 
 @dataclass
 class State:
-    """What changes from step to step beside weights and moments; `trainer_state.json`.
+    """What changes from step to step besides weights and moments; stored in `trainer_state.json`.
 
-    `skipped` counts steps without an update; `usual_norm` is a running mean of the gradient norm.
+    `skipped` counts the steps without an update. `usual_norm` is a running mean of the gradient norm.
     """
 
     step: int = 0
@@ -150,3 +181,205 @@ class Moments(Protocol):
 
     def load(self, file: Path) -> None:
         """Read the tensors back. Raises UserError for a file that is damaged or of another model."""
+
+
+# ---------------------------------------------------------------------------------------------- opening a run
+
+def open_job(given: dict[str, Any]) -> Job:
+    """Find the value of every setting, open device, corpus and tokenizer, and check that they fit together.
+
+    `given` are settings by name (the fields of TrainSettings); "auto" is the same as not given. Writes
+    nothing but a prepared corpus. Raises UserError with all problems of the settings at once.
+    """
+    given = {name: value for name, value in checked(given).items() if value != "auto"}
+    resumed, record, stored = resumed_run(given) if given.get("resume") is not None else (None, {}, {})
+    asked = {**stored, **given}
+    config, init = first_model(asked, resumed, record)
+    name = next((size for size, known in SIZES.items() if known == config), "custom")
+    size = asked.get("size", name if name in SIZES else TrainSettings.size)
+    out = Path(given["out"]) if given.get("out") else resumed or free_folder(Path("runs"), name)
+    check_out(out, resumed)
+
+    device = open_device(asked.get("device", "auto"))
+    if device.kind == "cpu":
+        keep_freed_memory()
+    chosen, reason = precision.choose_precision(device.kind, size in FP16_SIZES)
+    recipe = asked.get("recipe", default_recipe(device))
+    row = dict(recipe_values(recipe, size))
+    row["seq_len"] = min(row.get("seq_len", TrainSettings.seq_len), config.max_position_embeddings)
+    values, origin = overlay([
+        ("default", default_values()), ("device", {"recipe": recipe, "precision": chosen}),
+        (f"recipe {recipe}", row), ("model", {"size": size}), ("run", stored), ("flag", given),
+        ("model", {"model": config} if name == "custom" else {}),
+    ])
+    notes = [*device.notes]
+    if recipe == "laptop" and "batch_size" not in asked and values["batch_size"] % device.shards:
+        values["batch_size"], origin["batch_size"] = device.shards, "device"
+        notes.append("the laptop recipe's batch was raised to one row for each of the "
+                     f"{device.shards} devices")
+    change(values, origin, "device", for_device(values, device, record))
+    schedule = {name: asked.get(name, "auto") for name in ("steps", "warmup_steps", "stable_steps")}
+    check_settings(TrainSettings(**{**values, **schedule}), config, device)    # before a corpus is prepared
+
+    folder = corpus_folder(TrainSettings(**values), device, notes)
+    change(values, origin, f"recipe {recipe}", schedule_values(values, asked, folder))
+    key = values["precision"]
+    fitting = fit_on_chip(TrainSettings(**values), config, device, precision.PRECISIONS[key])
+    change(values, origin, "device", fitting)
+    settings = TrainSettings(**values)
+    check_settings(settings, config, device)
+    rows = settings.batch_size // device.world                    # of this process
+    micro_batch = rows if settings.micro_batch == "auto" else settings.micro_batch * device.shards
+    corpus = data.Corpus(folder, settings.seq_len, settings.batch_size, settings.steps, settings.seed)
+    validation = data.Corpus(folder, settings.seq_len, 1, split="validation")
+
+    words = tokenizer.load(corpus.vocab_path)
+    check_vocabulary(words, corpus, config, init, resumed, record)
+    if words.vocab_size < config.vocab_size:
+        notes.append(f"the vocabulary has {words.vocab_size} ids; the model's other "
+                     f"{config.vocab_size - words.vocab_size} rows stay unused")
+    if init and not recipe.startswith("finetune") and not resumed:
+        notes.append("the cards publish settings for fine-tuning: --recipe finetune-stentor3 or "
+                     "finetune-portimbria")
+    reason = {"flag": f"--precision {key}", "run": f"as {resumed}"}.get(origin["precision"], reason)
+    return Job(settings, origin, config, device, reason, corpus, validation, words, out, resumed, init,
+               micro_batch, notes)
+
+
+def change(values: dict[str, Any], origin: dict[str, str], layer: str, changes: dict[str, Any]) -> None:
+    """Lay one more layer over the settings."""
+    values.update(changes)
+    origin.update(dict.fromkeys(changes, layer))
+
+
+def default_recipe(device: Device) -> str:
+    """laptop where a CPU computes, also one that simulates a TPU, and on a Mac; card elsewhere."""
+    on_cpu = device.kind in ("cpu", "mps") or os.environ.get("PJRT_DEVICE") == "CPU"
+    return "laptop" if on_cpu else "card"
+
+
+def first_model(asked: dict[str, Any], resumed: Path | None, record: dict) -> tuple[ModelConfig, Path | None]:
+    """The shape of the model, and the folder of its first weights, if any.
+
+    Raises UserError where --init and --size disagree.
+    """
+    init = asked.get("init")
+    if resumed:
+        saved = any((resumed / name).is_dir() for name in ("last", "last.new", "last.old"))
+        return ModelConfig(**record["model"]), find_run(init) if init and not saved else None
+    wanted = asked.get("model") or SIZES.get(asked.get("size"))
+    if not init:
+        return wanted or SIZES[TrainSettings.size], None
+    folder = find_run(init)
+    config = ModelConfig.from_json(folder / "config.json")
+    if wanted and wanted != config:
+        raise UserError(f"{folder}: its config.json is another shape than --size "
+                        f"{asked.get('size') or 'of the given model'}; leave --size out")
+    return config, folder
+
+
+def check_out(out: Path, resumed: Path | None) -> None:
+    """Raise UserError for a run folder that cannot be written, or exists already."""
+    if out == resumed:
+        if not os.access(out, os.W_OK):
+            raise UserError(f"{out}: this run folder cannot be written; continue it in another one with "
+                            "--out")
+        return
+    if out.exists():
+        resume = command("train.py", "--resume", out)
+        raise UserError(f"{out} exists already; choose another --out, or continue it with: {resume}")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(f"{out}: nothing can be written into {parent}; choose another --out")
+
+
+def check_vocabulary(words: tokenizer.Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
+                     resumed: Path | None, record: dict) -> None:
+    """Raise UserError unless the ids of the corpus are those of the model, of --init, and of the resumed run.
+    """
+    if resumed:
+        for what, now in (("corpus", corpus.fingerprint), ("vocabulary", words.fingerprint)):
+            if record.get(what) != now:
+                raise UserError(f"{resumed}: it was trained on another {what} ({record.get(what)}), not on "
+                                f"{now}; name the right one with --data")
+    if words.vocab_size > config.vocab_size:
+        raise UserError(f"{corpus.folder}: its vocabulary has {words.vocab_size} ids, the model only "
+                        f"{config.vocab_size}; prepare it with another --vocab")
+    if init:
+        try:
+            theirs = tokenizer.load(init).fingerprint
+        except UserError:
+            return  # weights without a tokenizer: nothing to compare
+        if theirs != words.fingerprint:
+            raise UserError(f"{corpus.folder}: prepared with another vocabulary than that of {init}; "
+                            f"prepare it with --vocab {shlex.quote(str(init))}")
+
+
+def corpus_folder(settings: TrainSettings, device: Device, notes: list[str]) -> Path:
+    """The prepared corpus of this run; the first process prepares it if it is not there yet.
+
+    Adds to `notes` what the user should know about it.
+    """
+    path = None if settings.data == "auto" else settings.data
+    if path and (Path(path) / "manifest.json").is_file():
+        return Path(path)
+    if path and (Path(path) / "run.json").is_file():
+        resume = command("train.py", "--resume", path)
+        raise UserError(f"{path} is a run, not a corpus: name the folder that it was trained on, or "
+                        f"continue it with: {resume}")
+    if path and (Path(path) / "prepare.json").is_file():
+        data.read_manifest(Path(path))                            # raises UserError: how to finish it
+    vocab, tag = VOCABULARY.get(settings.size), ""
+    if settings.init:
+        vocab = find_run(settings.init)
+        tag = f"-{tokenizer.load(vocab).fingerprint[:8]}"
+    elif vocab:
+        try:
+            vocab = tokenizer.find(vocab, network=False)
+            tag = f"-{vocab.stem}"
+        except UserError:
+            notes.append(f"{vocab}, the vocabulary of {settings.size}, is not on this machine: the "
+                         "built-in one is used instead")
+            vocab = None
+    docs = path == "python-docs" and not Path(path).exists()
+    out = own_corpus_folder(path) if path and not docs else Path("corpora", path or "builtin")
+    out = out.with_name(out.name + tag)
+    if device.rank > 0:
+        torch.distributed.barrier()
+    if path is None:
+        folder = prepare_builtin(out, vocab)
+    elif docs:
+        folder = prepare_python_docs(out, vocab)
+    else:
+        folder = own_corpus(path, out, vocab, notes)
+    if device.rank == 0 and device.world > 1:
+        torch.distributed.barrier()
+    return folder
+
+
+def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str]) -> Path:
+    """The corpus of the user's text at `path`, in `out`.
+
+    If the text has changed since `out` was made, the corpus goes into the next free folder: earlier runs need
+    the old one.
+    """
+    folder = out
+    for number in itertools.count(2):
+        try:
+            folder = prepare_files([path], folder, vocab)
+            break
+        except OtherRecipe:
+            folder = out.with_name(f"{out.name}-{number}")
+    if folder != out:
+        notes.append(f"{path} was changed since {out} was made of it: its corpus is now {folder}")
+    notes += data.lost_notes(data.read_manifest(folder))
+    return folder
+
+
+def free_folder(runs: Path, name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that does not exist."""
+    folder, number = runs / name, 1
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    return folder

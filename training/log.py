@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a run: log.jsonl, the line on the terminal, table and plot, and when a deadline is near.
+"""The log of a run: log.jsonl, the lines on the terminal, table and plot, and when a deadline is near.
 
 log.jsonl has a row per optimizer step and a row per evaluation. A step's loss and gradient norm stay on the
 device as tensors until `flush` reads those of many steps in one transfer, so that the host does not wait for
@@ -15,32 +15,40 @@ import math
 import os
 import textwrap
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
 
 import torch
 from torch import Tensor
 
-from common import CheckFailed, atomic_write, naming, read_json
+from common import CheckFailed, atomic_write, colour, naming, read_json, text_width, wrapped
 from corpus.builtin import KINDS
 from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
-MEMORY = 0.98                                                     # weight of the past in the mean that "usual" is
-EARLY = (1, 4)                                                    # steps of a call whose numbers are shown at once
+MEMORY = 0.98                                                     # weight of the past in the usual norm
+EARLY = (1, 4)                                                    # steps of a call that are logged at once
 
 
+@dataclass
 class Log:
-    """Rows on their way to log.jsonl and to the history of this call."""
+    """Rows on their way to log.jsonl and to the history of this call, which began at `started`."""
 
-    def __init__(self, job: Job, history: History, state: State, started: float):
-        self.job, self.history, self.state, self.started = job, history, state, started
-        self.file = job.folder / "log.jsonl"
-        self.pending: list[tuple[int, Tensor, Tensor, float]] = []
-        self.clock = time.monotonic()
-        self.graphs = 0
-        self.time_said = False
-        self.slowest = {"step": 0.0, "evaluation": 0.0}
+    job: Job
+    history: History
+    state: State
+    started: float
+    pending: list[tuple[int, Tensor, Tensor, float]] = field(default_factory=list)
+    clock: float = field(default_factory=time.monotonic)          # when the last flush or evaluation ended
+    graphs: int = 0                                               # compiled so far
+    time_said: bool = False
+    slowest_step: float = 0.0                                     # seconds
+    slowest_evaluation: float = 0.0
+
+    @property
+    def file(self) -> Path:
+        return self.job.folder / "log.jsonl"
 
     def due(self) -> bool:
         """Whether the log is written after this step: every --logging-steps, and early in each call."""
@@ -67,10 +75,10 @@ class Log:
         seconds = max(now - self.clock, 1e-9) / len(self.pending)
         speed = round(per_step / seconds, 1)
         graphs = self.job.device.compiled_graphs()
-        if graphs != self.graphs:                                 # XLA compiled in this window: no throughput
+        if graphs != self.graphs:                                 # these steps compiled: no throughput
             speed, self.graphs = None, graphs
         if self.history.losses:                                   # the first step also warms up or compiles
-            self.slowest["step"] = max(self.slowest["step"], seconds)
+            self.slowest_step = max(self.slowest_step, seconds)
         rows, bad = [], None
         for (step, _, _, lr), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
             row = {"step": step, "tokens": step * per_step, "loss": loss, "grad_norm": norm, "lr": lr,
@@ -92,8 +100,8 @@ class Log:
     def judge(self, row: dict) -> bool:
         """Mark a row whose step was skipped, or whose gradient norm is a spike; False if the run has to stop.
 
-        A spike is SPIKE times the running mean of the norms before it, which is part of the trainer's state
-        and so survives a resume.
+        A spike is SPIKE times the running mean of the norms before it. That mean is part of the trainer's
+        state, so a resumed run marks the same rows.
         """
         norm, usual = row["grad_norm"], self.state.usual_norm
         if math.isfinite(row["loss"]) and math.isfinite(norm):
@@ -102,31 +110,31 @@ class Log:
                 norm = SPIKE * usual
             self.state.usual_norm = MEMORY * usual + (1 - MEMORY) * norm if usual else norm
             return True
-        # Under loss scaling a gradient may overflow: the scale was too large. A loss that is not finite, or a
-        # scale of 1, has another cause.
+        # Under loss scaling a gradient may overflow because the scale is too large. A loss that is not
+        # finite, or a gradient at a scale of 1, has another cause.
         scaled = self.job.precision.loss_scaling and self.state.loss_scale > 1
         if scaled and math.isfinite(row["loss"]) or self.job.settings.skip_nonfinite:
-            row.update({"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(norm), "skipped": True})
+            row |= {"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(norm), "skipped": True}
             return True
         return False
 
     def stop_nonfinite(self, row: dict) -> None:
         """Raise CheckFailed with what is known about a step whose loss or gradient is not finite."""
         usual = f"; the usual norm was {self.state.usual_norm:.3g}" if self.state.usual_norm else ""
-        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, learning rate "
-                          f"{row['lr']:.2e}: not finite{usual}. {after_nonfinite(self.job)}")
+        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, "
+                          f"learning rate {row['lr']:.2e}: not finite{usual}. {after_nonfinite(self.job)}")
 
     def show(self, row: dict, bar: Any) -> None:
-        """The newest numbers beside the progress bar, or on a line of their own where there is no terminal."""
-        words = [f"{name} {row[key]:.4g}" for name, key in (("loss", "loss"), ("norm", "grad_norm"), ("lr", "lr"))
-                 if row[key] is not None]
-        if row["tokens_per_second"]:
-            words.append(f"{row['tokens_per_second']:,.0f} tok/s")
-        if self.job.device.kind == "xla":
-            words.append(f"compiled graphs {self.graphs}")
-        bar.set_postfix_str("  ".join(words))
-        if bar.disable:
-            self.job.say(f"step {row['step']}/{self.job.end()}  {'  '.join(words)}")
+        """The newest numbers beside the progress bar, or all of them on a line where there is no terminal."""
+        speed = [f"{row['tokens_per_second']:,.0f} tokens/s"] if row["tokens_per_second"] else []
+        if not bar.disable:
+            loss = [f"loss {row['loss']:.3f}"] if row["loss"] is not None else []
+            bar.set_postfix_str(", ".join(loss + speed))
+            return
+        names = {"loss": "loss", "norm": "grad_norm", "lr": "lr"}
+        words = [f"{name} {row[key]:.4g}" for name, key in names.items() if row[key] is not None]
+        graphs = [f"compiled graphs {self.graphs}"] if self.job.device.kind == "xla" else []
+        self.job.say("  ".join([f"step {row['step']}/{self.job.end()}", *words, *speed, *graphs]))
 
     def say_time_left(self, per_step: float) -> None:
         """Say once how long the rest of this call will take, from the `per_step` seconds of its first steps.
@@ -139,11 +147,10 @@ class Log:
         in_steps = evaluations * self.job.validation_tokens() / self.job.tokens_per_step() / 3
         seconds = per_step * (end - self.state.step + in_steps)
         if seconds >= 5:
-            self.job.say(f"about {seconds / 60:.0f} minutes left" if seconds >= 90 else
-                         f"about {seconds:.0f} seconds left")
+            self.job.say(f"about {rounded_time(seconds)} left")
 
     def sample(self, step: int, text: str) -> None:
-        """Show what the model writes after the fixed prompt, and keep it in samples.jsonl; nothing for ""."""
+        """Show what the model writes after the fixed prompt, and add it to samples.jsonl; nothing for ""."""
         if not text or self.job.device.rank > 0:
             return
         earlier = [row for row in read_samples(self.job.folder) if row["step"] < step]
@@ -164,30 +171,30 @@ class Log:
         self.write([row])
         if self.job.device.rank == 0:
             write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch())
-        self.slowest["evaluation"] = max(self.slowest["evaluation"], seconds)
+        self.slowest_evaluation = max(self.slowest_evaluation, seconds)
         self.clock = time.monotonic()
         if row["eval_loss"] is None:
             self.job.say(f"step {step}: the validation loss is not finite. {after_nonfinite(self.job)}")
             return
-        self.job.say(f"step {step}: validation loss {loss:.4f}, perplexity {row['eval_ppl']:.2f}"
-                     f"{'  ' + note if note else ''}")
+        note = colour(note, "32") if note == "best" else note
+        result = f"step {step}: validation loss {loss:.3f}, perplexity {row['eval_ppl']:,.1f}"
+        self.job.say(f"{result}  {note}" if note else result)
         for line in learned_lines(row):
-            self.job.say(line)
+            self.job.say(wrapped(line, "  ", "    "))
 
     def deadline_is_near(self) -> bool:
         """Whether another step, then a save and an evaluation, might end after --deadline.
 
         A tenth of the deadline, at most ten seconds, is kept in reserve. Before the first evaluation its time
-        is taken to be that of as many training tokens, which is about three times too much.
+        is assumed to be that of as many training tokens, about three times too much.
         """
         deadline = self.job.settings.deadline
         if deadline is None:
             return False
         now = time.monotonic()
-        per_step = max(self.slowest["step"], (now - self.clock) / max(1, len(self.pending)))
-        evaluation = (self.slowest["evaluation"]
-                      or per_step * self.job.validation_tokens() / self.job.tokens_per_step())
-        needed = 2 * evaluation + 4 * per_step + min(10, deadline / 10)
+        per_step = max(self.slowest_step, (now - self.clock) / max(1, len(self.pending)))
+        assumed = per_step * self.job.validation_tokens() / self.job.tokens_per_step()
+        needed = 2 * (self.slowest_evaluation or assumed) + 4 * per_step + min(10, deadline / 10)
         return now - self.started + needed > deadline
 
     def write(self, rows: list[dict]) -> None:
@@ -196,7 +203,14 @@ class Log:
             with naming(self.file), open(self.file, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
                 file.flush()
-                os.fsync(file.fileno())                           # a checkpoint must never be newer than its log
+                os.fsync(file.fileno())  # a checkpoint must never be newer than its log
+
+
+def rounded_time(seconds: float) -> str:
+    """A time to plan with, in one unit: `40 seconds`, `3 minutes`, `5 hours`."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
 
 
 def learned_lines(row: dict) -> Iterator[str]:
@@ -204,22 +218,23 @@ def learned_lines(row: dict) -> Iterator[str]:
     if "losses" in row:
         names = {kind: about.name for kind, about in KINDS.items()} if "entropy" in row else {}
         losses = ", ".join(f"{names.get(name, name)} {loss:.3f}" for name, loss in row["losses"].items())
-        yield f"  {losses}; in the shares of the training mixture {row['training_mixture']:.3f}"
+        yield f"{losses}; in the training mixture {row['training_mixture']:.3f}"
     if row.get("whole_loss") is not None:
-        yield (f"  on complete documents {row['whole_loss']:.3f}, at best {row['entropy']:.3f}: "
-               f"{way(row)} from {row['unigram_entropy']:.2f}")
+        yield f"complete documents {row['whole_loss']:.3f}: {way(row)}"
     kept = row.get("kept")
     if kept and row["name_later"] is not None:
-        yield (f"  a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} later; of "
-               f"{kept['tales']} tales {kept['name']} keep the names, {kept['pronoun']} the pronouns, "
-               f"{kept['thing']} the things, {kept['faultless']} have no mistake")
+        yield f"a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} when it comes again"
+    if kept and kept["tales"]:
+        yield (f"of {kept['tales']} tales that it writes, {kept['name']} keep the names, {kept['pronoun']} the "
+               f"pronouns, {kept['thing']} the things; {kept['faultless']} without a mistake")
 
 
 def way(row: dict) -> str:
     """How far an evaluation row is on the way from token frequencies to the corpus's entropy."""
+    unigram, entropy = f"{row['unigram_entropy']:.2f}", f"{row['entropy']:.3f}"
     if row["share_of_the_way"] <= 0:
-        return "not yet better than counting tokens,"
-    return f"{row['share_of_the_way']:.1%} of the way"
+        return f"not yet better than counting tokens ({unigram})"
+    return f"{row['share_of_the_way']:.1%} of the way from counting tokens ({unigram}) to {entropy}"
 
 
 def read_samples(folder: Path) -> list[dict]:
@@ -234,24 +249,26 @@ def read_samples(folder: Path) -> list[dict]:
     return rows
 
 
-def shortened(text: str) -> str:
-    """The beginning of a text, wrapped into two indented lines."""
-    return "\n".join(textwrap.wrap(" ".join(text.split()), 100, max_lines=2, placeholder=" ...",
+def shortened(text: str, lines: int = 2) -> str:
+    """The beginning of a text, wrapped into a few indented lines."""
+    return "\n".join(textwrap.wrap(" ".join(text.split()), text_width(), max_lines=lines, placeholder=" ...",
                                    initial_indent="  | ", subsequent_indent="  | "))
 
 
 def after_nonfinite(job: Job) -> str:
-    """What is left after numbers that are not finite, and what to do."""
+    """Which checkpoint is left after numbers that are not finite, and what to do."""
     file = job.folder / "last" / "trainer_state.json"
     advice = "start a new run with a lower --learning-rate, or with --skip-nonfinite"
     if not file.is_file():
         return f"No checkpoint was good; {advice}"
-    return (f"The last good checkpoint is that of step {read_json(file)['step']}: {job.resume_command()}; if it fails "
-            f"again, {advice}")
+    step = read_json(file)["step"]
+    return (f"The last good checkpoint is that of step {step}: {job.resume_command()}; if it fails again, "
+            f"{advice}")
 
 
 def finite_or_none(value: Any) -> Any:
-    """`value` (a number, or a list or dictionary of such) with None for infinity and NaN, which JSON lacks."""
+    """`value` (a number, or a list or dictionary of such) with None for infinity and NaN, which JSON lacks.
+    """
     if isinstance(value, dict):
         return {name: finite_or_none(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -268,7 +285,8 @@ def read_log(file: Path) -> Iterator[dict]:
                     row = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(row, dict) and isinstance(row.get("step"), int) and ("eval_loss" in row or "loss" in row):
+                known = isinstance(row, dict) and isinstance(row.get("step"), int)
+                if known and ("eval_loss" in row or "loss" in row):
                     yield row
 
 
@@ -304,8 +322,9 @@ def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
     writer.writerow(["step", "epoch", "train_loss", "eval_loss", "eval_ppl", "note", *more])
     for row in evals:
         columns = learned_columns(row)
-        writer.writerow([row["step"], row["tokens"] // tokens_per_epoch, losses.get(row["step"]), row["eval_loss"],
-                         row["eval_ppl"], row["note"], *(columns.get(name) for name in more)])
+        writer.writerow([row["step"], row["tokens"] // tokens_per_epoch, losses.get(row["step"]),
+                         row["eval_loss"], row["eval_ppl"], row["note"],
+                         *(columns.get(name) for name in more)])
     atomic_write(folder / "training_curves.csv", table.getvalue())
 
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -11,10 +11,12 @@ A folder of a checkpoint appears complete or not at all (`common.replace_folder`
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,8 +32,7 @@ from common import (
     restore_folder, versions,
 )
 from model import Llama
-from params import count
-from training.job import Job, Moments, State
+from training.job import Job, Moments, State, free_folder
 from training.log import cut_log
 from training.settings import LASTING_CHANGES, THIS_CALL_ONLY, TrainSettings
 
@@ -43,13 +44,17 @@ class RunFolder:
 
     def __init__(self, job: Job, model: Llama, optimizer: Moments, state: State):
         self.job, self.model, self.optimizer, self.state = job, model, optimizer, state
-        self.path = job.folder
         self.writes = job.device.rank == 0
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    @property
+    def path(self) -> Path:
+        return self.job.folder
 
     def __enter__(self) -> RunFolder:
         here = self.job.resumed == self.path
         if self.writes and not here:
-            create_folder(self.job)
+            create_folder(self.job, self.parameters)
         if self.job.device.world > 1:
             torch.distributed.barrier()
         self.lock = lock_folder(self.path) if self.writes else None
@@ -69,7 +74,7 @@ class RunFolder:
         """Load weights, moments and state from the newest complete checkpoint of `run`; cut the log.
 
         That is last/, else a complete last.new/, else last.old/. Raises UserError if there are checkpoints
-        and none is complete.
+        and none of them is complete.
         """
         problems, found = [], None
         for checkpoint in versions(run / "last"):
@@ -77,7 +82,7 @@ class RunFolder:
                 continue
             problem = folder_problem(checkpoint)
             if problem and checkpoint.name.endswith(".new"):
-                continue                                          # a kill may leave it half-written
+                continue  # a run that was killed leaves it half-written
             problem = problem or self.read_checkpoint(checkpoint)
             if problem is None:
                 found = checkpoint
@@ -92,7 +97,7 @@ class RunFolder:
             cut_log(self.path / "log.jsonl", self.state.step)
 
     def read_checkpoint(self, folder: Path) -> str | None:
-        """Load weights, moments and state, or say what is wrong with this checkpoint."""
+        """Load weights, moments and state; return what is wrong with this checkpoint, or None."""
         try:
             weights = Llama.from_pretrained(folder)
             if weights.config != self.job.model_config:
@@ -124,8 +129,7 @@ class RunFolder:
 
     def snapshot(self) -> None:
         """Write snapshots/STEP, a model folder with BF16 weights, if this run keeps snapshots."""
-        small = sum(parameter.numel() for parameter in self.model.parameters()) < SNAPSHOT_PARAMETERS
-        if self.writes and (small or self.job.settings.snapshots):
+        if self.writes and (self.parameters < SNAPSHOT_PARAMETERS or self.job.settings.snapshots):
             (self.path / "snapshots").mkdir(exist_ok=True)
             replace_folder(self.path / "snapshots" / str(self.state.step), self.write_snapshot)
 
@@ -137,10 +141,10 @@ class RunFolder:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     def keep_best(self, loss: float, competes: bool) -> bool:
-        """Write best/ if this validation loss is the lowest of those that compete; say whether it is.
+        """Write best/ if this validation loss competes and is the lowest so far; return whether it is.
 
         Until one has competed, best/ holds the model of the first evaluation. A loss that is not finite never
-        gets there, and its checkpoint gives way to the one before.
+        competes, and the checkpoint before replaces that of this step.
         """
         if not math.isfinite(loss):
             if self.writes:
@@ -160,47 +164,64 @@ class RunFolder:
         return read_json(file)["step"] if file.is_file() else None
 
 
-def run_json(job: Job) -> dict:
+def run_json(job: Job, parameters: int) -> dict:
     """How this run was made: settings and their origin, model, data, precision, versions, git commit."""
     commit = None
     if shutil.which("git"):
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+                               check=False)
         commit = asked.stdout.strip() or None
     settings = dataclasses.asdict(job.settings)
     settings.update({name: getattr(TrainSettings, name) for name in THIS_CALL_ONLY})
     return {
         "settings": settings, "origin": job.origin,
-        "model": dataclasses.asdict(job.model_config), "parameters": count(job.model_config)["total"],
-        "corpus": job.corpus.fingerprint, "vocabulary": job.tokenizer.fingerprint, "data": str(job.corpus.folder),
-        "entropy": job.validation.entropy(),
+        "model": dataclasses.asdict(job.model_config), "parameters": parameters,
+        "corpus": job.corpus.fingerprint, "vocabulary": job.tokenizer.fingerprint,
+        "data": str(job.corpus.folder), "entropy": job.validation.entropy(),
         "notes": job.notes, "device": job.device.kind, "replicas": job.device.world * job.device.shards,
         "precision_reason": job.precision_reason,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": numpy.__version__},
         "machine": platform.processor() or platform.machine(), "git_commit": commit,
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 
-def create_folder(job: Job) -> None:
-    """Make the run folder and its run.json in one step, so that it never exists without.
+def create_folder(job: Job, parameters: int) -> None:
+    """Make the run folder with its run.json in one step, so that it never exists without.
 
-    Raises UserError where that cannot be done.
+    If another process has taken a name that nobody asked for, the next free one is used. Raises UserError
+    where the folder cannot be made.
     """
     new = job.folder.with_name(f".{job.folder.name}.{os.getpid()}.new")
     try:
         new.mkdir(parents=True)
-        (new / "run.json").write_text(json.dumps(run_json(job), indent=2) + "\n")
+        (new / "run.json").write_text(json.dumps(run_json(job, parameters), indent=2) + "\n")
         if job.resumed and (job.resumed / "log.jsonl").exists():
             shutil.copyfile(job.resumed / "log.jsonl", new / "log.jsonl")
         if job.resumed and (job.resumed / "best").exists():
             shutil.copytree(job.resumed / "best", new / "best", copy_function=shutil.copyfile)
             (new / "best").chmod(0o755)                           # the resumed run may be read-only
-        os.replace(new, job.folder)
+        place(new, job)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise UserError(f"{job.folder}: this run folder cannot be made: {error.strerror or error}; choose another "
-                        "--out") from None
+        raise UserError(f"{job.folder}: this run folder cannot be made: {error.strerror or error}; choose "
+                        "another --out") from None
+
+
+def place(new: Path, job: Job) -> None:
+    """Rename the folder `new` to the run's name, or to the next free one if that is taken and `--out` is
+    auto.
+    """
+    while True:
+        try:
+            os.replace(new, job.folder)
+            return
+        except OSError as error:
+            if job.settings.out != "auto" or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        taken, job.folder = job.folder, free_folder(job.folder.parent, job.name)
+        job.say(f"{taken} was taken by another run meanwhile: this one is {job.folder}")
 
 
 def note_changes(job: Job) -> None:

@@ -1,31 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting of a training run: the common values, then what each recipe changes.
+"""Every setting of a training run, as data: the defaults, then what each recipe changes.
 
-A value is found by laying layers over each other, the later over the earlier: the defaults of `TrainSettings`,
-the row of RECIPES, what the device needs, the stored settings of a resumed run, and what was asked for.
-`python train.py --dry-run` shows the result and the layer of each value.
+A setting has the value of the last of these that names it: the defaults of `TrainSettings`, the recipe's row
+in RECIPES, the device, the run that --resume continues, the command line. `resolve.py` does this.
+`python train.py --dry-run` shows each value and where it comes from.
 """
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import numbers
-import os
-import typing
 from dataclasses import dataclass
-from typing import Any
 
-from common import UserError, duration, flag
+from common import duration, flag
 from model import SIZES, ModelConfig
 from precision import PRECISIONS
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Every setting of a run, each with a value. A field with a help text is a flag of train.py.
+    """Every setting of a run. A field with a help text is a flag of train.py.
 
-    The values are those of the laptop recipe; RECIPES says what another recipe changes. "auto" means that
-    the device or the corpus decides when the run opens. None means "no limit" or "none".
+    The defaults are those of the laptop recipe. "auto": decided when the run opens, by the device or the
+    corpus. None: no limit, or none.
     """
 
     size: str = flag("tiny", "which model of the family", choices=list(SIZES))
@@ -33,26 +27,26 @@ class TrainSettings:
     data: str = flag("auto", "a prepared folder, a text file or folder of texts to prepare, or python-docs",
                      shown="the built-in corpus")
     out: str = flag("auto", "run folder to create", shown="runs/SIZE, then runs/SIZE-2 ...")
-    resume: str | None = flag(None, "continue this run (without RUN: the newest under runs/)",
+    resume: str | None = flag(None, "continue this run (without RUN: the newest one in runs/)",
                               nargs="?", const="", metavar="RUN")
     init: str | None = flag(None, "start from the weights of this model folder, not from random ones",
                             metavar="FOLDER")
-    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU) or card; with --init also "
-                       "the cards' for fine-tuning", shown="auto",
+    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU) or card (elsewhere), "
+                       "with --init also the cards' for fine-tuning", shown="auto",
                        choices=["auto", "laptop", "card", "finetune-stentor3", "finetune-portimbria"])
     precision: str = flag("auto", "which dtype each operation runs in", choices=["auto", *PRECISIONS])
     device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda", "mps", "tpu", "xla"])
     steps: int | str = flag(660, "optimizer steps of the complete schedule", shown="the recipe's")
-    tokens: int | None = flag(None, "stop after this many training tokens; without --steps the schedule ends "
-                              "there too")
-    epochs: int | None = flag(None, "stop after this many passes over the data; without --steps the schedule "
+    tokens: int | None = flag(None, "stop after this many training tokens; without --steps the schedule "
                               "ends there too")
+    epochs: int | None = flag(None, "stop after this many passes over the data; without --steps the "
+                              "schedule ends there too")
     stop_after: int | None = flag(None, "evaluate, save and stop at this step, without moving the schedule")
-    deadline: float | None = flag(None, "evaluate, save and stop before this much time has passed, for example "
-                                  "8h45m", type=duration, metavar="TIME")
+    deadline: float | None = flag(None, "evaluate, save and stop before this much time has passed, "
+                                  "for example 8h45m", type=duration, metavar="TIME")
     seq_len: int = flag(128, "tokens in a row", shown="the recipe's")
     batch_size: int = flag(4, "rows in an optimizer step, over all devices", shown="the recipe's")
-    micro_batch: int | str = flag("auto", "rows at once on a device",
+    micro_batch: int | str = flag("auto", "rows that a device computes at once",
                                   shown="all of them, halved when memory runs out")
     learning_rate: float = flag(2e-3, "peak learning rate", shown="the recipe's")
     warmup_steps: int | str = flag("auto", "steps of linear warmup", shown="the card's, or 5% of the steps")
@@ -68,25 +62,26 @@ class TrainSettings:
     best_eval_start_step: int = flag(1, "first step whose evaluation may become best/", shown="the recipe's")
     max_eval_samples: int = flag(192, "validation rows", shown="the recipe's")
     logging_steps: int = flag(10, "read losses and write the log every so many steps", shown="the recipe's")
-    recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more work")
-    loss_chunk: int | None = flag(None, "positions whose logits are held at once (default: all; 512 on a TPU "
-                                  "where the vocabulary is large)")
+    recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more "
+                           "work")
+    loss_chunk: int | str | None = flag("auto", "positions whose logits are held in memory at once",
+                                        shown="all; 512 on a TPU where the vocabulary is large")
     fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
-    compile: bool = flag(False, "torch.compile blocks and loss (on a TPU by TorchTPU, on CUDA where possible)")
+    compile: bool = flag(False, "torch.compile blocks and loss (always with TorchTPU, on CUDA if possible)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
-    document_mask: bool = flag(False, "attention sees only its own document (the cards: no mask)")
+    document_mask: bool = flag(False, "a token attends only to its own document (the cards: no mask)")
     snapshots: bool = flag(False, "keep the model of each evaluation; models of less than 5M parameters "
                            "always do")
-    dry_run: bool = flag(False, "print all settings and where each comes from, and stop")
+    dry_run: bool = flag(False, "print every setting and where it comes from, and stop")
 
 
 # -------------------------------------------------------------------------------------------------- recipes
 
-# The published hyper-parameters (Stentor3-20M, Stentor2-30M and Portimbria-150M cards). Ours where a card is
-# silent: logging_steps of the two TPU models, everything of a sibling that has no card (50m from its 8.3B
-# tokens, 12m as 30m, the v1 line as 30m at its context of 512). The limits of the 30m card exclude each other
-# (800 million tokens are 97,656 steps); its run ended near step 30,300 of a cosine planned for 60,626, and so
-# does ours: `tokens` ends a run and leaves the schedule where it is.
+# The hyper-parameters that the cards of Stentor3-20M, Stentor2-30M and Portimbria-150M publish. Where a card
+# says nothing they are ours: logging_steps of the two TPU models, and everything of a size without a card
+# (50m from its 8.3B tokens, 12m as 30m, the v1 sizes as 30m at their context of 512).
+# The limits of the 30m card contradict each other: 800 million tokens are 97,656 steps. Its run ended near
+# step 30,300 of a cosine planned for 60,626 steps. So does ours: `tokens` ends the run, `steps` the schedule.
 STENTOR3 = {
     "seq_len": 4096, "batch_size": 64, "steps": 32_425, "warmup_steps": 1_621, "stable_steps": 25_940,
     "learning_rate": 8e-4, "eval_steps": 1_000, "best_eval_start_step": 1_000, "logging_steps": 100,
@@ -97,12 +92,12 @@ STENTOR2 = {
     "stable_steps": 48_500, "learning_rate": 8e-4, "eval_steps": 900, "best_eval_start_step": 1_500,
     "logging_steps": 300, "max_eval_samples": 5_000,
 }
-# The cards' settings for fine-tuning (their section "LoRA starter"; here all weights train), the lower end of
-# each range. They need --init.
+# The cards' settings for fine-tuning: the lower end of each range in their section "LoRA starter", but all
+# weights are trained here. They need --init.
 FINETUNING = {
     "seq_len": 512, "steps": "auto", "epochs": 2, "eval_steps": 50, "max_eval_samples": 500, "beta2": 0.999,
 }
-# recipe -> size -> what it changes; "other" is every size without a row, and no row means the defaults above.
+# recipe -> size -> the settings that it changes. "other" is for every size without a row.
 RECIPES = {
     "laptop": {
         "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1700, "learning_rate": 3e-3, "schedule": "wsd",
@@ -123,17 +118,17 @@ RECIPES = {
     "finetune-portimbria": {"other": {**FINETUNING, "batch_size": 4, "learning_rate": 2e-4}},
 }
 WARMUP_SHARE, STABLE_SHARE = 0.05, 0.80                           # of the steps, where a recipe has no number
-BUILTIN_EPOCHS = 4                                                # the card recipe on the small built-in corpus
-FP16_SIZES = ("12m-v1", "30m-v1", "12m", "30m")                   # trained on T4s
+BUILTIN_EPOCHS = 4                                                # of the card recipe on the built-in corpus
+FP16_SIZES = ("12m-v1", "30m-v1", "12m", "30m")                   # their cards' models were trained on T4s
 VOCABULARY = {
     "12m": "english-8000-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1",
     "20m": "english-4096-strict-nocapcode-v1", "50m": "english-4096-strict-nocapcode-v1",
 }
-# What the 15.75 GiB of a v5e chip cannot hold otherwise at the card's 8 rows of 4,096 tokens, by the figures of
-# its compiler (bench/tpu_compile.py).
+# On a v5e chip (15.75 GiB) the card's 8 rows of 4,096 tokens need these, by the figures of its compiler
+# (bench/tpu_compile.py).
 RECOMPUTE_ON_TPU = ("150m",)
 CHUNK_ON_TPU = 512
-# Settings that --resume may change; of those, run.json keeps the second list. The third list holds for one call.
+# What --resume may change, which of it lasts (it is written into run.json), and what holds for one call only.
 MAY_CHANGE_ON_RESUME = (
     "resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps",
     "best_eval_start_step", "max_eval_samples", "logging_steps", "dry_run",
@@ -142,56 +137,3 @@ LASTING_CHANGES = (
     "tokens", "epochs", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps",
 )
 THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")
-
-
-def recipe_values(recipe: str, size: str) -> dict[str, Any]:
-    """What `recipe` ("laptop", "card", ...) changes for a model of `size`, which need not be one of the family."""
-    rows = RECIPES[recipe]
-    return rows.get(size, rows.get("other", {}))
-
-
-def default_values() -> dict[str, Any]:
-    """Field -> default of TrainSettings."""
-    return dataclasses.asdict(TrainSettings())
-
-
-def checked(given: dict[str, Any]) -> dict[str, Any]:
-    """The same settings, each value converted to the type of its field.
-
-    Raises UserError that lists every unknown name and every value that does not fit.
-    """
-    hints = typing.get_type_hints(TrainSettings)
-    fields = {field.name: field for field in dataclasses.fields(TrainSettings)}
-    values, found = {}, [f"there is no setting {name}" for name in given if name not in fields]
-    for name in (name for name in fields if name in given):
-        try:
-            values[name] = converted(given[name], hints[name], fields[name])
-        except (TypeError, argparse.ArgumentTypeError) as error:
-            found.append(f"--{name.replace('_', '-')} {given[name]!r}: {error}")
-    if found:
-        raise UserError("impossible settings: " + "; ".join(found))
-    return values
-
-
-def converted(value: Any, hint: Any, field: dataclasses.Field) -> Any:
-    """`value` as the type that `hint` names. Raises TypeError or ArgumentTypeError that says what is allowed."""
-    kinds = typing.get_args(hint) or (hint,)
-    kind = kinds[0]
-    if value is None and type(None) in kinds or value == "auto" and str in kinds[1:]:
-        return value
-    if kind is str and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str) and "type" in field.metadata:
-        value = field.metadata["type"](value)
-    elif isinstance(value, str) and "choices" in field.metadata:
-        value = value.lower()
-    number = numbers.Real if kind is float else numbers.Integral
-    if kind in (int, float) and isinstance(value, number) and not isinstance(value, bool):
-        value = kind(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"it must be {kind.__name__}")
-    if kind is str and value != value.encode(errors="replace").decode():
-        raise TypeError("the name has bytes that are not UTF-8; rename it")
-    if "choices" in field.metadata and value not in field.metadata["choices"]:
-        raise TypeError(f"choose from {', '.join(field.metadata['choices'])}")
-    return value
