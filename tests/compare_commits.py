@@ -3,9 +3,9 @@
 
     python tests/compare_commits.py BEFORE [AFTER]
 
-Both commits are checked out into a temporary folder, with `git worktree`. Each prepares a corpus from the same
-two generated text files with the same vocabulary file (BEFORE's), trains `tiny` on it for a few steps in FP32
-on one thread, once without and once with an interruption, and audits the cards. AFTER also resumes the
+Both commits are checked out into a temporary folder, with `git worktree`. Each prepares a corpus from the
+same two generated text files with the same vocabulary file (BEFORE's), trains `tiny` on it for a few steps in
+FP32 on one thread, once without and once with an interruption, and audits the cards. AFTER also resumes the
 interrupted run of BEFORE. Prints a row for each thing that is compared: its SHA-256 or values in both, and
 whether they are equal. Exit code 1 if anything differs.
 """
@@ -25,16 +25,17 @@ SETTINGS = [
     "--steps", "12", "--warmup-steps", "2", "--schedule", "cosine", "--learning-rate", "1e-3",
     "--seq-len", "64", "--batch-size", "4", "--eval-steps", "4", "--max-eval-samples", "8",
 ]
-WORDS = ("the a one small old red river house bird stone child garden light voice winter road runs sees finds "
-         "keeps leaves near under after before slowly again never").split()
+WORDS = ("the a one small old red river house bird stone child garden light voice winter road runs sees "
+         "finds keeps leaves near under after before slowly again never").split()
 
 
 def sh(*command: object, cwd: Path) -> str:
     """Run a command and return what it prints; its messages are shown if it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -43,7 +44,8 @@ def write_texts(folder: Path) -> None:
     chance = random.Random(7)
     sentences = [" ".join(chance.choices(WORDS, k=8)).capitalize() + "." for _ in range(6000)]
     web = [" ".join(sentences[i:i + 4]) for i in range(0, len(sentences), 4)]
-    code = [f"def {chance.choice(WORDS)}_{i}(x):\n    return x * {i} + {chance.randrange(99)}" for i in range(800)]
+    code = [f"def {chance.choice(WORDS)}_{i}(x):\n    return x * {i} + {chance.randrange(99)}"
+            for i in range(800)]
     (folder / "web.txt").write_text("\n\n".join(web))
     (folder / "code.txt").write_text("\n\n".join(code))
 
@@ -106,7 +108,8 @@ def main() -> int:
                 sh("git", "worktree", "add", "--detach", place / f"code {name}", commit, cwd=ROOT)
             vocab = place / "same.vocab"
             shutil.copyfile(next((place / "code before" / "vocabs").glob("*.vocab")), vocab)
-            found = {name: results(place / f"code {name}", place / name, vocab) for name in ("before", "after")}
+            found = {name: results(place / f"code {name}", place / name, vocab)
+                     for name in ("before", "after")}
             mixed = place / "before" / "left"
             sh(sys.executable, place / "code after" / "train.py", "--resume", mixed, cwd=place / "before")
             for name in ("last/model.safetensors", "last/optimizer.safetensors"):
