@@ -89,11 +89,11 @@ def results(code: Path, place: Path, vocab: Path) -> dict[str, str]:
     for name, digest in files_of(place / "run/best").items():
         if name != "model.safetensors":
             found[f"exported folder: {name}"] = digest
-    audit = json.loads(sh(sys.executable, code / "params.py", "--audit", "--json", cwd=place))
-    found["audit: number of findings"] = str(len(audit))
+    audit = json.loads(sh(sys.executable, code / "params.py", "--audit", "--json", cwd=place))["findings"]
     for verdict in ("consistent", "inconsistent", "not checkable"):
-        ids = sorted(finding["id"] for finding in audit if finding["verdict"] == verdict)
-        found[f"audit: {verdict}, {len(ids)} findings"] = sha("\n".join(ids).encode())
+        rows = sorted(json.dumps([finding["id"], finding["stated"], finding["computed"], finding["correction"]])
+                      for finding in audit if finding["verdict"] == verdict)
+        found[f"audit: {verdict}"] = f"{len(rows)} findings, {sha(json.dumps(rows).encode())}"
     return found
 
 

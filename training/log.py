@@ -223,10 +223,10 @@ def learned_lines(row: dict) -> Iterator[str]:
         yield f"complete documents {row['whole_loss']:.3f}: {way(row)}"
     kept = row.get("kept")
     if kept and row["name_later"] is not None:
-        yield f"a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} when it comes again"
+        yield f"a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} later"
     if kept and kept["tales"]:
-        yield (f"of {kept['tales']} tales that it writes, {kept['name']} keep the names, {kept['pronoun']} the "
-               f"pronouns, {kept['thing']} the things; {kept['faultless']} without a mistake")
+        yield (f"of {kept['tales']} tales that it wrote, {kept['name']} keep the names, {kept['pronoun']} "
+               f"the pronouns, {kept['thing']} the things; {kept['faultless']} have no mistake")
 
 
 def way(row: dict) -> str:
