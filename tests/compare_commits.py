@@ -89,7 +89,8 @@ def results(code: Path, place: Path, vocab: Path) -> dict[str, str]:
     for name, digest in files_of(place / "run/best").items():
         if name != "model.safetensors":
             found[f"exported folder: {name}"] = digest
-    audit = json.loads(sh(sys.executable, code / "params.py", "--audit", "--json", cwd=place))["findings"]
+    printed = sh(sys.executable, code / "params.py", "--audit", "--json", cwd=place)
+    audit = json.loads(printed)["findings"]
     for verdict in ("consistent", "inconsistent", "not checkable"):
         rows = sorted(json.dumps([finding["id"], finding["stated"], finding["computed"], finding["correction"]])
                       for finding in audit if finding["verdict"] == verdict)
