@@ -92,7 +92,7 @@ def results(code: Path, place: Path, vocab: Path) -> dict[str, str]:
     printed = sh(sys.executable, code / "params.py", "--audit", "--json", cwd=place)
     audit = json.loads(printed)["findings"]
     for verdict in ("consistent", "inconsistent", "not checkable"):
-        rows = sorted(json.dumps([finding["id"], finding["stated"], finding["computed"], finding["correction"]])
+        rows = sorted(json.dumps([finding[key] for key in ("id", "stated", "computed", "correction")])
                       for finding in audit if finding["verdict"] == verdict)
         found[f"audit: {verdict}"] = f"{len(rows)} findings, {sha(json.dumps(rows).encode())}"
     return found
