@@ -72,6 +72,11 @@ CHECKS = {
         ],
         ["xla"],
     ),
+    "TorchTPU on a CPU": (
+        "test_torchtpu.py",
+        ["model.py", "train.py", "precision.py", "devices/torchtpu.py", "devices/open.py"],
+        ["torchtpu"],
+    ),
     "pages in a browser": (
         "test_browser.py",
         ["sample.py", "sampling/web.py", "sampling/web_views.py", "sampling/explore.py", "sampling/arena.py"],
