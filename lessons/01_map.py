@@ -98,9 +98,9 @@ seen = []
 
 def note(name):
     """A hook that writes down the shape of what the module called `name` returns."""
-    def hook(module, inputs, output):
+    def write_shape(module, inputs, output):
         seen.append((name, type(module).__name__, tuple(output.shape)))
-    return hook
+    return write_shape
 
 
 ends = ("model.embed_tokens", "model.norm")
@@ -138,8 +138,8 @@ print(f"sum of all: {float(probability.sum()):.4f};  one in 4096: {1 / 4096:.6f}
 # %% [markdown]
 # **Softmax** turns logits z into probabilities: `p_i = exp(z_i) / Σ_j exp(z_j)`. They are positive and sum to
 # 1. Even the best guess of the random model gets less than 1% of the probability. It knows nothing. (Its
-# favourite is the very token that it has just read: `tiny` uses one matrix both to turn ids into vectors and
-# to turn vectors into logits, so a vector is most like its own row. Lesson 07 comes back to this.)
+#    favourite is the very token that it has just read: `tiny` uses one matrix both to turn ids into vectors
+#    and to turn vectors into logits, so a vector is most like its own row. Lesson 07 comes back to this.)
 #
 # ## Station four: the loss
 #

@@ -296,9 +296,9 @@ table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "train
 # - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m`
 #   at its full context, two bytes a number. With a key and value for each of its ten query heads it would be
 #   five times that (lesson 06).
-# - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiply-add counts as two.
-#   Each parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`,
-#   and training three times that, `6N`, plus attention, whose cost grows with the length T of the context
+# - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiply-add counts as two. Each
+#   parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`, and
+#   training three times that, `6N`, plus attention, whose cost grows with the length T of the context
 #   (Chowdhery et al. 2022, appendix B). By convention N counts all parameters. That is a little too much
 #   where the input embedding is a separate matrix: it is looked up, not multiplied.
 #

@@ -180,10 +180,10 @@ left.legend()
 save_figure(figure, "09_master_weights")
 
 # %% [markdown]
-# With BF16 products the run ends where the FP32 run ends. With BF16 weights, more than half of all weights
-# stay where they are in a typical step, and the loss is visibly higher. Nothing breaks, no error appears: the
-# run is only worse than it had to be. As the learning rate falls towards the end of the schedule, updates
-# become smaller and more of them are lost; the right plot shows it.
+# With BF16 products the run ends where the FP32 run ends. With BF16 weights, almost half of all weights stay
+# where they are in a typical step, and the loss is visibly higher. Nothing breaks, no error appears: the run
+# is only worse than it had to be. As the learning rate falls towards the end of the schedule, updates become
+# smaller and more of them are lost; the right plot shows it.
 #
 # ## The recipes of the cards
 #
@@ -195,9 +195,10 @@ save_figure(figure, "09_master_weights")
 
 # %%
 assert abs(loss_at_end["BF16 products"] - loss_at_end["FP32"]) < 0.03
-assert lost["BF16 weights"] > 0.4 and lost["FP32"] < 0.05
+assert lost["BF16 weights"] > 0.3 and lost["FP32"] < 0.05
 if not FAST:
-    assert lost["BF16 weights"] > 0.5 and loss_at_end["BF16 weights"] > loss_at_end["FP32"] + 0.01
+    assert 0.4 < lost["BF16 weights"] < 0.5
+    assert loss_at_end["BF16 weights"] > loss_at_end["FP32"] + 0.03
     assert numpy.mean(runs["BF16 weights"][1][late]) > numpy.mean(
         runs["BF16 weights"][1][steps // 4 : steps // 2]
     )
