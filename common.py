@@ -446,14 +446,15 @@ def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
 # --------------------------------------------------------------------------------------------------- terminal
 
 def progress(iterable: Any = None, **options: Any) -> Any:
-    """A tqdm progress bar on stderr; nothing is drawn where stderr is not a terminal (logs, tests)."""
+    """A tqdm progress bar on stderr: on a terminal and in a notebook, not in a log or a test."""
     from tqdm import tqdm
-    disable = None if sys.stderr else True                        # None: tqdm asks whether it is a terminal
+    notebook = "ipykernel" in sys.modules                         # shows text bars, and is not a terminal
+    disable = not (sys.stderr and (sys.stderr.isatty() or notebook))
     return tqdm(iterable, **{"disable": disable, "dynamic_ncols": True, "file": sys.stderr, **options})
 
 
 def say(text: str) -> None:
-    """Print a line, above the progress bar if there is one."""
+    """Print lines, above the progress bar if there is one."""
     if sys.stdout is None:
         return
     from tqdm import tqdm

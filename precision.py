@@ -41,8 +41,9 @@ from model import Block, Llama, RMSNorm
 
 @dataclass(frozen=True)
 class Precision:
-    """One way to mix dtypes. `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or
-    "first two".
+    """One way to mix dtypes.
+
+    `autocast` None means FP32 throughout; `fp32_layers` is "none", "first+last" or "first two".
     """
 
     autocast: torch.dtype | None
@@ -51,11 +52,10 @@ class Precision:
     loss_scaling: bool = False
 
 
-# fp32_softmax is 0 in every card: attention's kernel keeps its softmax in FP32 inside and wants low-precision
-# inputs.
+# No card lifts a softmax: the attention kernel takes low-precision inputs and computes its softmax in FP32.
+# tpu-bf16 is the recipe of Stentor3 and Portimbria, t4-fp16 that of Stentor2, where the loss scaling is ours.
 PRECISIONS = {
-    "tpu-bf16": Precision(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),  # Stentor3, Portimbria
-    # Stentor2; scaling is ours
+    "tpu-bf16": Precision(torch.bfloat16, fp32_norms=True, fp32_layers="first+last"),
     "t4-fp16": Precision(torch.float16, fp32_norms=True, fp32_layers="first two", loss_scaling=True),
     "fp32": Precision(None),
     "bf16": Precision(torch.bfloat16),
@@ -63,41 +63,38 @@ PRECISIONS = {
 
 
 def critical_layers(recipe: Precision, num_layers: int) -> list[int]:
-    """Indices of the blocks that compute wholly in FP32."""
+    """Indices of the blocks that compute entirely in FP32."""
     chosen = {"none": set(), "first+last": {0, num_layers - 1}, "first two": {0, min(1, num_layers - 1)}}
     return sorted(chosen[recipe.fp32_layers])
 
 
 def forward_in_fp32(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
-    """The module's own forward on an FP32 input with autocast off; the result goes back to the dtype that
-    came in.
-    """
+    """The module's own forward on an FP32 input with autocast off; returns the dtype of the input."""
     with torch.autocast(x.device.type, enabled=False):
         y = type(module).forward(module, x.float().contiguous(), *others)
     return y.to(x.dtype)
 
 
 def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
-    """The model's own forward with matrix products in the recipe's low dtype. Returns logits in that dtype.
-    """
+    """The model's own forward with matrix products in the recipe's low dtype, which the logits have too."""
     with torch.autocast(input_ids.device.type, dtype=model.recipe.autocast):
         return type(model).forward(model, input_ids, *others, **named)
 
 
 def apply_precision(model: Llama, recipe: str | Precision, device: torch.device | str) -> Llama:
-    """Move `model` to `device` with FP32 weights and make its forward follow `recipe`.
+    """Move `model` to `device` with FP32 weights, make its forward follow `recipe`, and return it.
 
-    `recipe` is a key of PRECISIONS or a Precision. Returns the model.
-    Replaces any recipe applied before. Raises UserError for an unknown key.
+    `recipe` is a key of PRECISIONS or a Precision. It replaces any recipe applied before. Raises UserError
+    for an unknown key.
     """
     if isinstance(recipe, str):
         if recipe not in PRECISIONS:
             raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(PRECISIONS)}")
         recipe = PRECISIONS[recipe]
     for module in model.modules():
-        module.__dict__.pop("forward", None)                      # what an earlier recipe bound here
+        module.__dict__.pop("forward", None)                      # of an earlier recipe
     model.to(device=device, dtype=torch.float32)
-    # TF32 or FP32, see the head of this file; a switch for the whole program
+    # TF32 or FP32 (see the docstring of this file); it holds for every product of this process
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high" if recipe.autocast == torch.bfloat16 else "highest")
     model.recipe = recipe
@@ -131,12 +128,11 @@ GROWTH_INTERVAL = 2000
 
 
 def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]:
-    """Dynamic loss scaling for FP16, whose smallest normal number is 6e-5 (Micikevicius et al. 2018, section
-    3.2).
+    """Dynamic loss scaling for FP16 (Micikevicius et al. 2018, section 3.2): the next (scale, good_steps).
 
-    The loss is multiplied by `scale` before backward and the gradients divided by it. A gradient that is not
-    finite halves the scale (its step is skipped); GROWTH_INTERVAL good steps in a row double it. Returns the
-    next (scale, good_steps).
+    The smallest normal number of FP16 is 6e-5, and gradients can be smaller. So the loss is multiplied by
+    `scale` before the backward pass, and the gradients are divided by it. A gradient that is not finite
+    halves the scale, and its step is skipped; GROWTH_INTERVAL good steps in a row double it.
     """
     if not finite:
         return max(scale / 2, 1.0), 0
@@ -146,11 +142,10 @@ def next_scale(scale: float, good_steps: int, finite: bool) -> tuple[float, int]
 
 
 def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
-    """(key of PRECISIONS, reason) that suits a device of `kind`; `fp16_card` where the size's card trained in
-    fp16.
+    """(key of PRECISIONS, reason) for a device of `kind`; `fp16_card`: the card of this size trained in fp16.
 
-    The capability is asked of the hardware: `torch.cuda.is_bf16_supported()` also counts slow emulation, for
-    instance on a T4.
+    The GPU's compute capability decides. `torch.cuda.is_bf16_supported()` is also true where bfloat16 is
+    emulated and slow, for instance on a T4.
     """
     if kind in ("xla", "tpu"):
         return "tpu-bf16", "a TPU multiplies in bfloat16"
@@ -167,10 +162,7 @@ def choose_precision(kind: str, fp16_card: bool) -> tuple[str, str]:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has AMX tiles or AVX-512 BF16; without them a bf16 product is emulated and slower
-    than FP32.
-    """
-    checks = (
-        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
+    """Whether the processor has AMX tiles or AVX-512 BF16; without them bfloat16 is slower than FP32."""
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    checks = (getattr(torch.cpu, name, None) for name in names)
     return any(check() for check in checks if check)

@@ -163,7 +163,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: 
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.settings.loss_chunk or job.settings.compile:
-                loss = network(input_ids, mask=mask)  # training/chunked_loss.py, compiled.py
+                loss = network(input_ids, mask=mask)                          # wrap() made it return the loss
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss = next_token_loss(logits, input_ids)
@@ -331,7 +331,7 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | Non
             return None
         rows = range(start, min(start + at_once, job.validation_rows()))
         ids = numpy.concatenate([validation.batch(row) for row in rows])      # (B, T)
-        if device.compiles_shapes or job.settings.compile:  # pad with rows that do not count
+        if device.compiles_shapes or job.settings.compile:                    # fill up: these do not count
             ids = ids[numpy.arange(at_once) % len(rows)]                      # (at_once, T)
         losses = validation_losses(model, ids, job)                           # (B,)
         device.replicate([losses])                    # XLA: gathered in this graph; reading would compile one

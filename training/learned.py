@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model has learned of the built-in corpus, not only how much: measured at each evaluation of a run.
 
-    whole documents    loss per source beside the entropy that no model can go below, and the share of the way
-    mentions           the loss on first and on later mentions of a name: later ones can be copied
-    samples            a few continuations, read back by corpus/checker.py: names, pronouns and things kept
-    one prompt         the continuation of the same beginning each time
+    documents   loss per source beside the entropy that no model can go below, and the share of the way
+    mentions    the loss on first and on later mentions of a name: later ones can be copied
+    samples     a few continuations, read by corpus/checker.py: names, pronouns and things kept
+    one prompt  the continuation of the same beginning each time
 
-A validation row begins in the middle of a document, and its loss is higher for that reason. Only the loss on
-whole documents, read from their beginning, may be compared with the entropy.
+A validation row begins in the middle of a document, so its loss is higher. Only the loss on complete
+documents may be compared with the entropy.
 """
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from corpus import builtin, checker, tales
 from corpus.documents import builtin_source
 from model import KVCache, Llama
 
-SAMPLES = 12  # continuations at each evaluation
-TOKENS = 4_500  # of whole documents at each evaluation, in the shares of the validation split
-AT_ONCE = 16  # documents in one forward pass
+SAMPLES = 12                                                      # continuations at each evaluation
+TOKENS = 4_500                                                    # of complete documents at each evaluation
+AT_ONCE = 16                                                      # documents in one forward pass
 TEMPERATURE = 0.8
-LONGEST = 300  # tokens of a sampled document
+LONGEST = 300                                                     # tokens of a sampled document
 
 
 class Document(NamedTuple):
@@ -40,7 +40,7 @@ class Document(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Three numbers in one unit, nats per token of the same documents, and how far a model has come."""
+    """Unigram entropy, loss and entropy of the same documents, in nats per token."""
 
     unigram: float
     loss: float
@@ -48,21 +48,21 @@ class Way(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the way from token frequencies alone to the bound."""
+        """Share of the way from token frequencies alone to the entropy that no model can go below."""
         return (self.unigram - self.loss) / (self.unigram - self.bound)
 
 
 def knows_its_entropy(corpus: data.Corpus) -> bool:
-    """Whether this is a corpus of the generator as it is now, so that the checker can read its documents."""
+    """Whether today's generator made this corpus, so that the checker can read its documents."""
     sources = corpus.manifest.get("recipe", {}).get("sources", {})
     known = {kind: builtin_source(kind).identity for kind in builtin.KINDS}
     return bool(sources) and all(known.get(kind) == identity for kind, identity in sources.items())
 
 
 def validation_documents(corpus: data.Corpus, coder: Any, tokens: int) -> dict[str, list[Document]]:
-    """The first documents of each source, about `tokens` tokens in all, divided as the validation split is.
+    """The first documents of each source, about `tokens` tokens in all, in the shares of the split.
 
-    The grammar finds the nats of each in its text.
+    The grammar computes the nats of each document from its text.
     """
     sizes = {kind: split["validation"] for kind, split in corpus.num_tokens.items()}
     found = {}
@@ -130,7 +130,7 @@ def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: 
                   most: int = LONGEST, seed: int = 0) -> list[str]:
     """Prompt and continuation up to the separator, for many prompts at once. Temperature 0 is greedy.
 
-    All rows advance together, one token a step: a row whose prompt goes on takes the prompt's token.
+    All rows advance together, one token a step: a row whose prompt is not used up takes its next token.
     """
     device = next(model.parameters()).device
     rows = [[coder.eos_id, *coder.encode(prompt, document=True)] for prompt in prompts]
@@ -157,7 +157,7 @@ def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: 
 
 
 def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[int]:
-    """A token for each row of logits (B, V), drawn at this temperature; the best one at 0."""
+    """A token for each row of logits (B, V), drawn at this temperature; 0 is greedy."""
     if temperature == 0:
         return logits.argmax(-1).tolist()
     weights = torch.softmax(logits / temperature, dim=-1)                                 # (B, V)
@@ -165,12 +165,12 @@ def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[
 
 
 def openings(count: int, first: int = 2 * 10**8) -> list[str]:
-    """First sentences of tales that no preparation contains, to be continued."""
+    """First sentences of tales that are in no prepared corpus."""
     return [checker.END.split(tales.tale(number).text)[0] for number in range(first, first + count)]
 
 
 def shares(texts: list[str]) -> dict[str, int]:
-    """Of the tales long enough to judge: how many there are, and how many keep each sort of fact."""
+    """How many of these tales are long enough to judge, and how many of those keep each kind of fact."""
     judged = [checker.check_tale(text) for text in texts]
     counting = [tale for tale in judged if tale.counts]
     kept = {group: sum(getattr(tale, group) for tale in counting) for group in checker.GROUPS}
@@ -185,7 +185,7 @@ def shares(texts: list[str]) -> dict[str, int]:
 
 @dataclass
 class Learned:
-    """Measures a run at its evaluations. `documents` is empty where the corpus does not know its entropy."""
+    """Measures a run at its evaluations. `documents` is empty for a corpus whose entropy is not known."""
 
     coder: Any
     device: torch.device

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while train.py runs: on a terminal of 80 columns, in a notebook, with --dry-run."""
+import fcntl
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+import common
+import train
+from model import ModelConfig
+from training.log import rounded_time
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
+pty = pytest.importorskip("pty")
+
+
+def screen(text: str, columns: int) -> list[str]:
+    """The lines that a terminal shows of `text`: a carriage return goes back to the start of the line."""
+    lines, column = [""], 0
+    for piece in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if piece == "\n":
+            lines.append("")
+        elif piece == "\r":
+            column = 0
+        elif piece[0] != "\x1b":
+            line = lines[-1].ljust(column)
+            lines[-1] = line[:column] + piece + line[column + len(piece):]
+            column += len(piece)
+        assert len(lines[-1].rstrip()) <= columns, lines[-1]
+    return [line.rstrip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def shown(corpus, tmp_path_factory) -> tuple[str, list[str]]:
+    """A run on a pseudo-terminal of 80 columns: its raw output, and the lines of the screen."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    words = ["--size", "tiny", "--data", corpus, "--device", "cpu", "--precision", "fp32", "--steps", "24",
+             "--seq-len", "32", "--batch-size", "2", "--eval-steps", "8", "--max-eval-samples", "2",
+             "--logging-steps", "2"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *words], stdout=terminal, stderr=terminal, stdin=terminal,
+        cwd=tmp_path_factory.mktemp("run"), env=environment,
+    )
+    os.close(terminal)
+    raw = b""
+    while True:
+        try:
+            piece = os.read(controller, 1 << 16)
+        except OSError:                                           # the process has ended
+            break
+        if not piece:
+            break
+        raw += piece
+    os.close(controller)
+    assert process.wait() == 0, raw.decode()
+    return raw.decode(), screen(raw.decode(), 80)
+
+
+def test_the_first_screen_has_eight_lines_that_say_what_where_and_on_what(shown):
+    first = shown[1][:shown[1].index("")]
+    assert [line.startswith("settings") for line in first].index(True) <= 8
+    text = " ".join(" ".join(first).split())
+    for words in ("tiny: 1,115,264 parameters", "ln(4,096) = 8.32", "into runs/tiny", "cpu, in fp32",
+                  "24 steps of 64 tokens", "recipe laptop", "eval_steps 8", "all of them: --dry-run"):
+        assert words in text, words
+    assert "stable_steps" not in text and "learning_rate" not in text
+
+
+def test_evaluations_are_above_the_bar(shown):
+    results = [line for line in shown[1] if "validation loss" in line]
+    assert [re.match(r"step (\d+): validation loss \d+\.\d{3}, perplexity [\d,]+\.\d", line)[1]
+            for line in results] == ["8", "16", "24"]
+
+
+def test_the_bar_has_loss_speed_and_the_time_that_is_left(shown):
+    bars = re.findall(r"\r([^\r\n]*\|[^\r\n]*)", shown[0])
+    complete = re.compile(r"\|.{8,}\| \d+/24, [\d:?]+ left, loss \d\.\d{3}, [\d,]+ tokens/s")
+    assert any(complete.search(bar) for bar in bars)
+
+
+def test_the_last_screen_is_the_result_and_three_next_steps(shown):
+    end = shown[1][shown[1].index("Next:"):]
+    assert [line.split()[0] for line in end[1:4]] == ["look", "ask", "learn"]
+    assert "python sample.py runs/tiny 'Once upon a time'" in end[2]
+    assert any(line.startswith("Result: ") for line in shown[1])
+    assert "\x1b[1mResult" in shown[0] and "\x1b[32mbest" in shown[0]
+
+
+def test_no_colour_without_a_terminal(corpus, tmp_path, capsys):
+    train.train(**run(corpus, tmp_path / "run"))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def run(corpus: Path, out: Path, **changes) -> dict:
+    values = dict(model=SMALL, data=str(corpus), out=str(out), device="cpu", precision="fp32", steps=2,
+                  seq_len=32, batch_size=4, max_eval_samples=2, schedule="cosine")
+    return {**values, **changes}
+
+
+def test_dry_run_says_where_each_setting_comes_from(corpus, tmp_path, capsys):
+    train.train(**run(corpus, tmp_path / "run", model=None, size="tiny", dry_run=True))
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["beta2"].split() == ["beta2", "0.95", "default", "(training/settings.py)"]
+    assert rows["learning_rate"].split()[1:] == ["0.003", "recipe", "laptop", "(training/settings.py)"]
+    assert rows["steps"].split()[1:] == ["2", "flag"]
+    assert rows["loss_chunk"].split()[1:] == ["none", "device", "(training/resolve.py)"]
+    assert "stable_steps" not in rows                             # a cosine schedule ignores them
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bar_is_drawn_in_a_notebook_and_not_in_a_log(monkeypatch):
+    for modules, drawn in (({}, False), ({"ipykernel": sys}, True)):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        for _ in common.progress(range(3), mininterval=0):
+            pass
+        assert ("3/3" in stream.getvalue()) == drawn
+
+
+@pytest.mark.parametrize("seconds, words", [(41.6, "42 seconds"), (5562, "93 minutes"), (40_000, "11 hours")])
+def test_times_have_one_unit(seconds, words):
+    assert rounded_time(seconds) == words
+
+
+def test_text_is_broken_between_words_and_commands_are_not(monkeypatch):
+    monkeypatch.setattr(common, "text_width", lambda: 20)
+    text = common.wrapped("one two three four five six\npython train.py --resume runs/a", "name  ", "      ")
+    assert text.splitlines() == [
+        "name  one two three", "      four five six", "      python train.py --resume runs/a"
+    ]
+
+
+def test_two_runs_at_once_get_two_names(corpus, tmp_path, monkeypatch, capsys):
+    """Another process takes runs/custom after this one has chosen it, before it makes the folder."""
+    monkeypatch.chdir(tmp_path)
+    real = train.build_model
+
+    def late(job):
+        if job.folder == Path("runs/custom"):
+            job.folder.mkdir(parents=True)
+            (job.folder / "run.json").write_text("{}")
+        return real(job)
+    monkeypatch.setattr(train, "build_model", late)
+    values = run(corpus, tmp_path)
+    del values["out"]
+    made = train.train(**values)
+    assert made.folder == Path("runs/custom-2") and (made.folder / "best/config.json").is_file()
+    assert [file.name for file in Path("runs/custom").iterdir()] == ["run.json"]
+    assert "runs/custom was taken by another run meanwhile" in capsys.readouterr().out
