@@ -87,7 +87,7 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def before_run(kind: type, error: BaseException, trace: Any) -> None:
-    """Print one line for what ends a script while it imports torch, which takes seconds, before `run`."""
+    """Print one line if a script ends before `run`, while it imports torch, which takes seconds."""
     if kind is KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
@@ -285,7 +285,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write all of a file or nothing: a temporary neighbour, fsync, then one rename over the old file."""
+    """Write a file completely or not at all: a temporary file beside it, fsync, then one rename."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -300,7 +300,7 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 
 
 def utf8_path(path: str | Path) -> Path:
-    """`path`, unless its name has bytes that are not UTF-8: run.json and manifests could not hold it."""
+    """`path`. Raises UserError if its name has bytes that are not UTF-8, which no JSON file can hold."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -387,7 +387,7 @@ def restore_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Let errors of the operating system name `path` where they name no file, as those of a full disk."""
+    """Add `path` to an error of the operating system that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -401,9 +401,9 @@ class FolderBusy(UserError):
 
 
 def lock_folder(folder: Path) -> Any:
-    """Hold `folder` for this process; the system lets go when the process ends, however it ends.
+    """Lock `folder` for this process; the system releases it when the process ends, however it ends.
 
-    Raises FolderBusy if another process holds it. On a file system without locks it warns and holds nothing.
+    Raises FolderBusy if another process has locked it. On a file system without locks it only warns.
     """
     handle = open(folder / ".lock", "a+")
     try:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention on a GPU: `model.sdpa`, with a detour around what would hold all scores, or fail.
+"""Attention on a GPU: `model.sdpa`, with copied keys and values where it would store all scores.
 
-Of torch's kernels that never hold the scores only FlashAttention (Dao 2023) takes shared key/value heads
-(`enable_gqa`). It wants 16 bits, no mask, and a GPU of compute capability 8.0; a T4 has 7.5. Everything else,
-the FP32 layers of the cards' recipes too, would fall back to the plain form: scores of (B, H, T, T), 43 GB
-for 64 rows of 20m at 4,096 tokens. With keys and values copied for each query head the memory-efficient
-kernel (Rabe and Staats 2021) takes them: H/K times their memory instead, and the same numbers. Apple's MPS
-gets the copies too: shared heads end the whole program there in torch 2.6 (pytorch issue 149132).
+Of torch's kernels that do not store the scores only FlashAttention (Dao 2023) takes shared key/value heads
+(`enable_gqa`). It needs 16 bits, no mask, and a GPU of compute capability 8.0; a T4 has 7.5. Everything else,
+also the FP32 layers of the cards' recipes, would fall back to the plain form, which stores the scores
+(B, H, T, T): 43 GB for 64 rows of 20m at 4,096 tokens. If keys and values are copied for each query head, the
+memory-efficient kernel (Rabe and Staats 2021) takes them. That costs H/K times their memory and gives the same
+numbers. Apple's MPS gets copies too: with shared heads torch 2.6 crashes there (pytorch issue 149132).
 """
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def attend_with_copies(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
 
 
 def choose_attention(kind: str) -> Callable[..., Tensor]:
-    """What this GPU, `cuda` or `mps`, trains with."""
+    """The attention function for this GPU, `cuda` or `mps`."""
     return attend if kind == "cuda" and torch.cuda.get_device_capability() >= (8, 0) else attend_with_copies

@@ -45,7 +45,7 @@ def announce(job: Job, model: Llama) -> None:
         job.say("\n".join(setting_rows(job)))
         if job.settings.recipe == "card":
             job.say(card_table(job, model))
-        job.say("\n" + data.mixture_table(job.corpus))
+        job.say("\n" + wrapped(data.mixture_table(job.corpus)))
 
 
 def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
@@ -222,8 +222,12 @@ def card_table(job: Job, model: Llama) -> str:
     mine = ours(job, model)
     lines = [f"  {'the card of ' + name:<30}{'card':<24}this run"]
     for key in (key for key in stated if key in mine):
-        mark = "*" if departs(key, stated[key], mine[key]) else ""
-        lines.append(f"  {key:<30}{said(stated[key]):<24}{said(mine[key])} {mark}".rstrip())
+        mark = " *" if departs(key, stated[key], mine[key]) else ""
+        theirs, own = said(stated[key]), said(mine[key]) + mark
+        if len(theirs) < 24:
+            lines.append(f"  {key:<30}{theirs:<24}{own}")
+        else:
+            lines.append(wrapped(f"{theirs}; this run: {own}", f"  {key:<30}", " " * 34))
     lines.append(wrapped("* departs from the card. One process drives all chips of a TPU (SPMD), where the "
                          "card ran one per chip. token_budget: the tokens of this schedule; "
                          "source_token_budget: the tokens in the prepared corpus.", "  ", "    "))

@@ -31,8 +31,9 @@ class TrainSettings:
                               nargs="?", const="", metavar="RUN")
     init: str | None = flag(None, "start from the weights of this model folder, not from random ones",
                             metavar="FOLDER")
-    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU) or card (elsewhere), "
-                       "with --init also the cards' for fine-tuning", shown="auto",
+    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU) or card (elsewhere); "
+                       "with --init also finetune-stentor3 or finetune-portimbria", metavar="RECIPE",
+                       shown="auto",
                        choices=["auto", "laptop", "card", "finetune-stentor3", "finetune-portimbria"])
     precision: str = flag("auto", "which dtype each operation runs in", choices=["auto", *PRECISIONS])
     device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda", "mps", "tpu", "xla"])
