@@ -5,8 +5,8 @@ Of torch's kernels that do not store the scores only FlashAttention (Dao 2023) t
 (`enable_gqa`). It needs 16 bits, no mask, and a GPU of compute capability 8.0; a T4 has 7.5. Everything else,
 also the FP32 layers of the cards' recipes, would fall back to the plain form, which stores the scores
 (B, H, T, T): 43 GB for 64 rows of 20m at 4,096 tokens. If keys and values are copied for each query head, the
-memory-efficient kernel (Rabe and Staats 2021) takes them. That costs H/K times their memory and gives the same
-numbers. Apple's MPS gets copies too: with shared heads torch 2.6 crashes there (pytorch issue 149132).
+memory-efficient kernel (Rabe and Staats 2021) takes them. That costs H/K times their memory; the numbers are
+the same. Apple's MPS gets copies too: with shared heads torch 2.6 crashes there (pytorch issue 149132).
 """
 from __future__ import annotations
 
