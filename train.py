@@ -208,9 +208,9 @@ def train(**given: Any) -> History:
     optimizer = AdamW(model, settings.weight_decay, settings.beta1, settings.beta2, settings.eps,
                       settings.fused)
     state = State(loss_scale=precision.FIRST_SCALE if job.precision.loss_scaling else 1.0)
+    log = Log(job, history, state, started)
     with RunFolder(job, model, optimizer, state) as folder:
-        history.folder = job.folder
-        log = Log(job, history, state, started)
+        history.folder = job.folder                               # another name if that one was taken
         device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
         with StopSignals() as stop, progress(total=job.end(), initial=state.step, bar_format=BAR) as bar:

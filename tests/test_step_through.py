@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the first batch to the first loss a debugger meets the functions that README lists, and no others."""
+import inspect
 import re
 import sys
 import threading
@@ -15,6 +16,19 @@ def readme_list() -> list[str]:
     """The numbered list of `file.py:function` under the heading about stepping through."""
     text = (ROOT / "README.md").read_text().split("## Step through it")[1].split("\n## ")[0]
     return re.findall(r"^\d+\. `([\w./]+:[\w.]+)`", text, flags=re.MULTILINE)
+
+
+def test_the_set_up_before_it_is_listed_as_the_calls_of_train():
+    """README names them in the order in which `train()` makes them, and each is in the file that it names."""
+    text = (ROOT / "README.md").read_text().split("## Step through it")[1].split("\n1. ")[0]
+    setup = re.findall(r"`([\w/]+)\.py:(\w+)`", text)
+    calls = [name for file, name in setup if name not in ("train", "main")]
+    source = inspect.getsource(train.train)
+    places = [source.index(f"{name}(") for name in calls]
+    assert len(calls) >= 7 and places == sorted(places)
+    for file, name in setup:
+        code = (ROOT / f"{file}.py").read_text()
+        assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), (file, name)
 
 
 def file_of_ours(name: str) -> str | None:

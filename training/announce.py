@@ -53,8 +53,10 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
     device, tokens, vocabulary = job.device, job.tokens_per_step(), job.model_config.vocab_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     first = f"the first loss is about ln({vocabulary:,}) = {math.log(vocabulary):.2f}"
-    if job.init or job.resumed:
-        first = f"its first weights are those of {job.init or job.resumed}"
+    if job.init:
+        first = f"its first weights are those of {job.init}"
+    if job.resumed:
+        first = f"continued from {job.resumed}"
     steps = f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens"
     if job.end() < job.settings.steps:
         steps += f", to step {job.end():,} of a schedule of {job.settings.steps:,}"
