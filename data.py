@@ -220,21 +220,11 @@ class Corpus:
     """
 
     def __init__(
-        self,
-        dir: str | Path,
-        seq_len: int,
-        batch_size: int,
-        total_steps: int | None = None,
-        seed: int = 42,
-        split: str = "train",
-        verify: bool = True,
+        self, dir: str | Path, seq_len: int, batch_size: int, total_steps: int | None = None, seed: int = 42,
+        split: str = "train", verify: bool = True,
     ):
         self.folder, self.seq_len, self.batch_size, self.seed, self.split = (
-            Path(dir),
-            seq_len,
-            batch_size,
-            seed,
-            split,
+            Path(dir), seq_len, batch_size, seed, split,
         )
         if split not in SPLITS or seq_len < 2 or batch_size < 1 or (split == "train" and not total_steps):
             raise UserError(
@@ -244,8 +234,7 @@ class Corpus:
         self.names = list(self.manifest["sources"])
         self.vocab_path = self.folder / "tokenizer"
         self.vocab_size, self.eos_id = (
-            self.manifest["tokenizer"]["vocab_size"],
-            self.manifest["tokenizer"]["eos_id"],
+            self.manifest["tokenizer"]["vocab_size"], self.manifest["tokenizer"]["eos_id"],
         )
         self.shards = [self.manifest["sources"][name][split]["shards"] for name in self.names]
         self.starts = [

@@ -308,13 +308,8 @@ def perplexity(
     stderr = math.sqrt(float(excess.square().sum()) * units / (units - 1)) / tokens
     bits = total / math.log(2)
     return {
-        "loss": mean,
-        "ppl": math.exp(min(mean, 700)),
-        "bits_per_byte": bits / size,
-        "bits_per_char": bits / characters,
-        "stderr": stderr,
-        "tokens": tokens,
-        "bytes": size,
+        "loss": mean, "ppl": math.exp(min(mean, 700)), "bits_per_byte": bits / size,
+        "bits_per_char": bits / characters, "stderr": stderr, "tokens": tokens, "bytes": size,
     }
 
 
@@ -412,11 +407,7 @@ def band(share: float) -> str:
 
 
 def blimp(
-    model: Llama,
-    tokenizer: Tokenizer,
-    path: str | Path,
-    prompt: str = "plain",
-    limit: int | None = None,
+    model: Llama, tokenizer: Tokenizer, path: str | Path, prompt: str = "plain", limit: int | None = None,
     finished: dict[str, list] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on BLiMP's pairs (Warstadt et al. 2020): is the acceptable sentence the more probable one?
@@ -481,9 +472,7 @@ def blimp(
     summary["bands"] = {paradigm: band(share) for paradigm, share in summary["paradigms"].items()}
     lenient = [statistics.fmean(value > 0 for value in result) for result in results.values()]
     return {
-        **summary,
-        "overall_lm_eval": statistics.fmean(lenient),
-        "ties": values.count(0.5),
+        **summary, "overall_lm_eval": statistics.fmean(lenient), "ties": values.count(0.5),
         "pairs": len(values),
     }
 
@@ -548,13 +537,8 @@ def judge_choices(item: dict, log_p: list[float], sizes: list[int]) -> tuple[flo
 
 
 def multiple_choice(
-    model: Llama,
-    tokenizer: Tokenizer,
-    path: str | Path,
-    boundary: str = "bytes",
-    prompt: str = "plain",
-    limit: int | None = None,
-    finished: dict[str, list] | None = None,
+    model: Llama, tokenizer: Tokenizer, path: str | Path, boundary: str = "bytes", prompt: str = "plain",
+    limit: int | None = None, finished: dict[str, list] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on questions with given answers: the model chooses the most probable one.
 
@@ -591,10 +575,7 @@ def multiple_choice(
         return results
 
     results = in_blocks(
-        f"choices {sha256_file(path)[:16]} {boundary} {prompt}",
-        items,
-        500,
-        judge,
+        f"choices {sha256_file(path)[:16]} {boundary} {prompt}", items, 500, judge,
         {} if finished is None else finished,
     )
     acc, stderr = mean_and_error([right for right, _, _ in results])

@@ -588,9 +588,7 @@ def plain_llama(path: Path, values: dict) -> dict:
     width, heads = stated.get("hidden_size"), stated.get("num_attention_heads")
     whole = isinstance(width, int) and isinstance(heads, int) and heads > 0
     defaults = {
-        "num_key_value_heads": heads,
-        "head_dim": width // heads if whole else 0,
-        "rms_norm_eps": 1e-6,
+        "num_key_value_heads": heads, "head_dim": width // heads if whole else 0, "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     }
     complete = {**defaults, **stated, "rope_theta": theta}

@@ -57,8 +57,7 @@ class Table:
     def plain(self) -> dict[str, Any]:
         """The table for `--json`, with raw values."""
         return {
-            "title": self.title,
-            "rows": [dict(zip(self.columns, row)) for row in self.rows],
+            "title": self.title, "rows": [dict(zip(self.columns, row)) for row in self.rows],
             "notes": self.notes,
         }
 
@@ -173,13 +172,8 @@ def kv_cache_bytes(config: ModelConfig, length: int, batch: int = 1, bytes_each:
 
 
 def training_memory(
-    config: ModelConfig,
-    batch: int,
-    length: int,
-    autocast: bool = False,
-    recompute: bool = False,
-    accumulate: bool = False,
-    loss_chunk: int | None = None,
+    config: ModelConfig, batch: int, length: int, autocast: bool = False, recompute: bool = False,
+    accumulate: bool = False, loss_chunk: int | None = None,
 ) -> dict[str, float]:
     """Bytes in memory during one training step of this project's model, by part, and the "peak" of the step.
 
@@ -287,7 +281,8 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
             how = f"{backend}, {attention}, {'layers recomputed' if recompute else 'no recompute'}"
             how += f", loss chunks of {chunk}" if chunk else ", loss in one piece"
             lines += [
-                f"TPU v5e, 8 x 4,096, {how}:",
+                "TPU v5e, 8 x 4,096 tokens/chip,",
+                f"  {how}:",
                 f"  its compiler {figure:.2f} GiB of {LIMIT} ({RECORDED_ON[backend]}), our formula's peak "
                 f"{memory['peak'] / 2**30:.2f}",
             ]
@@ -308,11 +303,8 @@ def flops(config: ModelConfig, length: int) -> dict[str, float]:
     lookup = 0 if config.tie_word_embeddings else parts["embedding"]
     forward = 2.0 * parts["total"] + attention
     return {
-        "forward": forward,
-        "training": 3 * forward,
-        "attention share": attention / forward,
-        "training causal": 3 * (forward - attention / 2),
-        "training matmul": 3 * (forward - 2 * lookup),
+        "forward": forward, "training": 3 * forward, "attention share": attention / forward,
+        "training causal": 3 * (forward - attention / 2), "training matmul": 3 * (forward - 2 * lookup),
     }
 
 
@@ -332,9 +324,7 @@ def parser() -> Parser:
     """The flags; those of the architecture are the fields of ModelConfig."""
     p = Parser("Count parameters, memory, FLOPs and cost of a Llama, and audit the model cards.", EXAMPLES)
     p.add_argument(
-        "folder",
-        nargs="?",
-        metavar="CONFIG_OR_FOLDER",
+        "folder", nargs="?", metavar="CONFIG_OR_FOLDER",
         help="a Llama config.json, a model folder or a run folder",
     )
     p.add_argument(
@@ -346,10 +336,7 @@ def parser() -> Parser:
         "--flops", action="store_true", help="FLOPs, time, energy, tokens per parameter, other vocabularies"
     )
     p.add_argument(
-        "--audit",
-        nargs="?",
-        const="cards",
-        metavar="FOLDER",
+        "--audit", nargs="?", const="cards", metavar="FOLDER",
         help="check the three cards, or a folder of our own",
     )
     p.add_argument("--full", action="store_true", help="--audit: print every finding")
@@ -359,34 +346,23 @@ def parser() -> Parser:
     )
     p.add_argument("--batch", type=positive, metavar="B", help="sequences at once, for --memory (default: 1)")
     p.add_argument(
-        "--context",
-        type=positive,
-        metavar="T",
+        "--context", type=positive, metavar="T",
         help="positions (default: the model's max_position_embeddings)",
     )
     p.add_argument(
-        "--tokens",
-        type=positive,
-        metavar="N",
+        "--tokens", type=positive, metavar="N",
         help="length of the run (default: the card's, else 20 per parameter)",
     )
     p.add_argument(
-        "--step-tokens",
-        type=positive,
-        metavar="N",
+        "--step-tokens", type=positive, metavar="N",
         help="per step (default: 262,144; up to context 1,024: 8,192)",
     )
     p.add_argument(
-        "--throughput",
-        type=positive,
-        metavar="RATE",
+        "--throughput", type=positive, metavar="RATE",
         help="tokens per second of the run, instead of --utilization",
     )
     p.add_argument(
-        "--utilization",
-        type=float,
-        default=0.4,
-        metavar="SHARE",
+        "--utilization", type=float, default=0.4, metavar="SHARE",
         help="share of the hardware's peak (default: 0.4)",
     )
     p.add_argument(

@@ -229,18 +229,9 @@ def decode(
 
 
 def generate(
-    model: Llama,
-    ids: list[int],
-    max_new_tokens: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-    stop_id: int | Collection[int] | None = None,
-    next_logits: NextLogits | None = None,
+    model: Llama, ids: list[int], max_new_tokens: int, *, temperature: float = 1.0, top_k: int = 0,
+    top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0, seed: int | None = None,
+    stop_id: int | Collection[int] | None = None, next_logits: NextLogits | None = None,
 ) -> list[int]:
     """The new ids that continue `ids`, at most `max_new_tokens`.
 

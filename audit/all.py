@@ -18,7 +18,8 @@ def audit() -> list[Finding]:
 def main(as_json: bool, full: bool = False) -> int:
     """Audit the cards and print the findings; the exit code.
 
-    What is wrong in the cards is the result. The exit code is 1 only if our own tables contradict each other.
+    Errors in the cards are an expected result. The exit code is 1 only if our own tables contradict
+    each other.
     """
     own = shapes.own_contradictions()
     show(audit(), own, as_json, full)

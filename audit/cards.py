@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of the three model cards against arithmetic, and the cards against each other: `python
-params.py --audit`.
+"""What the checks of the model cards share; `python params.py --audit` runs them all.
 
-The statements are data, `cards/cards.json`. Four files hold the checks, by what they compute from:
-`audit_shapes` (architecture, memory, adapters), `audit_training` (steps, time, losses), `audit_claims` (data,
-vocabularies, settings) and `audit_results` (benchmarks, BLiMP, prose about tables). Here is what they share:
-how a published number is read, when two numbers agree, what a finding is, how it is printed.
+The statements of the three cards are data, in `cards/cards.json`. Four files check them: `shapes.py`
+(architecture, memory, adapters), `runs.py` (steps, time, losses), `claims.py` (data, vocabularies, settings)
+and `results.py` (benchmarks, BLiMP, prose about tables). This file has what they share: how a published
+number is read, when two numbers agree, what a finding is, and how it is printed.
 
-The rule of rounding. A number stands for every value that rounds to it: half a unit of its last digit to
-either side, borders included. The zeros that end a whole number of three or more digits may be rounding as
+The rule of rounding. A published number means every value that rounds to it: half a unit of its last digit
+to either side, borders included. Zeros at the end of an integer of three or more digits may be rounding as
 well (304,000 is 303,500 to 304,500). "~" and "about" widen nothing; "over", "above", ">=" and a trailing "+"
-make a lower bound, "<" and "<=" an upper one. A statement is inconsistent only if no value that it stands for
-can be what is computed, and the numbers that the computation starts from have rounding of their own.
+make a lower bound, "<" and "<=" an upper one. A statement is inconsistent only if none of its values can be
+the computed one. The inputs of a computation are rounded numbers too, so it may give an interval.
 """
 from __future__ import annotations
 
@@ -39,8 +38,9 @@ SCALE = {None: 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "million": 1e6, "B": 1e9, "bil
 # --------------------------------------------------------------------------------------------------- rounding
 
 def interval(stated: float | str, decimals: int | None = None, exact: bool = False) -> Interval:
-    """The values that a published number can stand for, by the rule above. `decimals`: what a table's column
-    has after the point.
+    """The values that a published number can mean, by the rule above.
+
+    `decimals` is the number of decimals in a table's column.
 
     >>> interval(52.2), interval("~304,000"), interval(400), interval("over 86%")
     ((52.15, 52.25), (303500.0, 304500.0), (350.0, 450.0), (86.0, inf))
@@ -66,8 +66,7 @@ def interval(stated: float | str, decimals: int | None = None, exact: bool = Fal
 
 
 def spread(function: Callable[..., float], *inputs: Interval | float) -> Interval:
-    """Least and greatest value of a function that is monotone in each input, over inputs of which some are
-    known only as intervals.
+    """Least and greatest value of a function over intervals; it must be monotone in each input.
 
     >>> spread(lambda a, b: a - b, (29.85, 29.95), 27.46)
     (2.3900000000000006, 2.4899999999999984)
@@ -78,9 +77,7 @@ def spread(function: Callable[..., float], *inputs: Interval | float) -> Interva
 
 
 def agree(stated: Interval, computed: float | Interval) -> bool:
-    """Whether a stated interval and a computed number or interval share a value; a billionth of it is
-    forgiven to floats.
-    """
+    """Whether two intervals (or an interval and a number) overlap, within a relative 1e-9."""
     low, high = computed if isinstance(computed, tuple) else (computed, computed)
     slack = 1e-9 * max(abs(low), abs(high))
     return stated[0] <= high + slack and low - slack <= stated[1]
@@ -90,8 +87,9 @@ def agree(stated: Interval, computed: float | Interval) -> bool:
 
 @dataclass(frozen=True)
 class Finding:
-    """One checked statement. `where` is its path in cards.json; `correction` is None or {"field", "stated",
-    "value"}.
+    """One checked statement.
+
+    `where` is its path in cards.json; `correction` is None or {"field", "stated", "value"}.
     """
 
     id: str
@@ -110,14 +108,12 @@ class Finding:
 
 
 def slug(text: Any) -> str:
-    """Lower case, with a hyphen for whatever is neither letter nor digit."""
+    """Lower case, with hyphens between runs of letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
 
 
 class Audit:
-    """The statements, the findings so far, and which statements have been looked at. `path` is "group.key"
-    everywhere.
-    """
+    """The statements, the findings, and which statements were checked; a `path` is "group.key"."""
 
     def __init__(self, models: dict[str, dict]):
         self.models = models
@@ -125,9 +121,7 @@ class Audit:
         self.seen: set[tuple[str, str, int]] = set()
 
     def statements(self, model: str, path: str, section: str = "") -> list[tuple[int, dict]]:
-        """(position, statement) of all statements at `path` whose section begins like `section`; empty where
-        there is none.
-        """
+        """(position, statement) of all statements at `path` whose section begins with `section`."""
         group, key = path.split(".")
         found = enumerate(self.models[model].get(group, {}).get(key, []))
         return [(i, statement) for i, statement in found if statement["section"].startswith(section)]
@@ -142,33 +136,19 @@ class Audit:
         return [dict(zip(found[0][1]["columns"], row)) for row in found[0][1]["rows"]] if found else []
 
     def note(
-        self,
-        model: str,
-        path: str,
-        holds: bool | None,
-        computed: Any,
-        formula: str,
-        *,
-        index: int = 0,
-        part: Any = "",
-        stated: Any = None,
-        correction: dict | None = None,
+        self, model: str, path: str, holds: bool | None, computed: Any, formula: str, *, index: int = 0,
+        part: Any = "", stated: Any = None, correction: dict | None = None,
     ) -> None:
-        """Record a finding about statement number `index`: it holds, or not, or None where no arithmetic can
-        decide.
+        """Record a finding about statement number `index`; `holds` is None where arithmetic cannot decide.
 
-        `part` tells findings about one statement apart (the cells of a table), `stated` replaces the
-        statement's own value.
+        `part` distinguishes findings about one statement (the cells of a table); `stated` replaces the
+        statement's value.
         """
         group, key = path.split(".")
         statement = self.models[model][group][key][index]
         source = slug(statement["card"].split("-")[0] + " " + statement["section"])
         names = [
-            SIZE_OF[model],
-            group,
-            key,
-            slug(part),
-            source if len(self.models[model][group][key]) > 1 else "",
+            SIZE_OF[model], group, key, slug(part), source if len(self.models[model][group][key]) > 1 else "",
         ]
         verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
         if isinstance(computed, float):
@@ -177,37 +157,19 @@ class Audit:
             stated = statement.get("value")
         name, where = ".".join(filter(None, names)), f"models.{model}.{path}"
         finding = Finding(
-            name,
-            statement["card"],
-            where,
-            statement["section"],
-            stated,
-            computed,
-            formula,
-            correction,
+            name, statement["card"], where, statement["section"], stated, computed, formula, correction,
             verdict,
         )
         self.findings.append(finding)
         self.seen.add((model, path, index))
 
     def check(
-        self,
-        model: str,
-        path: str,
-        computed: float | Interval | list[float],
-        formula: str,
-        *,
-        part: Any = "",
-        stated: Any = None,
-        decimals: int | None = None,
-        exact: bool = False,
-        fix: str = "",
+        self, model: str, path: str, computed: float | Interval | list[float], formula: str, *,
+        part: Any = "", stated: Any = None, decimals: int | None = None, exact: bool = False, fix: str = "",
     ) -> None:
-        """Compare every statement at `path` with a computed number, an interval, or a list of readings of
-        which one must agree.
+        """Compare every statement at `path` with a computed number or interval, or with any of a list.
 
-        `stated` is a cell of a table, in place of the statement's own value; `fix` names the field that a
-        correction is for.
+        `stated` is a cell of a table and replaces the statement's value; `fix` is the field of a correction.
         """
         readings = computed if isinstance(computed, list) else [computed]
         for index, statement in self.statements(model, path):
@@ -221,21 +183,12 @@ class Audit:
                 shown = min(readings, key=lambda reading: abs(reading - low)) / scale
             correction = None if holds or not fix else {"field": fix, "stated": value, "value": computed}
             self.note(
-                model,
-                path,
-                holds,
-                shown,
-                formula,
-                index=index,
-                part=part,
-                stated=value,
+                model, path, holds, shown, formula, index=index, part=part, stated=value,
                 correction=correction,
             )
 
     def rest(self) -> None:
-        """What no check looked at: numbers stated several times must agree with each other, all else is not
-        checkable.
-        """
+        """The statements without a check: repeated numbers must agree, the rest is not checkable."""
         for model, groups in self.models.items():
             for path in [f"{group}.{key}" for group, keys in groups.items() for key in keys]:
                 values = [statement.get("value") for _, statement in self.statements(model, path)]
@@ -253,11 +206,7 @@ class Audit:
                         )
                     elif several and all(value == other for other in values):
                         self.note(
-                            model,
-                            path,
-                            True,
-                            value,
-                            f"stated {len(values)} times in the same words",
+                            model, path, True, value, f"stated {len(values)} times in the same words",
                             index=index,
                         )
                     else:
@@ -286,8 +235,8 @@ def brief(value: Any, width: int = 24) -> str:
 def report(findings: list[Finding], full: bool) -> Iterator[str]:
     """The findings for a terminal: one line for each inconsistent one, and the summary.
 
-    `full` adds the consistent ones as tables, the names of those that cannot be checked, and how each
-    inconsistent one was computed.
+    `full` adds the consistent ones as tables, the names of those that cannot be checked, and the computation
+    of each inconsistent one.
     """
     chosen = {
         verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in VERDICTS
@@ -344,7 +293,7 @@ def explained(finding: Finding) -> str:
 
 
 def show(findings: list[Finding], own: list[str], as_json: bool, full: bool = False) -> None:
-    """Print findings, and `own`: what our own tables contradict each other in."""
+    """Print findings, and the contradictions `own` between our own tables."""
     if as_json:
         counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
         plain = [dataclasses.asdict(finding) for finding in findings]

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the audit about data, vocabularies, settings and related work, and about what one card says of
-another.
-"""
+"""The audit of data, vocabularies, settings, related work, and of what one card says of another."""
 from __future__ import annotations
 
 import math
@@ -23,18 +21,16 @@ VOCABULARIES = {
 
 
 def data(cards: Audit) -> None:
-    """Shares of the mixture in tokens. The anneal raises code and lowers web, so the shares at the start are
-    bounds for the run.
+    """Shares of the mixture in tokens.
+
+    The anneal raises code and lowers web, so the shares at the start are bounds for the run.
     """
     for model in (S3, P):
         tokens = FAMILY[SIZE_OF[model]]
         ratios = {row["source"]: row["ratio_percent"] / 100 for row in cards.rows(model, "data.sources")}
         total = f"{tokens / 1e9:g}B"
         cards.note(
-            model,
-            "data.sources",
-            math.isclose(sum(ratios.values()), 1),
-            100 * sum(ratios.values()),
+            model, "data.sources", math.isclose(sum(ratios.values()), 1), 100 * sum(ratios.values()),
             "the ratios add up",
         )
         web = (0.85 * ratios["web"] * tokens, ratios["web"] * tokens)
@@ -49,10 +45,7 @@ def data(cards: Audit) -> None:
         else:
             cards.note(model, "data.code_tokens", code[0] < 1e9, code[0], words)
             cards.note(
-                model,
-                "behaviour.code_reason",
-                True,
-                "15%, 4.5B",
+                model, "behaviour.code_reason", True, "15%, 4.5B",
                 "the table of sources: 15% code, 75% of 6B web",
             )
 
@@ -61,21 +54,15 @@ def vocabulary(cards: Audit) -> None:
     """Sizes of vocabularies, occurrences per token type, and what other models' vocabularies are."""
     for model in OWN_CARD:
         cards.check(
-            model,
-            "tokenizer.vocab_size",
-            SIZES[SIZE_OF[model]].vocab_size,
-            "rows of the embedding",
+            model, "tokenizer.vocab_size", SIZES[SIZE_OF[model]].vocab_size, "rows of the embedding",
             exact=True,
         )
     cards.check(S2, "tokenizer.base_tokens", 8064 - 62 - 2, "8,064 - 62 of padding - EOS and BOS", exact=True)
     cards.check(
-        S2,
-        "tokenizer.padding_tokens",
-        8064 - 8000 - 2,
-        "8,000 with EOS and BOS, up to a multiple of 128",
+        S2, "tokenizer.padding_tokens", 8064 - 8000 - 2, "8,000 with EOS and BOS, up to a multiple of 128",
         exact=True,
     )
-    cards.note(S2, "tokenizer.pad_to_multiple", 8064 % 128 == 0, 8064 // 128, "8,064 / 128 is whole")
+    cards.note(S2, "tokenizer.pad_to_multiple", 8064 % 128 == 0, 8064 // 128, "8,064 / 128 is an integer")
     cards.check(S3, "tokenizer.occurrences_per_type_4k", 8.5e9 / 4096, "8.5B / 4,096")
     cards.check(S3, "tokenizer.occurrences_per_type_32k", [8.5e9 / 32000, 8.5e9 / 32768],
                 "8.5B / 32,000; for the 32,768 of the family's own tokenizer it is 259,399")
@@ -83,25 +70,20 @@ def vocabulary(cards: Audit) -> None:
         S3, "tokenizer.signal_ratio", [32000 / 4096, 32768 / 4096], "32,000 / 4,096 or 32,768 / 4,096"
     )
     cards.check(
-        S3,
-        "tokenizer.tokens_needed_for_same_coverage_at_32k",
-        [8.5e9 * 32000 / 4096, 8.5e9 * 32768 / 4096],
+        S3, "tokenizer.tokens_needed_for_same_coverage_at_32k", [8.5e9 * 32000 / 4096, 8.5e9 * 32768 / 4096],
         "8.5B * 32,000 / 4,096 = 66.4B, with 32,768 68.0B; 67.2B is the rounded 2.1 million * 32,000",
     )
     wrong = {
         (
-            S3,
-            "speculative.vocabulary_claim",
+            S3, "speculative.vocabulary_claim",
         ): "GPT-2 has 50,257 tokens (50K in this card's own table of related work), Llama 3 128,256",
         (P, "tokenizer.llama3_vocab_claim"): "Llama 3 has 128,256 tokens",
         (P, "tokenizer.compatible_with"): "Mistral 7B v0.1 has 32,000 tokens; 32,768 belong to v0.3",
         (
-            P,
-            "speculative.shared_vocabulary_claim",
+            P, "speculative.shared_vocabulary_claim",
         ): "no Llama has 32,768 tokens; the card's own example, Llama-3.2-1B, has 128,256",
         (
-            S2,
-            "speculative.caveat",
+            S2, "speculative.caveat",
         ): "the card's own example target, Llama-3.2-1B, has 128,256 tokens, not 32,000",
     }
     known = ", ".join(f"{name} {size:,}" for name, size in VOCABULARIES.items())
@@ -110,32 +92,23 @@ def vocabulary(cards: Audit) -> None:
 
 
 def contradictions(cards: Audit) -> None:
-    """Two cards on one subject, in words that exclude each other."""
+    """Subjects on which two cards contradict each other."""
     other = cards.value(S3, "speculative.cross_vocabulary")
     cards.note(
-        P,
-        "speculative.mismatch_claim",
-        False,
-        other,
+        P, "speculative.mismatch_claim", False, other,
         "the Stentor3-20M card says the opposite of the same function",
     )
     stated = cards.statements("Stentor2-12M", "architecture.gqa_history")
     cards.note(
-        "Stentor2-12M",
-        "architecture.gqa_history",
-        False,
-        stated[0][1]["note"],
-        "one card against another: \"minor\" here",
-        index=1,
+        "Stentor2-12M", "architecture.gqa_history", False, stated[0][1]["note"],
+        "one card against another: \"minor\" here", index=1,
     )
 
 
 def settings(cards: Audit) -> None:
     """Example calls and samples against the ranges that the same card recommends."""
     examples = (
-        "generation.example",
-        "generation.pipeline_example",
-        "generation.inference_guide_example",
+        "generation.example", "generation.pipeline_example", "generation.inference_guide_example",
         "inference.gpu_fp16_defaults",
     )
     for model in OWN_CARD:
@@ -145,10 +118,7 @@ def settings(cards: Audit) -> None:
             words = f"recommended {key}: {low} to {high}"
             limit = context if key == "max_new_tokens" else math.inf
             cards.note(
-                model,
-                f"generation.{key}",
-                low < high <= limit,
-                [low, high],
+                model, f"generation.{key}", low < high <= limit, [low, high],
                 "a range; new tokens within the context",
             )
             for path in examples:
@@ -185,9 +155,7 @@ def samples(cards: Audit) -> None:
 # ----------------------------------------------------------------------------------------------- related work
 
 def related(cards: Audit) -> None:
-    """The family's rows in the tables of related work against the family; other models' rows cannot be
-    computed.
-    """
+    """The rows of our family in the tables of related work; other models' rows cannot be computed."""
     path = "related.models"
     models = {model: model for model in SIZE_OF} | {
         "Stentor-30M (v1)": "Stentor-30M v1",
@@ -221,11 +189,7 @@ def related_row(cards: Audit, card: str, model: str, row: dict[str, Any]) -> Non
         expected["blimp"] = (row["blimp_percent"], cards.value(model, "blimp.overall_accuracy_percent"))
     for name, (stated, computed) in expected.items():
         cards.check(
-            card,
-            "related.models",
-            computed,
-            "as the model's own statements have it",
-            part=f"{size} {name}",
+            card, "related.models", computed, "as the model's own statements have it", part=f"{size} {name}",
             stated=stated,
         )
 

@@ -69,8 +69,7 @@ def compute_table(name: str, config: ModelConfig, length: int, tokens: float, st
         ("EFLOP per run", work["training"] * tokens / 1e18, f"{tokens:,.0f} tokens"),
         ("steps", math.ceil(tokens / step_tokens), "run / step, rounded up"),
         (
-            "tokens per parameter",
-            tokens / total,
+            "tokens per parameter", tokens / total,
             f"Chinchilla: {CHINCHILLA}, which is {CHINCHILLA * total / 1e6:,.0f}M",
         ),
         ("thousand tokens per token type", tokens / config.vocab_size / 1e3, "tokens of the run / V"),
@@ -88,11 +87,7 @@ def time_table(name: str, work: float, tokens: float, throughput: float | None, 
     """
     where = f"{throughput:,.0f} tokens/s" if throughput else f"{100 * utilization:.0f}% of peak"
     columns = {
-        "tokens/s": ",.0f",
-        "% of peak": ".1f",
-        "hours": ",.2f",
-        "watts": ",.0f",
-        "kWh": ",.2f",
+        "tokens/s": ",.0f", "% of peak": ".1f", "hours": ",.2f", "watts": ",.0f", "kWh": ",.2f",
         "kg CO2": ",.2f",
     }
     heading = f"{name}: a run of {tokens:,.0f} tokens at {where}"

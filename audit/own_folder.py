@@ -4,9 +4,9 @@
 FOLDER is a run (run.json, log.jsonl, best/) or a model folder. The card is README.md beside the weights. Its
 numbers are in four places: the fenced block ```json numbers```, in which `publishing/card.py` repeats each
 figure under a name; its Markdown tables; its sentences (audit/own_card.py); the metrics of its front matter.
-Everything is computed again here, from config.json, the header of the weights, run.json, log.jsonl,
-evaluation.json and the manifest of the corpus. A number that has no file is "not checkable". Numbers agree if
-they are equal to the last digit that is stated (see audit/cards.py).
+This file computes them again, from config.json, the header of the weights, run.json, log.jsonl,
+evaluation.json and the manifest of the corpus. A number that no file gives is "not checkable". Numbers agree
+if they are equal to the last stated digit (see audit/cards.py).
 """
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def perplexity(loss: float) -> float:
 
 
 class Folder:
-    """What an audit reads, and the findings so far. `run` is None for a model folder that belongs to no run.
-    """
+    """The files of an audit and its findings; `run` is None for a model folder outside a run."""
 
     def __init__(self, folder: str | Path):
         self.model = find_run(folder)
@@ -62,19 +61,19 @@ class Folder:
         return corpus.manifest if corpus.fingerprint == self.info.get("corpus") else None
 
     def read_info(self) -> dict[str, Any]:
-        """run.json. Raises UserError where it lacks what the log is read with."""
+        """run.json. Raises UserError if it lacks seq_len or batch_size."""
         info = read_json(self.run / "run.json")
         settings = info.get("settings")
         if not isinstance(settings, dict) or not all(
             isinstance(settings.get(name), int) for name in ("seq_len", "batch_size")
         ):
             raise UserError(
-                f"{self.run / 'run.json'}: settings must have whole numbers seq_len and batch_size"
+                f"{self.run / 'run.json'}: settings must have integers seq_len and batch_size"
             )
         return info
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The rows of log.jsonl; empty without one. Raises UserError for a line that is no row of a log."""
+        """The rows of log.jsonl; empty without one. Raises UserError for a line that is not such a row."""
         file = self.run / "log.jsonl" if self.run else None
         if file is None or not file.is_file():
             return []
@@ -83,12 +82,12 @@ class Folder:
             try:
                 row = dict(json.loads(line.decode("utf-8")))
             except (ValueError, TypeError, RecursionError):
-                raise UserError(f"{file}: line {number} is no JSON object") from None
+                raise UserError(f"{file}: line {number} is not a JSON object") from None
             names = [name for name in LOGGED if not isinstance(row.get(name, 0), (int, float, type(None)))]
             if names or any(not isinstance(row.get(name), int) for name in ("step", "tokens")):
                 raise UserError(
-                    f"{file}: line {number} is no row of a log: step, tokens and {', '.join(LOGGED)} must be "
-                    "numbers"
+                    f"{file}: line {number} is not a row of a log: step, tokens and {', '.join(LOGGED)} must "
+                    "be numbers"
                 )
             rows.append(row)
         return rows
@@ -105,9 +104,7 @@ class Folder:
         )
 
     def compare(self, source: str, name: str, stated: Any, computed: Any, formula: str) -> None:
-        """A stated number against a computed one, within the rounding of the stated one; anything else must
-        be equal.
-        """
+        """Compare a stated number with a computed one, within its rounding; other values must be equal."""
         holds = stated == computed
         numbers = all(
             isinstance(value, (int, float)) and not isinstance(value, bool) for value in (stated, computed)
@@ -132,10 +129,7 @@ def weights(folder: Folder) -> None:
     )
     if folder.info:
         folder.compare(
-            "run.json",
-            "parameters",
-            folder.info.get("parameters"),
-            total,
+            "run.json", "parameters", folder.info.get("parameters"), total,
             "sum over the tensors of the weights",
         )
         shape = dataclasses.asdict(folder.config)
@@ -150,11 +144,7 @@ def log(folder: Folder) -> None:
     per_step = settings["seq_len"] * settings["batch_size"]
     wrong = [row["step"] for row in folder.log if row["tokens"] != row["step"] * per_step]
     folder.note(
-        "log.jsonl",
-        "tokens",
-        not wrong,
-        f"{len(folder.log)} rows",
-        wrong[:5] or "all",
+        "log.jsonl", "tokens", not wrong, f"{len(folder.log)} rows", wrong[:5] or "all",
         f"step * {per_step} tokens in every row",
     )
     evals = [row for row in folder.log if row.get("eval_loss") is not None]
@@ -170,26 +160,21 @@ def log(folder: Folder) -> None:
     if first and first["step"] == 1 and not settings.get("init"):
         expected = math.log(folder.config.vocab_size)
         folder.note(
-            "log.jsonl",
-            "initial loss",
-            abs(first["loss"] - expected) < 0.2,
-            first["loss"],
-            expected,
+            "log.jsonl", "initial loss", abs(first["loss"] - expected) < 0.2, first["loss"], expected,
             "ln V, within 0.2",
         )
 
 
 def best(folder: Folder) -> dict[str, Any] | None:
-    """The evaluation that best/ was saved from: the last that is marked as such, before one is the first
-    there was.
-    """
+    """The evaluation that best/ was saved at: the last one marked "best", or the first if none is."""
     evals = [row for row in folder.log if row.get("eval_loss") is not None]
     return next((row for row in reversed(evals) if row.get("note") == "best"), evals[0] if evals else None)
 
 
 def seconds(folder: Folder) -> float:
-    """Time of all calls of a run: the clock of the log begins again with each call, so the last row before
-    each fall counts.
+    """Seconds of all calls of a run, added.
+
+    The clock of the log restarts at 0 with each call, so the last row before each fall counts.
     """
     times = [row.get("seconds") or 0.0 for row in folder.log if "loss" in row]
     times += [row.get("seconds") or 0.0 for row in folder.log if row.get("eval_loss") is not None][-1:]
@@ -232,8 +217,7 @@ def expected(folder: Folder) -> dict[str, tuple[Any, str]]:
             if row:
                 values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
                 values[f"{key}_eval_ppl"] = (
-                    perplexity(row["eval_loss"]),
-                    f"exp of the {key} evaluation's loss",
+                    perplexity(row["eval_loss"]), f"exp of the {key} evaluation's loss",
                 )
         if top:
             values["best_step"] = (top["step"], "evaluation of log.jsonl that is marked best")
@@ -243,16 +227,14 @@ def expected(folder: Folder) -> dict[str, tuple[Any, str]]:
 
 
 def numbers_block(card: str) -> dict[str, Any]:
-    """The object in the card's fenced block `json numbers`; empty without one. Raises UserError if it is no
-    JSON object.
-    """
+    """The object in the card's block `json numbers`; {} without one. Raises UserError for bad JSON."""
     found = re.search(r"^(`{3,})json numbers\n(.*?)^\1$", card, re.MULTILINE | re.DOTALL)
     if not found:
         return {}
     try:
         return dict(json.loads(found[2]))
     except (ValueError, TypeError) as error:
-        raise UserError(f"README.md: the block \"json numbers\" is no JSON object ({error})") from None
+        raise UserError(f"README.md: the block \"json numbers\" is not a JSON object ({error})") from None
 
 
 def markdown_tables(card: str) -> list[tuple[list[str], list[list[str]]]]:
@@ -271,9 +253,7 @@ def markdown_tables(card: str) -> list[tuple[list[str], list[list[str]]]]:
 
 
 def number_of(cell: str) -> float | int | str:
-    """A table's cell as a number where it is one; whole numbers stay whole, so that they are compared
-    exactly.
-    """
+    """A table's cell as a number if it is one. Integers stay integers, to be compared exactly."""
     text = cell.strip("`").replace(",", "")
     try:
         return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
@@ -292,10 +272,7 @@ def tables(folder: Folder) -> None:
             cells = [number_of(cell) for cell in row]
             if head == ["setting", "value"] and hasattr(folder.config, row[0].strip("`")):
                 folder.compare(
-                    "README.md",
-                    f"settings {cells[0]}",
-                    cells[1],
-                    getattr(folder.config, str(cells[0])),
+                    "README.md", f"settings {cells[0]}", cells[1], getattr(folder.config, str(cells[0])),
                     "config.json",
                 )
             elif head == ["component", "parameters", "percent"] and row[0] in parts:
@@ -308,10 +285,7 @@ def tables(folder: Folder) -> None:
                 "settings", {}
             ):
                 folder.compare(
-                    "README.md",
-                    f"hyper-parameter {cells[0]}",
-                    cells[1],
-                    folder.info["settings"][cells[0]],
+                    "README.md", f"hyper-parameter {cells[0]}", cells[1], folder.info["settings"][cells[0]],
                     "run.json",
                 )
             elif head == ["benchmark", "score", "95% interval", "chance"] and row[0] in results:
@@ -333,9 +307,7 @@ def tables(folder: Folder) -> None:
                     loss = losses[cells[0]]
                     folder.compare("README.md", f"curve {row[0]} training loss", cells[2], loss, "log.jsonl")
                 for name, key, cell in (
-                    ("tokens", "tokens", 1),
-                    ("loss", "eval_loss", 3),
-                    ("perplexity", "eval_ppl", 4),
+                    ("tokens", "tokens", 1), ("loss", "eval_loss", 3), ("perplexity", "eval_ppl", 4),
                 ):
                     folder.compare(
                         "README.md", f"curve {row[0]} {name}", cells[cell], logged.get(key), "log.jsonl"
@@ -345,10 +317,7 @@ def tables(folder: Folder) -> None:
         found = re.search(rf"- type: {kind}\n +value: ([\d.]+)", folder.card)
         if found and top:
             folder.compare(
-                "README.md",
-                f"front matter {kind}",
-                number_of(found[1]),
-                top[key],
+                "README.md", f"front matter {kind}", number_of(found[1]), top[key],
                 "the best evaluation of log.jsonl",
             )
 
@@ -357,11 +326,8 @@ def data_row(manifest: dict[str, Any], source: str) -> list[Any]:
     """What the card's table of data states about a source, after its name."""
     counts, mixture = manifest["sources"][source], manifest["mixture"]
     return [
-        manifest["recipe"].get("sources", {}).get(source, ""),
-        counts["train"]["documents"],
-        counts["train"]["tokens"],
-        counts["validation"]["tokens"],
-        mixture["start"][source],
+        manifest["recipe"].get("sources", {}).get(source, ""), counts["train"]["documents"],
+        counts["train"]["tokens"], counts["validation"]["tokens"], mixture["start"][source],
         mixture["end"][source],
     ]
 
@@ -440,11 +406,7 @@ def audit_folder(path: str | Path) -> list[Finding]:
         part(folder)
     if not folder.card:
         folder.note(
-            "README.md",
-            "card",
-            None,
-            None,
-            None,
+            "README.md", "card", None, None, None,
             f"no model card here; write one with: {command('-m', 'publishing.card', path)}",
         )
     return folder.findings

@@ -13,7 +13,7 @@ from params import FAMILY, count
 
 S2, S3, P = OWN_CARD
 PEERS = "benchmarks.peer_table"
-# Questions of each test set: an accuracy is a whole number of questions / all of them.
+# Questions of each test set: an accuracy is an integer number of questions / all of them.
 QUESTIONS = {
     "OpenBookQA": 500,
     "Winogrande": 1267,
@@ -68,7 +68,7 @@ def mean_of(first: Interval, second: Interval) -> Interval:
 # ------------------------------------------------------------------------------------------- benchmark tables
 
 def not_whole(scores: Row) -> list[str]:
-    """Benchmarks whose score, a fraction of four digits, is no whole number of questions."""
+    """Benchmarks whose score, a fraction of four digits, is not an integer number of questions."""
     wrong = []
     for name, questions in QUESTIONS.items():
         if scores.get(name) is not None:
@@ -79,8 +79,7 @@ def not_whole(scores: Row) -> list[str]:
 
 
 def over_chance(row: Row, base: Row, names: list[str]) -> Interval:
-    """Mean over benchmarks of score - baseline, each score and a measured baseline as rounded to four digits.
-    """
+    """Mean over benchmarks of score - baseline; scores and measured baselines have four digits."""
     low = high = 0.0
     for name in names:
         scores = interval(row[name], 4)
@@ -105,13 +104,8 @@ def stentor3_tables(cards: Audit) -> None:
         )
         wrong = not_whole(row)
         cards.note(
-            S3,
-            PEERS,
-            not wrong,
-            wrong or "whole",
-            "score * questions of the test set",
-            part=row["model"] + " questions",
-            stated={name: row[name] for name in names},
+            S3, PEERS, not wrong, wrong or "whole", "score * questions of the test set",
+            part=row["model"] + " questions", stated={name: row[name] for name in names},
         )
     chance = {name: 1 / CHOICES[name] for name in names if name in CHOICES} | {
         "TruthfulQA": min(column(peers, "TruthfulQA").values())
@@ -124,13 +118,8 @@ def stentor3_tables(cards: Audit) -> None:
     for row in cards.rows(S3, "benchmarks.scores_percent"):
         name = SAME_NAME.get(row["benchmark"], row["benchmark"])
         cards.check(
-            S3,
-            "benchmarks.scores_percent",
-            100 * own[S3][name],
-            "its row of the peer table",
-            part=name,
-            stated=row["score_percent"],
-            decimals=2,
+            S3, "benchmarks.scores_percent", 100 * own[S3][name], "its row of the peer table", part=name,
+            stated=row["score_percent"], decimals=2,
         )
     for model, path in (
         ("Stentor3-50M", "benchmarks.scores_fraction"),
@@ -139,19 +128,16 @@ def stentor3_tables(cards: Audit) -> None:
         for row in cards.rows(model, path):
             name = row["benchmark"]
             cards.check(
-                model,
-                path,
-                own[model][name],
-                "its row of the peer table",
-                part=name,
-                stated=row["score"],
+                model, path, own[model][name], "its row of the peer table", part=name, stated=row["score"],
                 decimals=4,
             )
     portimbria_scores(cards, own[P])
 
 
 def portimbria_scores(cards: Audit, again: Row) -> None:
-    """The Portimbria card's own scores: against its peer table, whole questions, and the evaluation by the
+    """The Portimbria card's own scores.
+
+    They are compared with its peer table, with integer numbers of questions, and with the evaluation of the
     Stentor3 card (`again`).
     """
     path, first = "benchmarks.scores_percent", cards.rows(P, PEERS)[0]
@@ -163,26 +149,17 @@ def portimbria_scores(cards: Audit, again: Row) -> None:
             )
         wrong = not_whole({name: score / 100})
         cards.note(
-            P,
-            path,
-            not wrong,
-            wrong or "whole",
-            "score * questions of the test set",
-            part=name + " questions",
-            stated=score,
+            P, path, not wrong, wrong or "whole", "score * questions of the test set",
+            part=name + " questions", stated=score,
         )
         if name in again and not agree(
             interval(score, 2), spread(lambda value: 100 * value, interval(again[name], 4))
         ):
             error = math.sqrt(score * (100 - score) / QUESTIONS[name])
-            words = f"two evaluations of one model, {abs(score - 100 * again[name]):.2f} points apart; one standard error is {error:.1f}"
+            words = (f"two evaluations of one model, {abs(score - 100 * again[name]):.2f} points apart; "
+                     f"one standard error is {error:.1f}")
             cards.note(
-                P,
-                "benchmarks.scores_fraction_reevaluated",
-                None,
-                score,
-                words,
-                part=name + " elsewhere",
+                P, "benchmarks.scores_fraction_reevaluated", None, score, words, part=name + " elsewhere",
                 stated=again[name],
             )
     for model in (S3, P):
@@ -201,13 +178,8 @@ def portimbria_table(cards: Audit) -> None:
             easy, challenge = row["ARC-Easy"], row["ARC-Challenge"]
             mean = mean_of(interval(easy, 2), interval(challenge, 2))
             cards.check(
-                P,
-                PEERS,
-                mean,
-                f"({easy} + {challenge}) / 2",
-                part=row["model"] + " ARC",
-                stated=row["ARC_avg"],
-                decimals=2,
+                P, PEERS, mean, f"({easy} + {challenge}) / 2", part=row["model"] + " ARC",
+                stated=row["ARC_avg"], decimals=2,
             )
     chance = {name: 100 / choices for name, choices in CHOICES.items() if name in base}
     holds = all(base[name] == value for name, value in chance.items())
@@ -222,10 +194,7 @@ def portimbria_table(cards: Audit) -> None:
     highest = {name: max(column(peers, name).values()) for name in bold}
     holds = all(column(peers, name)[model] == highest[name] for name, model in bold.items())
     cards.note(
-        P,
-        "benchmarks.peer_table_bold",
-        holds,
-        highest,
+        P, "benchmarks.peer_table_bold", holds, highest,
         "the highest of each column; PIQA is shared with SmolLM-135M",
     )
     smol = [row for row in peers if row["model"].startswith("SmolLM")]
@@ -258,19 +227,12 @@ def stentor3_prose(cards: Audit) -> None:
     lowest = [name for name in trails if min(values[name], key=values[name].get) == S3]
     cards.note(S3, "benchmarks.claim_trails", len(lowest) == 3, lowest, "the lowest of these columns")
     millions = {
-        "Pythia-31M": 31,
-        "TinyStories-33M": 33,
-        "Stentor3-50M": 49.4,
-        "Pythia-70M": 70,
-        "DistilGPT2": 82,
+        "Pythia-31M": 31, "TinyStories-33M": 33, "Stentor3-50M": 49.4, "Pythia-70M": 70, "DistilGPT2": 82,
         P: 151,
     }
     ratios = {name: round(size / 20.324, 1) for name, size in millions.items()}
     cards.note(
-        S3,
-        "benchmarks.claim_size",
-        None,
-        ratios,
+        S3, "benchmarks.claim_size", None, ratios,
         "sizes over 20.3M; what \"competes\" means, no arithmetic decides",
     )
 
@@ -293,9 +255,7 @@ def portimbria_numbers(cards: Audit) -> None:
         ours, theirs = column(rows, name)[P], column(rows, name)[other]
         gap = spread(lambda a, b: abs(a - b), interval(ours, 2), interval(theirs))
         cards.check(
-            P,
-            f"benchmarks.{key}",
-            gap,
+            P, f"benchmarks.{key}", gap,
             f"{max(ours, theirs)} - {min(ours, theirs)}, each as rounded in the table",
         )
 
@@ -311,9 +271,7 @@ def portimbria_prose(cards: Audit) -> None:
     for key, name in (("winogrande", "Winogrande"), ("truthfulqa_entries", "TruthfulQA")):
         place, _ = rank(values[name], P)
         claim(
-            key,
-            place == 1,
-            f"place {place} of {len(values[name])}",
+            key, place == 1, f"place {place} of {len(values[name])}",
             f"the next has {sorted(values[name].values())[-2]}",
         )
     absent = [row["model"] for row in rows[:-1] if row["TruthfulQA"] is None]
@@ -326,9 +284,7 @@ def portimbria_prose(cards: Audit) -> None:
         if not_higher:
             lower[name] = not_higher
     claim(
-        "honest_gaps",
-        not lower,
-        lower,
+        "honest_gaps", not lower, lower,
         "not higher: OPT's ARC-Challenge is 22.1 against 22.53, GPT-2 has no ARC-Easy entry",
     )
     filled = {name: scores for name, scores in values.items() if "SmolLM2-135M" in scores}
@@ -338,22 +294,17 @@ def portimbria_prose(cards: Audit) -> None:
         if rank(scores, "SmolLM2-135M")[0] > 1
     }
     claim(
-        "smollm2",
-        not beaten,
-        beaten,
+        "smollm2", not beaten, beaten,
         "filled cells of SmolLM2-135M in which another is higher; PIQA it shares with SmolLM-135M",
     )
     leads = all(values[name]["SmolLM-135M"] > values[name][P] for name in ("HellaSwag", "PIQA", "ARC-Easy"))
     claim(
-        "smollm",
-        leads and "SmolLM-135M" in values["TruthfulQA"],
-        "no TruthfulQA entry of SmolLM-135M",
-        "its lead on HellaSwag, PIQA and ARC-Easy holds, and 52.72 against 51.3; the TruthfulQA cell is empty",
+        "smollm", leads and "SmolLM-135M" in values["TruthfulQA"], "no TruthfulQA entry of SmolLM-135M",
+        "its lead on HellaSwag, PIQA and ARC-Easy holds, and 52.72 against 51.3; "
+        "the TruthfulQA cell is empty",
     )
     claim(
-        "below_chance",
-        values["ARC-Challenge"][P] < 25 and values["OpenBookQA"][P] < 25,
-        "22.53 and 24.6",
+        "below_chance", values["ARC-Challenge"][P] < 25 and values["OpenBookQA"][P] < 25, "22.53 and 24.6",
         "both below 25",
     )
 
@@ -376,8 +327,7 @@ CATEGORIES = {
     "Argument Structure": ("argument_structure", ["s-selection", "irregular_forms"]),
     "Filler-Gap / Wh": ("filler_gap_dependency", ["wh_island"]),
     "Raising & Existential": (
-        "control_raising",
-        ["existential_there_quantifiers", "superlative_quantifiers"],
+        "control_raising", ["existential_there_quantifiers", "superlative_quantifiers"],
     ),
     "Ellipsis": ("ellipsis", []),
 }
@@ -393,9 +343,7 @@ def members(tasks: list[Row], groups: list[str]) -> Column:
 
 
 def category_means(tasks: list[Row], category: str) -> Column:
-    """Every plausible reading of a category -> its mean accuracy: BLiMP's terms, with and without each
-    optional group.
-    """
+    """Every plausible reading of a category -> mean accuracy: with and without each optional group."""
     terms, optional = CATEGORIES[category]
     means = {}
     for size in range(len(optional) + 1):
@@ -407,8 +355,9 @@ def category_means(tasks: list[Row], category: str) -> Column:
 
 
 def blimp(cards: Audit) -> None:
-    """Mean, bands and category averages of the 67 paradigms. 1,000 pairs each: an accuracy is exact to its
-    one decimal.
+    """Mean, bands and category averages of the 67 paradigms.
+
+    Each has 1,000 pairs, so an accuracy in percent is exact to its one decimal.
     """
     tasks = cards.rows(S2, "blimp.task_accuracy")
     scores = [task["accuracy_percent"] for task in tasks]
@@ -425,10 +374,7 @@ def blimp(cards: Audit) -> None:
         holds = low <= round(min(inside)) and round(max(inside)) <= high
         cards.check(S2, f"blimp.{band}_count", len(inside), "rows listed in this band", exact=True)
         cards.note(
-            S2,
-            f"blimp.{band}_threshold",
-            holds,
-            [min(inside), max(inside)],
+            S2, f"blimp.{band}_threshold", holds, [min(inside), max(inside)],
             "lowest and highest, as whole percents",
         )
     path = "blimp.category_averages"
@@ -445,20 +391,13 @@ def blimp(cards: Audit) -> None:
         examples(cards, row, tasks)
     term = next(task["blimp_term"] for task in tasks if task["task"] == "wh_vs_that_with_gap_long_distance")
     cards.note(
-        S2,
-        path,
-        term == "npi_licensing",
-        term,
-        "a filler-gap paradigm, quoted again under Filler-Gap / Wh",
-        part="NPI Licensing wh-gap",
-        stated="wh-gap long-distance 14",
+        S2, path, term == "npi_licensing", term, "a filler-gap paradigm, quoted again under Filler-Gap / Wh",
+        part="NPI Licensing wh-gap", stated="wh-gap long-distance 14",
     )
 
 
 def examples(cards: Audit, row: Row, tasks: list[Row]) -> None:
-    """The accuracies quoted beside one category: each must be the rounded accuracy of a paradigm that may
-    belong to it.
-    """
+    """The accuracies quoted beside a category: each must be that of a paradigm that may belong to it."""
     terms, optional = CATEGORIES[row["category"]]
     accuracies = members(tasks, [*terms.split(), *optional])
     text = f"{row['strengths']}; {row['weaknesses']}"
@@ -470,26 +409,17 @@ def examples(cards: Audit, row: Row, tasks: list[Row]) -> None:
     ]
     words = "each quoted figure is a paradigm's accuracy, rounded"
     if absent:
-        words += f"; the nearest to {absent[0]} is {min(accuracies.values(), key=lambda value: abs(value - absent[0]))}"
+        nearest = min(accuracies.values(), key=lambda value: abs(value - absent[0]))
+        words += f"; the nearest to {absent[0]} is {nearest}"
     cards.note(
-        S2,
-        "blimp.category_averages",
-        not absent,
-        f"not found: {absent}" if absent else "all found",
-        words,
-        part=row["category"] + " examples",
-        stated=text,
+        S2, "blimp.category_averages", not absent, f"not found: {absent}" if absent else "all found", words,
+        part=row["category"] + " examples", stated=text,
     )
 
 
 def check_all(cards: Audit) -> None:
     """Run the checks of this file."""
     for part in (
-        stentor3_tables,
-        portimbria_table,
-        stentor3_prose,
-        portimbria_numbers,
-        portimbria_prose,
-        blimp,
+        stentor3_tables, portimbria_table, stentor3_prose, portimbria_numbers, portimbria_prose, blimp,
     ):
         part(cards)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the audit about a training run: batches and steps, schedule, throughput and time, losses and
-perplexities.
-"""
+"""The audit of training runs: batches and steps, schedule, throughput and time, losses, perplexities."""
 from __future__ import annotations
 
 import math
@@ -16,7 +14,7 @@ S2, S3, P = OWN_CARD
 
 
 def integers(text: str) -> list[int]:
-    """Whole numbers of a text, thousands separators read away.
+    """The integers in a text, without thousands separators.
 
     >>> integers("steps 0-1,621 linear")
     [0, 1621]
@@ -40,11 +38,8 @@ def steps(cards: Audit) -> None:
             for key in ("max_train_steps", "warmup_steps", "stable_steps")
         )
         for path in (
-            "batch.block_size",
-            "packing.block_tokens",
-            "tokenizer.model_max_length",
-            "generation.context_limit",
-            "lora.max_sequence_supported",
+            "batch.block_size", "packing.block_tokens", "tokenizer.model_max_length",
+            "generation.context_limit", "lora.max_sequence_supported",
         ):
             cards.check(model, path, context, "the model's context", exact=True)
         for path in ("batch.tokens_per_optimizer_step", "throughput.global_batch_tokens_per_step"):
@@ -73,11 +68,8 @@ def budget_steps(cards: Audit, model: str) -> None:
     for path in ("training.max_train_steps", "throughput.steps_completed", "training_dynamics.steps_run"):
         cards.check(model, path, math.ceil(budget / per_step), words, exact=True)
     for path in (
-        "throughput.total_tokens",
-        "training.token_budget",
-        "training.source_token_budget",
-        "training.training_tokens",
-        "data.tokens_processed",
+        "throughput.total_tokens", "training.token_budget", "training.source_token_budget",
+        "training.training_tokens", "data.tokens_processed",
     ):
         cards.check(model, path, float(last * per_step), f"{last:,} steps * {per_step:,} tokens")
     cards.check(model, "batch.total_batch_size", 8 * 8, "8 rows * 8 processes * 1 accumulation", exact=True)
@@ -86,40 +78,34 @@ def budget_steps(cards: Audit, model: str) -> None:
     for path in ("batch.num_processes", "hardware.training_processes", "hardware.chips"):
         cards.check(model, path, 8, "v5e-8: eight chips", exact=True)
     cards.note(
-        model,
-        "training.limit_that_ended_the_run",
-        True,
-        last,
+        model, "training.limit_that_ended_the_run", True, last,
         "the budget ends within the last step: both limits are one",
     )
 
 
 def stentor2_steps(cards: Audit) -> None:
-    """Stentor2-30M: the steps at which the card says that the run ended hold a third of the tokens that it
-    says were seen.
-    """
+    """Stentor2-30M: the card's last step gives a third of the tokens that the card says were seen."""
     per_step = cards.value(S2, "batch.tokens_per_optimizer_step")
     budget = cards.value(S2, "training.token_budget", "training hyper")
     last = cards.value(S2, "training.max_train_steps")
     end = cards.value(S2, "throughput.end_step")
     first, second = (cards.value(S2, f"throughput.epoch_{epoch}_steps") for epoch in (0, 1))
     needed = budget / per_step
-    words = f"{budget:,} tokens / {per_step:,} a step; {end:,} steps hold {end * per_step / 1e6:.0f}M, or needed {budget / end:,.0f} a step"
+    words = (f"{budget:,} tokens / {per_step:,} a step; {end:,} steps hold {end * per_step / 1e6:.0f}M, "
+             f"or needed {budget / end:,.0f} a step")
     cards.check(S2, "throughput.end_step", first + second, f"{first:,} + {second:,}", part="sum")
     cards.check(S2, "throughput.end_step", needed, words, part="budget")
     for epoch in (0, 1):
         cards.check(
             S2, f"throughput.epoch_{epoch}_steps", needed / 2, f"400M tokens an epoch / {per_step:,} a step"
         )
-    words = f"{needed:,.0f} steps use the budget up, so the limit of {last:,} steps ({last * per_step / 1e6:.0f}M tokens) would come first"
+    words = (f"{needed:,.0f} steps use the budget up, so the limit of {last:,} steps "
+             f"({last * per_step / 1e6:.0f}M tokens) would come first")
     for path in ("training.limit_that_ended_the_run", "schedule.early_end"):
         cards.note(S2, path, last > needed, round(needed), words)
     cards.check(
-        S2,
-        "training.max_train_steps",
-        spread(lambda steps: steps / 0.05, (3030.5, 3031.5)),
-        "warmup of 3,031 steps / 5%",
-        exact=True,
+        S2, "training.max_train_steps", spread(lambda steps: steps / 0.05, (3030.5, 3031.5)),
+        "warmup of 3,031 steps / 5%", exact=True,
     )
     for path in ("training.token_budget", "training.training_tokens", "data.tokens_processed"):
         cards.check(S2, path, 2 * 400e6, "2 epochs of 400M")
@@ -134,8 +120,8 @@ def portimbria_phases(cards: Audit) -> None:
     )
     share = 0.5 * (1 + math.cos(math.pi * (stable - warmup) / (last - warmup)))
     words = (
-        f"at step {stable:,} a cosine has fallen to {100 * share:.1f}% of its peak; {stable:,} stable steps after {warmup:,} of warmup "
-        f"would end at {warmup + stable:,}"
+        f"at step {stable:,} a cosine has fallen to {100 * share:.1f}% of its peak; {stable:,} stable steps "
+        f"after {warmup:,} of warmup would end at {warmup + stable:,}"
     )
     cards.note(P, "schedule.mid_phase", False, f"{100 * share:.1f}% of the peak rate at its end", words)
     cards.note(P, "schedule.late_phase", False, f"steps {warmup + stable:,}-{last:,}", words)
@@ -144,9 +130,7 @@ def portimbria_phases(cards: Audit) -> None:
 # ---------------------------------------------------------------------------------------- throughput and time
 
 def speed(cards: Audit) -> None:
-    """Seconds in hours, tokens per second against tokens and seconds, one chip against eight, devices against
-    processes.
-    """
+    """Seconds as hours, tokens per second, one chip and eight, devices and processes."""
     hours = ("throughput.wall_clock", "throughput.training_time", "environment.duration")
     for model, overhead in ((S3, 0), (P, 8 * 60)):
         seconds = cards.value(model, "throughput.wall_clock_s")
@@ -154,65 +138,46 @@ def speed(cards: Audit) -> None:
         for path in hours:
             cards.check(model, path, seconds / 3600, f"{seconds:,} s / 3600")
         cards.check(
-            model,
-            "throughput.per_chip_tokens_per_s",
-            spread(lambda value: value / 8, interval(rate)),
+            model, "throughput.per_chip_tokens_per_s", spread(lambda value: value / 8, interval(rate)),
             f"{rate:,} / 8",
         )
         cards.note(
-            model,
-            "throughput.wall_clock_s",
-            True,
-            seconds / 3600,
+            model, "throughput.wall_clock_s", True, seconds / 3600,
             "in hours; the stated hours are checked against it",
         )
         stated_rate(cards, model, "throughput.global_tokens_per_s", rate, seconds, overhead)
     cards.check(
-        S3,
-        "training_dynamics.wall_clock",
-        cards.value(S3, "throughput.wall_clock_s"),
-        "throughput.wall_clock_s",
-        exact=True,
+        S3, "training_dynamics.wall_clock", cards.value(S3, "throughput.wall_clock_s"),
+        "throughput.wall_clock_s", exact=True,
     )
     first, second = (cards.value(S2, f"throughput.epoch_{epoch}_s") for epoch in (0, 1))
     for path in hours:
         cards.check(S2, path, (first + second) / 3600, f"({first:,} + {second:,}) s / 3600")
     for epoch in (0, 1):
         cards.note(
-            S2,
-            f"throughput.epoch_{epoch}_s",
-            True,
-            first + second,
+            S2, f"throughput.epoch_{epoch}_s", True, first + second,
             "the two epochs add up to the stated 6.75 hours",
         )
     stated_rate(
-        cards,
-        S2,
-        "throughput.tokens_per_s",
-        sum(cards.value(S2, "throughput.tokens_per_s")) / 2,
-        first + second,
-        0,
+        cards, S2, "throughput.tokens_per_s", sum(cards.value(S2, "throughput.tokens_per_s")) / 2,
+        first + second, 0,
     )
     memory = cards.value(S2, "hardware.vram_per_gpu_GB")
     cards.check(S2, "hardware.total_vram_GB", 2 * memory, f"2 * {memory}")
     for model in ("Stentor-30M v1", S2):
         processes = int(cards.value(model, "hardware.training_processes"))
         cards.check(
-            model,
-            "hardware.accelerator",
-            processes,
-            "training_processes, one for each accelerator",
+            model, "hardware.accelerator", processes, "training_processes, one for each accelerator",
             fix="accelerator",
         )
 
 
 def stated_rate(cards: Audit, model: str, path: str, rate: float, seconds: float, overhead: float) -> None:
-    """The stated tokens/s against tokens and seconds. What is left over must be evaluation, or overhead that
-    the card mentions.
+    """The stated tokens/s against tokens and seconds; the rest must be evaluation or stated overhead.
 
     Evaluation is forward only, a third of the training cost of a token, on 5,000 blocks every `eval_steps`.
-    Where more than 5% of the time is left over, rate, tokens and seconds do not fit together; no rounding
-    gives that.
+    If more than 5% of the time is left over, rate, tokens and seconds contradict each other: rounding cannot
+    explain so much.
     """
     tokens = FAMILY[SIZE_OF[model]]
     last = cards.value(model, "throughput.end_step" if model == S2 else "training.max_train_steps")
@@ -221,15 +186,15 @@ def stated_rate(cards: Audit, model: str, path: str, rate: float, seconds: float
     evaluation = rounds * blocks * cards.value(model, "batch.block_size") / (3 * rate)
     rest = seconds - tokens / rate - evaluation - overhead
     words = (
-        f"{tokens / 1e9:g}B tokens / {seconds:,.0f} s; at the stated rate they take {tokens / rate:,.0f} s, {rounds} evaluations some "
-        f"{evaluation:,.0f} s, other overhead stated {overhead} s: {rest:,.0f} s ({100 * rest / seconds:.0f}%) are left over"
+        f"{tokens / 1e9:g}B tokens / {seconds:,.0f} s; at the stated rate they take {tokens / rate:,.0f} s, "
+        f"{rounds} evaluations some {evaluation:,.0f} s, other overhead stated {overhead} s: "
+        f"{rest:,.0f} s ({100 * rest / seconds:.0f}%) are left over"
     )
     cards.note(model, path, rest < 0.05 * seconds, round(tokens / seconds), words)
 
 
 def footprint(cards: Audit) -> None:
-    """Carbon is a matter of assumptions, so it is shown and not judged. Tokens per parameter are arithmetic.
-    """
+    """Tokens per parameter; carbon is shown and not judged, because it depends on assumptions."""
     for model, device, hours in ((S2, "2x T4", 6.75), (S3, "TPU v5e-8", 8.15), (P, "TPU v5e-8", 8.02)):
         watts = HARDWARE[device].watts
         words = f"{hours} h at {watts:.0f} W, 0.37 kg CO2 per kWh: both assumed (audit/cost.py)"
@@ -244,10 +209,7 @@ def footprint(cards: Audit) -> None:
         cards.check(model, "meta.chinchilla_tokens_per_parameter", (low / total, high / total), words)
     ratio = FAMILY["30m"] / count(SIZES["30m"])["total"]
     cards.note(
-        S2,
-        "meta.chinchilla_claim",
-        0.5 < ratio / CHINCHILLA < 2,
-        ratio,
+        S2, "meta.chinchilla_claim", 0.5 < ratio / CHINCHILLA < 2, ratio,
         "tokens per parameter, within a factor of two of 20",
     )
 
@@ -255,7 +217,7 @@ def footprint(cards: Audit) -> None:
 # ------------------------------------------------------------------------------------ losses and perplexities
 
 def bf16_interval(loss: float) -> tuple[float, float]:
-    """The losses that a BF16 number stands for: half its spacing to either side, with 8 bits of significand.
+    """The losses that round to a BF16 number: half its spacing to either side, with 8 bits of significand.
 
     >>> bf16_interval(2.6406)
     (2.6328125, 2.6484375)
@@ -266,9 +228,7 @@ def bf16_interval(loss: float) -> tuple[float, float]:
 
 
 def losses(cards: Audit) -> None:
-    """Perplexity = exp(loss) in every pair, best steps against the table of checkpoints, reductions, initial
-    losses.
-    """
+    """Perplexity = exp(loss), best steps against the table of checkpoints, reductions, initial losses."""
     path = "checkpoint_history.table"
     for model in OWN_CARD:
         table = cards.rows(model, path)
@@ -278,34 +238,21 @@ def losses(cards: Audit) -> None:
             near = interval(loss, 4) if model == S2 else bf16_interval(loss)
             words = f"exp({loss})" + ", the loss as BF16 rounds it" * (model != S2)
             cards.check(
-                model,
-                path,
-                spread(math.exp, near),
-                words,
-                part=f"perplexity {row['step']}",
+                model, path, spread(math.exp, near), words, part=f"perplexity {row['step']}",
                 stated=row["perplexity"],
             )
             if row is best:
                 for key in (
-                    "best_perplexity",
-                    "final_perplexity",
-                    "metadata_best_perplexity",
-                    "best_step_perplexity",
+                    "best_perplexity", "final_perplexity", "metadata_best_perplexity", "best_step_perplexity",
                 ):
                     cards.check(model, f"results.{key}", spread(math.exp, near), words)
         falling = [row["eval_loss"] for row in table]
         cards.note(
-            model,
-            path,
-            falling == sorted(falling, reverse=True),
-            "falling",
-            "no new best is higher than the one before",
-            part="order",
+            model, path, falling == sorted(falling, reverse=True), "falling",
+            "no new best is higher than the one before", part="order",
         )
         for name in (
-            "results.best_validation_loss",
-            "results.metadata_best_loss",
-            "results.final_loss",
+            "results.best_validation_loss", "results.metadata_best_loss", "results.final_loss",
             "training_dynamics.final_loss",
         ):
             cards.check(
@@ -316,11 +263,11 @@ def losses(cards: Audit) -> None:
         P, "training_dynamics.no_improvement_after_step", 18000, "the last best step of the table", exact=True
     )
     cards.check(S2, "training_dynamics.epoch_0_end_loss", 3.047, "the table of checkpoints")
-    words = "the end of epoch 0, \"~15000\" in the table of checkpoints, has 3.047; whether the two are one evaluation is not said"
+    words = ("the end of epoch 0, \"~15000\" in the table of checkpoints, has 3.047; "
+             "the card does not say whether the two are one evaluation")
     cards.note(S2, "training_dynamics.loss_at_step_15000", None, 3.047, words)
     before = {
-        "reduction_vs_v1_percent": 33.02,
-        "perplexity_reduction_vs_v1": 33.02,
+        "reduction_vs_v1_percent": 33.02, "perplexity_reduction_vs_v1": 33.02,
         "reduction_vs_12m_percent": 26.61,
     }
     for key, old in before.items():
@@ -329,10 +276,7 @@ def losses(cards: Audit) -> None:
     words = "45.3% compares two vocabularies; their perplexities do not compare, bits per byte would"
     cards.note(S2, "results.comparability", None, "45.3% is stated across generations", words)
     cards.note(
-        S3,
-        "meta.comparability",
-        True,
-        "14.02 and 9.64",
+        S3, "meta.comparability", True, "14.02 and 9.64",
         "the two best perplexities as stated elsewhere; one vocabulary",
     )
     for model, key in ((S3, "initial_loss"), (S2, "epoch_0_start_loss")):
@@ -341,7 +285,8 @@ def losses(cards: Audit) -> None:
             model, f"training_dynamics.{key}", math.log(vocab), f"ln {vocab}: every token equally likely"
         )
     for step in (1800, 13200):
-        words = "read as a range; as two statements of one spike, 3.7 and 3.72 would agree and 8.5 and 8.56 would not"
+        words = ("read as a range; as two statements of one spike, 3.7 and 3.72 would agree "
+                 "and 8.5 and 8.56 would not")
         cards.note(P, f"training_dynamics.grad_spike_step_{step}", None, "two values", words)
 
 
@@ -351,26 +296,17 @@ def best_steps(cards: Audit, model: str, marked: list[int], best: int | str) -> 
     start = cards.value(model, "evaluation_checkpointing.best_eval_start_step")
     on_grid = all((step - start) % every == 0 for step in marked)
     cards.note(
-        model,
-        "evaluation_checkpointing.eval_steps",
-        on_grid,
-        every,
+        model, "evaluation_checkpointing.eval_steps", on_grid, every,
         f"each step of the table is {start:,} + a multiple of it",
     )
     cards.note(
-        model,
-        "evaluation_checkpointing.best_eval_start_step",
-        min(marked) == start,
-        min(marked),
+        model, "evaluation_checkpointing.best_eval_start_step", min(marked) == start, min(marked),
         "the first best checkpoint",
     )
     if model != S2:
         stated = cards.value(model, "training_dynamics.new_best_steps")
         cards.note(
-            model,
-            "training_dynamics.new_best_steps",
-            stated == marked,
-            len(marked),
+            model, "training_dynamics.new_best_steps", stated == marked, len(marked),
             "the steps of the table of checkpoints",
         )
         cards.check(model, "results.best_step", best, "lowest loss of the table", exact=True)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the audit that follows from a shape: architecture rows, parameter counts, memory, adapters,
-initialization.
+"""The audit of what follows from a shape: parameter counts, memory, adapters, initialization.
 
-A model's reference shape is the table of its own specification, or the family table where it has none. If
-that shape does not give the stated total and embedding share, `corrections` looks for changes of one field
-that give both, and the roundest becomes the reference.
+A model's reference shape is its specification's table, or its row of the family table. If that shape does
+not give the stated total and embedding share, `corrections` looks for changes of one field that give both,
+and the roundest of them becomes the reference.
 """
 from __future__ import annotations
 
@@ -47,9 +46,7 @@ SEARCHED = {  # field -> largest value that the search tries
 # ----------------------------------------------------------------------------------------------- architecture
 
 def stated_shape(cards: Audit, model: str, card: str, section: str) -> ModelConfig | None:
-    """The shape that one table states; None where it leaves out more than the tying, which is then taken from
-    another table.
-    """
+    """The shape in one table; None if fields are missing (tying may come from another table)."""
     values = {"tie_word_embeddings": cards.value(model, "architecture.tie_word_embeddings")}
     for key, field in FIELDS.items():
         for _, statement in cards.statements(model, f"architecture.{key}", section):
@@ -64,10 +61,9 @@ def parameters_of(shape: ModelConfig) -> int:
 
 
 def corrections(shape: ModelConfig, total: Interval, share: Interval) -> dict[str, list[int]]:
-    """Field -> values that, put alone into `shape`, give total and embedding share (percent) within their
-    intervals.
+    """Field -> values that alone give `shape` the stated total and embedding share (percent).
 
-    The total is linear in each field, which says where to begin; from there the values are tried one by one.
+    The total is linear in each field, which gives the first value to try; the next ones are tried in order.
     """
     found: dict[str, list[int]] = {}
     for field, largest in SEARCHED.items():
@@ -92,9 +88,7 @@ def roundest(found: dict[str, list[int]]) -> tuple[str, int] | None:
 
 
 def reference(cards: Audit, model: str) -> tuple[ModelConfig, dict | None, str]:
-    """A model's reference shape, the correction that led to it (None where none was needed), and the search
-    in words.
-    """
+    """A model's reference shape, the correction that led to it (or None), and the search in words."""
     card = model if model in OWN_CARD else "Stentor3-20M"
     shape = stated_shape(cards, model, card, SPECIFICATION.get(model, "family table"))
     low, high = interval(cards.value(model, "parameters.total", "family"))
@@ -111,14 +105,13 @@ def reference(cards: Audit, model: str) -> tuple[ModelConfig, dict | None, str]:
         return shape, None, "no change of one field gives the stated total and share"
     field, value = chosen
     correction = {"field": field, "stated": getattr(shape, field), "value": value}
-    search = f"changes of one field that give the stated total and share: {'; '.join(words)}; the round one is {field} {value}"
+    search = (f"changes of one field that give the stated total and share: {'; '.join(words)}; "
+              f"the round one is {field} {value}")
     return dataclasses.replace(shape, **{field: value}), correction, search
 
 
 def architecture(cards: Audit) -> None:
-    """Every stated field against the reference shape, every total and share against the rows of its own
-    table.
-    """
+    """Every stated field against the reference shape, totals and shares against their own table."""
     for model in SIZE_OF:
         shape, correction, search = reference(cards, model)
         for key, field in FIELDS.items():
@@ -129,9 +122,11 @@ def architecture(cards: Audit) -> None:
                 if correction and field == correction["field"]:
                     words = search
                 elif change and statement["section"] == "family table":
-                    words += "; the family table's own row, 5 heads of 64 with 1 key/value head, has the same widths and total"
+                    words += ("; the family table's own row, 5 heads of 64 with 1 key/value head, "
+                              "has the same widths and total")
                 elif change and field == "num_attention_heads":
-                    words += f"; {value} heads of width {shape.head_dim} are {value * shape.head_dim}, not {shape.hidden_size}"
+                    words += (f"; {value} heads of width {shape.head_dim} are {value * shape.head_dim}, "
+                              f"not {shape.hidden_size}")
                 cards.note(
                     model, f"architecture.{key}", value == right, right, words, index=index, correction=change
                 )
@@ -146,19 +141,13 @@ def architecture(cards: Audit) -> None:
                 holds = agree((low * scale, high * scale), computed(beside))
                 words = "count of the reference shape" if beside == shape else "count of the rows beside it"
                 cards.note(
-                    model,
-                    path,
-                    holds,
-                    computed(beside) / scale,
-                    words if holds else f"{words}; {search}",
-                    index=index,
-                    correction=None if holds else correction,
+                    model, path, holds, computed(beside) / scale, words if holds else f"{words}; {search}",
+                    index=index, correction=None if holds else correction,
                 )
 
 
 def own_contradictions() -> list[str]:
-    """What our own tables and computations contradict each other in, one line each; empty when all is well.
-    """
+    """Contradictions between our own tables and computations, one line each; normally empty."""
     cards = read_cards()
     wrong = []
     for model, size in SIZE_OF.items():
@@ -166,10 +155,9 @@ def own_contradictions() -> list[str]:
         ours = dataclasses.replace(SIZES[size], rope_theta=shape.rope_theta, rms_norm_eps=shape.rms_norm_eps)
         if shape != ours:
             wrong.append(f"{size}: model.SIZES has {ours}, the audit finds {shape}")
-        if not agree(interval(cards.value(model, "training.training_tokens")), FAMILY[size]):
-            wrong.append(
-                f"{size}: params.FAMILY has {FAMILY[size]:,.0f} tokens, the card {cards.value(model, 'training.training_tokens')}"
-            )
+        stated = cards.value(model, "training.training_tokens")
+        if not agree(interval(stated), FAMILY[size]):
+            wrong.append(f"{size}: params.FAMILY has {FAMILY[size]:,.0f} tokens, the card {stated}")
     for size, shape in SIZES.items():
         for tied in (True, False):
             shape = dataclasses.replace(shape, tie_word_embeddings=tied)
@@ -214,9 +202,7 @@ def parameters(cards: Audit) -> None:
             if key != "total":
                 cards.check(model, f"parameters.{key}", value, formula, exact=True)
         cards.check(
-            model,
-            "parameters.non_embedding",
-            layers + line["final_norm"][1],
+            model, "parameters.non_embedding", layers + line["final_norm"][1],
             "total without embedding and head",
         )
         for key in ("transformer_share_percent", "transformer_share"):
@@ -228,21 +214,12 @@ def parameters(cards: Audit) -> None:
             decimals = 0 if isinstance(percent, int) else None
             cards.check(model, path, value, "count", part=name, stated=stated, exact=True)
             cards.check(
-                model,
-                path,
-                100 * value / total,
-                f"{value:,} / {total:,}",
-                part=name + " percent",
-                stated=percent,
-                decimals=decimals,
+                model, path, 100 * value / total, f"{value:,} / {total:,}", part=name + " percent",
+                stated=percent, decimals=decimals,
             )
         for index, _ in cards.statements(model, "parameters.estimator_rule"):
             cards.note(
-                model,
-                "parameters.estimator_rule",
-                True,
-                total,
-                "the rule, evaluated for this shape",
+                model, "parameters.estimator_rule", True, total, "the rule, evaluated for this shape",
                 index=index,
             )
     small_vocabulary(cards)
@@ -257,25 +234,19 @@ def small_vocabulary(cards: Audit) -> None:
         model, "parameters.one_matrix_share_percent", 100 * 4096 * 320 / total, f"4096 * 320 / {total:,}"
     )
     cards.check(
-        model,
-        "parameters.two_32k_matrices",
-        [2.0 * 32768 * 320, 2.0 * 32000 * 320],
-        "2 * 32768 * 320 = 21.0 million (32000: 20.5); 33 million belongs to hidden size 512, that of the 50M model",
+        model, "parameters.two_32k_matrices", [2.0 * 32768 * 320, 2.0 * 32000 * 320],
+        "2 * 32768 * 320 = 21.0 million (32000: 20.5); 33 million belongs to hidden size 512, "
+        "that of the 50M model",
     )
     cards.check(
-        model,
-        "parameters.backbone",
-        [float(total), 17702400.0],
-        "the whole model; its layers alone are 17.7 million",
+        model, "parameters.backbone", [float(total), 17702400.0],
+        "all of the model; its layers alone are 17.7 million",
     )
     shares = {
         size: round(embedding_share(SIZES[size]), 1) for size in SIZES if SIZES[size].vocab_size == 32768
     }
     cards.note(
-        model,
-        "parameters.typical_share_at_32k_percent",
-        None,
-        shares,
+        model, "parameters.typical_share_at_32k_percent", None, shares,
         "\"typical\" names no model; these are the family's at 32K",
     )
 
@@ -291,9 +262,7 @@ def ratios(cards: Audit) -> None:
         )
         cards.check(model, "architecture.gqa_ratio", heads / kept, "query heads / key/value heads")
         cards.check(
-            model,
-            "architecture.intermediate_ratio",
-            shape.intermediate_size / shape.hidden_size,
+            model, "architecture.intermediate_ratio", shape.intermediate_size / shape.hidden_size,
             "intermediate_size / hidden_size",
         )
         for path in ("architecture.kv_cache_reduction_percent", "memory.kv_cache_reduction_percent"):
@@ -301,12 +270,8 @@ def ratios(cards: Audit) -> None:
         for index, statement in cards.statements(model, "architecture.kv_cache_shrink_factor"):
             holds = math.isclose(fractions[statement["value"].split()[0]], kept / heads)
             cards.note(
-                model,
-                "architecture.kv_cache_shrink_factor",
-                holds,
-                f"{kept}/{heads}",
-                "key/value heads / query heads",
-                index=index,
+                model, "architecture.kv_cache_shrink_factor", holds, f"{kept}/{heads}",
+                "key/value heads / query heads", index=index,
             )
     small, medium, large = (parameters_of(SIZES[size]) for size in ("20m", "50m", "150m"))
     preview = parameters_of(SIZES["12m"])
@@ -327,14 +292,11 @@ def readings(size: float) -> list[float]:
 
 
 def memory(cards: Audit) -> None:
-    """The cards' memory tables and file sizes. A cell may be MB or MiB; a sum of the two must be one of them.
-    """
+    """The cards' memory tables and file sizes. A cell may be MB or MiB; a row's sum must use one unit."""
     for model in ("Stentor3-20M", "Portimbria-150M"):
         shape = SIZES[SIZE_OF[model]]
         total, length, path = (
-            parameters_of(shape),
-            shape.max_position_embeddings,
-            "memory.vram_table_4096_ctx",
+            parameters_of(shape), shape.max_position_embeddings, "memory.vram_table_4096_ctx",
         )
         product = f"{shape.num_key_value_heads} * {shape.head_dim} * {shape.num_hidden_layers}"
         for row, (each, cached) in zip(cards.rows(model, path), ((4, 4), (2, 2), (1, 2), (0.5, 2))):
@@ -350,21 +312,15 @@ def memory(cards: Audit) -> None:
             for cell, (size, formula) in formulas.items():
                 both = f"{size / 1e6:.1f} MB = {size / 2**20:.1f} MiB = {formula}"
                 cards.check(
-                    model,
-                    path,
-                    readings(size),
-                    both,
-                    part=f"{cell} {row['precision']}",
+                    model, path, readings(size), both, part=f"{cell} {row['precision']}",
                     stated=row[cell + "_MB"],
                 )
-        formula = f"2 (K and V) * {shape.num_key_value_heads} (kv heads) * {shape.head_dim} (head dim) * {shape.num_hidden_layers} (layers)"
+        formula = (f"2 (K and V) * {shape.num_key_value_heads} (kv heads) * {shape.head_dim} (head dim) "
+                   f"* {shape.num_hidden_layers} (layers)")
         holds = cards.value(model, "memory.kv_cache_formula").startswith(formula)
         cards.note(model, "memory.kv_cache_formula", holds, formula, "this shape's numbers")
         cards.note(
-            model,
-            "memory.kv_cache_at_1024_vs_4096",
-            True,
-            1024 / 4096,
+            model, "memory.kv_cache_at_1024_vs_4096", True, 1024 / 4096,
             "the cache grows with the length: 1,024 / 4,096",
         )
     for model in OWN_CARD:
@@ -374,8 +330,9 @@ def memory(cards: Audit) -> None:
 
 
 def lora_parameters(shape: ModelConfig, rank: int) -> int:
-    """Trainable parameters of LoRA on q, k, v, o: rank * (inputs + outputs) of each matrix (Hu et al. 2021,
-    section 4.1).
+    """Trainable parameters of LoRA on q, k, v, o (Hu et al. 2021, section 4.1).
+
+    rank * (inputs + outputs) of each matrix.
     """
     q_width = shape.num_attention_heads * shape.head_dim
     kv_width = shape.num_key_value_heads * shape.head_dim
@@ -389,28 +346,23 @@ def lora_parameters(shape: ModelConfig, rank: int) -> int:
 def adapters(cards: Audit) -> None:
     """The LoRA starters: trainable, all, percent."""
     causes = {
-        "Stentor3-20M": f"on the 50M model it is {lora_parameters(SIZES['50m'], 16):,} of 49.4 million: its numbers",
+        "Stentor3-20M": f"on the 50M model it is {lora_parameters(SIZES['50m'], 16):,} of 49.4 million: "
+                        "its numbers",
         "Portimbria-150M": f"rank 32 gives {lora_parameters(SIZES['150m'], 32):,}",
     }
     for model, cause in causes.items():
         total = parameters_of(SIZES[SIZE_OF[model]])
         trained = lora_parameters(SIZES[SIZE_OF[model]], cards.value(model, "lora.r"))
         cards.check(
-            model,
-            "lora.stated_trainable",
-            trained,
+            model, "lora.stated_trainable", trained,
             f"rank 16 on q, k, v, o: 16 * (inputs + outputs) of each; {cause}",
         )
         cards.check(
-            model,
-            "lora.stated_all",
-            [float(total + trained), float(total)],
+            model, "lora.stated_all", [float(total + trained), float(total)],
             f"{total:,} + {trained:,}, or without the adapter",
         )
         cards.check(
-            model,
-            "lora.stated_percent",
-            100 * trained / (total + trained),
+            model, "lora.stated_percent", 100 * trained / (total + trained),
             f"{trained:,} / {total + trained:,}",
         )
 
@@ -425,19 +377,13 @@ def recipe(cards: Audit) -> None:
             model, "precision_recipe.fp32_norm_modules", 2 * layers + 1, f"2 * {layers} + 1", exact=True
         )
         cards.check(
-            model,
-            "precision_recipe.fp32_critical_layers",
-            2,
+            model, "precision_recipe.fp32_critical_layers", 2,
             cards.value(model, "precision_recipe.critical_layer_choice"),
         )
         for index, statement in cards.statements(model, "initialization.residual_rule"):
             cards.note(
-                model,
-                "initialization.residual_rule",
-                statement["value"] == rule,
-                rule,
-                "2L residual outputs",
-                index=index,
+                model, "initialization.residual_rule", statement["value"] == rule, rule,
+                "2L residual outputs", index=index,
             )
 
 

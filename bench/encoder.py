@@ -111,8 +111,7 @@ def measure(name: str, text: str) -> dict[str, float]:
 def main() -> None:
     parser = Parser("Measure a tokenizer.", "  python -m bench.encoder --vocab builtin-4096 --megabytes 2")
     parser.add_argument(
-        "--vocab",
-        action="append",
+        "--vocab", action="append",
         help=f"vocabulary file, folder or name; may be repeated (default: {DEFAULT})",
     )
     parser.add_argument("--text", metavar="FILE", help="text to measure on (default: the built-in corpus)")

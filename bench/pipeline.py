@@ -126,8 +126,7 @@ def sparse_corpus(folder: Path, tokens: int) -> Path:
             shards = []
             for number, first in enumerate(range(0, count, 50_000_000)):
                 shard = {
-                    "file": f"{name}.{split}.{number:05d}.bin",
-                    "tokens": min(50_000_000, count - first),
+                    "file": f"{name}.{split}.{number:05d}.bin", "tokens": min(50_000_000, count - first),
                     "sha256": "0" * 64,
                 }
                 with open(folder / shard["file"], "wb") as file:
@@ -208,9 +207,7 @@ def main() -> None:
     parser.add_argument("what", choices=(*BENCHES, "all"))
     parser.add_argument("--vocab", help="a vocabulary's name or file (default: the built-in one)")
     parser.add_argument(
-        "--source",
-        action="append",
-        metavar="KIND=PATH",
+        "--source", action="append", metavar="KIND=PATH",
         help="documents to measure on (default: the built-in ones)",
     )
     parser.add_argument(

@@ -61,11 +61,8 @@ def compared(rows: list[dict], reference: list[dict]) -> dict[str, float]:
     loss = [abs(row["loss"] - other["loss"]) for row, other in pairs]
     norm = [abs(row["grad_norm"] / other["grad_norm"] - 1) for row, other in pairs]
     return {
-        "first loss": loss[0],
-        "first norm": norm[0],
-        "mean loss": statistics.fmean(loss),
-        "largest loss": max(loss),
-        "mean norm": statistics.fmean(norm),
+        "first loss": loss[0], "first norm": norm[0], "mean loss": statistics.fmean(loss),
+        "largest loss": max(loss), "mean norm": statistics.fmean(norm),
         "validation": rows[-1]["eval_loss"] - reference[-1]["eval_loss"],
     }
 
@@ -73,8 +70,7 @@ def compared(rows: list[dict], reference: list[dict]) -> dict[str, float]:
 def main() -> int:
     """Run all, print the table of differences."""
     parser = Parser(
-        "What the FP32 norms and layers of a recipe buy, on tiny.",
-        "  python -m bench.recipes --steps 100",
+        "What the FP32 norms and layers of a recipe buy, on tiny.", "  python -m bench.recipes --steps 100",
         prog="bench.recipes",
     )
     add_flags(parser, Options)

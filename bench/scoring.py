@@ -63,10 +63,7 @@ def main() -> None:
         "--python", required=True, help="an interpreter that has lm_eval, transformers and torch"
     )
     parser.add_argument(
-        "--choices",
-        action="append",
-        default=[],
-        metavar="FILE",
+        "--choices", action="append", default=[], metavar="FILE",
         help="multiple-choice items that lm-eval has a task for",
     )
     parser.add_argument("--gsm8k", action="append", default=[], metavar="FILE", help="GSM8K items")
@@ -96,10 +93,7 @@ def main() -> None:
         requests = Path(work) / "requests.json"
         requests.write_text(json.dumps([(kind, requests_of(path, args.limit, kind)) for path, kind in jobs]))
         environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HOME": work,
+            **os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HOME": work,
         }
         command = [args.python, "-c", LM_EVAL, str(folder), str(requests), str(args.batch), str(args.threads)]
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)

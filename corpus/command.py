@@ -139,18 +139,11 @@ def prepare_command(options: Namespace) -> None:
     if mix.note and "hub" in wanted:
         print(f"{options.mix}: {mix.note}")
     folder = prepare(
-        sources_of(wanted, mix),
-        options.out or Path("corpora", name),
-        options.vocab,
-        start=mix.start,
-        end=mix.end,
-        token_budget=options.tokens,
-        source_token_budget=options.source_token_budget,
+        sources_of(wanted, mix), options.out or Path("corpora", name), options.vocab, start=mix.start,
+        end=mix.end, token_budget=options.tokens, source_token_budget=options.source_token_budget,
         shard_tokens=options.shard_tokens,
         validation_share=options.validation_share or (0.005 if "hub" in wanted else 0.05),
-        one_mode=mix.one_mode,
-        workers=options.workers,
-        command=shlex.join(["python", *sys.argv]),
+        one_mode=mix.one_mode, workers=options.workers, command=shlex.join(["python", *sys.argv]),
     )
     for name, source in read_manifest(folder)["sources"].items():
         train, validation = tokens_of(source["train"]), tokens_of(source["validation"])

@@ -276,19 +276,10 @@ def own_folder(out: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- preparation
 
 def prepare(
-    sources: list[Source],
-    out: str | Path,
-    vocab: str | Path | None = None,
-    *,
-    start: dict[str, float] | None = None,
-    end: dict[str, float] | None = None,
-    token_budget: int | None = None,
-    source_token_budget: int | None = None,
-    validation_share: float = 0.05,
-    shard_tokens: int = SHARD_TOKENS,
-    one_mode: bool = False,
-    workers: int | None = None,
-    command: str = "",
+    sources: list[Source], out: str | Path, vocab: str | Path | None = None, *,
+    start: dict[str, float] | None = None, end: dict[str, float] | None = None,
+    token_budget: int | None = None, source_token_budget: int | None = None, validation_share: float = 0.05,
+    shard_tokens: int = SHARD_TOKENS, one_mode: bool = False, workers: int | None = None, command: str = "",
 ) -> Path:
     """Clean, tokenize and write `sources` into the folder `out`, and return it.
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model has learned of the built-in corpus: `evaluate.py RUN --builtin`.
 
-    tales        continued from their first sentence: names, pronouns, things, kinds kept; without a mistake
-    programs     written from the line with `def` and the docstring: parse, run, right results
+    tales        continued from their first sentence: are names, pronouns, things and kinds kept?
+    programs     written from the line with `def` and the docstring: do they parse, run, give right results?
     exercises    answered one by one
-    bound        the loss on whole validation documents beside the entropy that no model can go below
+    bound        the loss on complete documents beside the entropy, which no model can go below
 
 Shares have their 95% interval (Wilson 1927). The same seeds give the same texts on the same machine.
 """
@@ -21,7 +21,7 @@ from training import learned
 from training.learned import Document, continuations, openings
 
 COUNT = 100  # texts of each kind
-DOCUMENTS = 128  # whole documents of each kind
+DOCUMENTS = 128  # complete documents of each kind, for the loss
 UNSEEN = 2 * 10**8  # documents from this number on are in no preparation
 AT_ONCE = 25  # rows that are sampled together
 LABELS = {
@@ -35,7 +35,7 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
     """Shares and losses of a model that was trained on the built-in corpus."""
     tales = sampled(model, coder, openings(count, UNSEEN), learned.TEMPERATURE)
     heads = [programs.program(UNSEEN + number).text for number in range(count)]
-    heads = [text[:text.index('."""')] for text in heads]  # where a word ends, a token ends
+    heads = [text[:text.index('."""')] for text in heads]  # cut at the end of a word and a token
     written = [checker.check_program(text) for text in sampled(model, coder, heads, 0)]
     asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
     asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]
@@ -64,7 +64,7 @@ def sampled(model: Llama, coder: Any, prompts: list[str], temperature: float) ->
 
 
 def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
-    """Of each kind: unigram entropy, loss and bound in nats per token, share of the way, standard error."""
+    """Kind -> unigram entropy, loss, bound in nats per token, share of the way, standard error."""
     device, found = next(model.parameters()).device, {}
     for kind, about in builtin.KINDS.items():
         written = [about.grammar.write(UNSEEN + 10**6 + number) for number in range(DOCUMENTS)]
@@ -89,7 +89,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append(share("well-formed sentences", kept["good_sentences"], kept["sentences"]))
     for kind in ("programs", "exercises"):
         lines += [share(f"{kind}: {what}", right, of) for what, (right, of) in result[kind].items()]
-    lines.append("  nats per token, whole documents       unigram     loss    bound  covered")
+    lines.append("  nats per token, complete documents    unigram     loss    bound  covered")
     for kind, way in result["way"].items():
         numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{100 * way['share']:8.1f}%"
         above = f"loss - bound = {way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"

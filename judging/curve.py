@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's losses over those that were published for its size: `python evaluate.py RUN --curve`.
+"""A run's losses beside the published ones of its size: `python evaluate.py RUN --curve`.
 
 The cards' checkpoint histories are in `cards/cards.json`. The horizontal axis is training tokens, because the
-batches differ; the text under the plot says what else differs. A laptop run is also drawn over a recorded one
-of the same size (`reference_20m.jsonl` and `reference_tiny.jsonl` beside this file: every tenth step and all
-evaluations), to show whether its loss is normal.
+batch sizes differ; the text under the plot names the other differences. A laptop run is also drawn over a
+recorded run of the same size (`reference_20m.jsonl` and `reference_tiny.jsonl` beside this file: every tenth
+step and all evaluations), to show whether its loss is normal.
 """
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from training.log import read_log
 
 
 def published(size: str) -> dict:
-    """What the cards say of a size: name, history (tokens, loss), best loss, and its data, tokens and
-    vocabulary in words. {} for tiny.
-    """
+    """A size's name, history (tokens, loss), best loss, data, tokens, vocabulary; {} for tiny."""
     if size not in CARD_OF:
         return {}
     card = read_cards()[CARD_OF[size]]
@@ -46,17 +44,14 @@ def published(size: str) -> dict:
     else:
         words = " and ".join(stated("data", "datasets") or ["data not stated"])
     return {
-        "name": CARD_OF[size],
-        "history": history,
-        "best": math.log(stated("results", "best_perplexity")),
-        "data": words,
-        "tokens": stated("training", "training_tokens"),
+        "name": CARD_OF[size], "history": history, "best": math.log(stated("results", "best_perplexity")),
+        "data": words, "tokens": stated("training", "training_tokens"),
         "vocabulary": stated("tokenizer", "name"),
     }
 
 
 def differences(stored: dict, tokens: int, card: dict) -> str:
-    """What a reader must know before comparing the two curves, in words."""
+    """The differences between the two runs, in words."""
     settings = stored["settings"]
     return (
         f"This run: {tokens:,} tokens of {stored['data']}, {settings['seq_len']} x {settings['batch_size']} "
@@ -69,9 +64,9 @@ def differences(stored: dict, tokens: int, card: dict) -> str:
 def overlay(run: str | Path) -> str:
     """Write RUN/curve.svg and return what it shows, in words.
 
-    This run is on the left and the published one on the right, each over its own tokens, because a laptop
-    run has a thousandth of them; the losses have one axis. Raises UserError for a folder that is no run or
-    has no loss in its log.
+    This run is on the left and the published one on the right, because a laptop run has a thousandth of its
+    tokens. Both have the same axis of losses. Raises UserError for a folder that is not a run, or whose log
+    has no loss.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -79,7 +74,7 @@ def overlay(run: str | Path) -> str:
     run = Path(run)
     stored = read_json(run / "run.json")
     if not (run / "log.jsonl").is_file():
-        raise UserError(f"{run}: no log.jsonl, so there is no curve to draw")
+        raise UserError(f"{run}: no log.jsonl, so no curve can be drawn")
     rows = list(read_log(run / "log.jsonl"))
     training = [
         (row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch BLiMP from its authors' repository: `python evaluate.py --blimp` without a file does it once
-(CC-BY-4.0, Warstadt et al. 2020).
+"""Download BLiMP from its authors' repository (CC-BY-4.0, Warstadt et al. 2020).
+
+`python evaluate.py --blimp` without a file does it once.
 """
 from __future__ import annotations
 
@@ -17,9 +18,7 @@ PAIRS = 67_000
 
 
 def fetch_blimp(path: str | Path = "corpora/blimp.jsonl.gz") -> Path:
-    """`path`, filled with all pairs of the archive's data/*.jsonl if it is not there yet. Raises UserError
-    where there is no network.
-    """
+    """Download all pairs to `path` unless it exists; returns `path`. Raises UserError without a network."""
     path = Path(path)
     if path.is_file():
         return path

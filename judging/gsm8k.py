@@ -27,7 +27,7 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
     """The greedy continuation of each prompt, all prompts at once.
 
     An answer ends after ANSWER_TOKENS, at an id of `tokenizer.stop_ids`, or at a text of STOPS. Shorter
-    prompts are padded on the left and the padding is masked. Positions are counted from the padding on, which
+    prompts are padded on the left and the padding is masked. Padding shifts the positions of a prompt, which
     changes nothing, because rotary attention depends on distances only.
     """
     device = model.model.embed_tokens.weight.device
@@ -51,7 +51,7 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
         tokens = newest.tolist()
         for number in unfinished:
             answers[number].append(tokens[number])
-        # decoding the texts at every step would take longer than the model
+        # Decoding the texts at every step would take longer than the model does.
         if step % 16 == 0 or tokenizer.stop_ids & set(tokens):
             for number in list(unfinished):
                 texts[number] = tokenizer.decode(answers[number], skip_special=True)
@@ -75,20 +75,15 @@ def final_number(text: str) -> str:
 
 
 def exact_match(
-    model: Llama,
-    tokenizer: Tokenizer,
-    path: str | Path,
-    shots: int = 0,
-    examples: str | Path | None = None,
-    limit: int | None = None,
-    finished: dict[str, list] | None = None,
+    model: Llama, tokenizer: Tokenizer, path: str | Path, shots: int = 0, examples: str | Path | None = None,
+    limit: int | None = None, finished: dict[str, list] | None = None,
 ) -> dict[str, Any]:
     """Share of problems whose greedy answer ends in the right number, after `shots` worked examples.
 
     Returns {exact_match, stderr, interval, items, shots}; `interval` is Wilson's 95% interval. The examples
     are the first ones of the file `examples` (the training split), or else the first other problems of
-    `path`. A prompt that leaves no room for ANSWER_TOKENS loses its beginning, as in lm-eval. Raises
-    UserError if the model has no room for an answer, or if there are fewer examples than `shots`.
+    `path`. A prompt too long for the context is cut at its beginning, as in lm-eval. Raises UserError if an
+    answer alone is too long for the context, or if there are fewer examples than `shots`.
     """
     fields = {"question": str, "answer": str}
     problems = read_items(path, fields)
@@ -123,17 +118,11 @@ def exact_match(
 
     digests = " ".join(sha256_file(file)[:16] for file in (path, examples) if file)
     results = in_blocks(
-        f"gsm8k {digests} {shots} shots of {len(items)}",
-        tasks,
-        ROWS,
-        judge,
+        f"gsm8k {digests} {shots} shots of {len(items)}", tasks, ROWS, judge,
         {} if finished is None else finished,
     )
     exact, stderr = mean_and_error(results)
     return {
-        "exact_match": exact,
-        "stderr": stderr,
-        "interval": wilson_interval(exact, len(items)),
-        "items": len(items),
-        "shots": shots,
+        "exact_match": exact, "stderr": stderr, "interval": wilson_interval(exact, len(items)),
+        "items": len(items), "shots": shots,
     }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several models, several benchmarks, one table: the command line of `evaluate.py` and what it runs.
 
-Finished parts are kept in `evaluation_blocks.json` of each run: an interrupted evaluation continues there,
-and a model that was judged before is not judged again. The file has the cards' table as Markdown: chance, one
-column for each model, the mean over chance, best and second best marked. The terminal has one line for each
+Finished parts are kept in `evaluation_blocks.json` of each run, so that an interrupted evaluation continues
+and a finished one is not repeated. The results are written as a Markdown table like the cards': chance, one
+column for each model, the mean over chance, best and second best marked. The terminal shows one line for each
 benchmark and model.
 """
 from __future__ import annotations
@@ -33,8 +33,7 @@ from params import Table, read_cards
 from devices.open import open_device
 from tokenizer import Tokenizer, load, lost_text
 
-# The cards' benchmarks: task of a file -> title of its line, and which score the cards give (acc_norm where
-# lm-eval has it).
+# The cards' benchmarks: task of a file -> title of its line, and the score that the cards give.
 BENCHMARKS = {
     "openbookqa": ("OpenBookQA", "acc_norm"),
     "truthfulqa_mc2": ("TruthfulQA", "acc"),
@@ -55,14 +54,15 @@ Intervals = dict[str, dict[str, list[float]]]                     # model -> ben
 EXAMPLES = """  python evaluate.py                           the newest run on the validation part of its data
   python evaluate.py runs/20m --text my.txt    perplexity, bits per byte and per character
   python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz
-  python evaluate.py runs/20m --curve          its training curve over the published one"""
+  python evaluate.py runs/20m --curve          its training curve beside the published one"""
 
 
 def parser() -> Parser:
     """The flags of evaluate.py."""
     p = Parser("Judge models as the cards do, side by side.", EXAMPLES)
     p.add_argument("runs", nargs="*", metavar="RUN", help="run or model folders (default: the newest run)")
-    p.add_argument("--builtin", action="store_true", help="what a model learned of the built-in corpus")
+    p.add_argument("--builtin", action="store_true",
+                   help="measure what a model learned of the built-in corpus")
     p.add_argument("--text", action="append", default=[], metavar="FILE",
                    help="perplexity on a text, on a .jsonl(.gz) with a field text, or on the validation part "
                    "of a folder made by data.py prepare")
@@ -78,12 +78,11 @@ def parser() -> Parser:
     p.add_argument("--prompt", choices=["plain", "lm-eval"], default="plain",
                    help="how context and choice are joined (default: plain)")
     p.add_argument("--boundary", choices=["bytes", "lm-eval"], default="bytes",
-                   help="which tokens of a choice are scored: exactly its bytes, or lm-eval's slice "
-                   "(default: bytes)")
+                   help="the scored part of a choice: its bytes, or lm-eval's tokens (default: bytes)")
     p.add_argument("--limit", type=positive, metavar="N",
                    help="only the first N items (of each paradigm, of each source of a folder)")
     p.add_argument("--context", type=positive, metavar="N",
-                   help="positions for --text (default: as trained, else all that the model has)")
+                   help="positions for --text (default: the training length, else the model's maximum)")
     p.add_argument("--device", choices=["cpu", "cuda", "mps"],
                    help="where to compute (default: cuda if there is one, else cpu)")
     p.add_argument("--peers", action="store_true",
@@ -91,7 +90,7 @@ def parser() -> Parser:
     p.add_argument("--out", metavar="STEM",
                    help="write STEM.json and STEM.md (default: RUN/evaluation; RUN/comparison for several)")
     p.add_argument("--curve", action="store_true",
-                   help="plot the run's losses over the published ones of its size, as RUN/curve.svg")
+                   help="plot the run's losses beside the published ones of its size, as RUN/curve.svg")
     return p
 
 
@@ -205,7 +204,7 @@ class Blocks(dict):
     def __init__(self, path: Path, model: str):
         super().__init__()
         self.path, self.model = path, model
-        self.writable = writing_problem(path.parent) is None      # a read-only run can be judged all the same
+        self.writable = writing_problem(path.parent) is None      # a read-only run can be judged too
         if path.is_file():
             stored = read_json(path, limit=256 << 20)
             if stored.get("model") == model and isinstance(stored.get("blocks"), dict):
@@ -218,7 +217,7 @@ class Blocks(dict):
 
 
 def writing_problem(folder: Path) -> str | None:
-    """Why no file can be written into `folder`, or None; found by writing one."""
+    """The reason why no file can be written into `folder`, or None; tested by writing one."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None
@@ -232,7 +231,7 @@ def run_home(folder: Path) -> Path:
 
 
 def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, dict]:
-    """Everything that the flags ask for on one model, called `name` in what is printed: title -> result."""
+    """Title -> result of everything that the flags ask for; `name` is the model in printed lines."""
     device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
     model = Llama.from_pretrained(folder).to(device).eval()
     tokenizer = load(folder)
@@ -241,7 +240,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     try:
         context = args.context or (stored["settings"]["seq_len"] if stored else None)
         if context is not None and type(context) is not int or stored and type(stored["data"]) is not str:
-            raise TypeError("seq_len must be a whole number, data a folder")
+            raise TypeError("seq_len must be an integer, data a folder")
     except (KeyError, TypeError) as error:
         raise UserError(f"{home / 'run.json'}: not the record of a run ({error})") from None
     weights = [sha256_file(file) for file in sorted(folder.glob("model*.safetensors"))]
@@ -252,9 +251,8 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     texts = args.text
     if not asked(args):
         if not stored:
-            raise UserError(
-                f"{folder}: nothing to judge it on; give --text, --blimp, --choices, --gsm8k or --builtin"
-            )
+            raise UserError(f"{folder}: not part of a run, so it has no validation text; "
+                            "give --text, --blimp, --choices, --gsm8k or --builtin")
         texts = [stored["data"]]
     results = {}
     for path in map(Path, texts):
@@ -292,7 +290,7 @@ def warn_of_lost_text(tokenizer: Tokenizer, path: str | Path, fields: tuple[str,
     texts = ["\n".join(value) if isinstance(value, list) else value for value in values]
     lost = lost_text(tokenizer, ["\n".join(texts)])
     if lost:
-        print(f"warning: {path}: {lost}; the scores do not see them", file=sys.stderr)
+        print(f"warning: {path}: {lost}; the scores ignore them", file=sys.stderr)
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -304,9 +302,9 @@ def judge_text(
     name: str, model: Llama, tokenizer: Tokenizer, path: Path, context: int | None, limit: int | None,
     finished: Blocks, corpus: str | None = None,
 ) -> dict[str, Any]:
-    """`perplexity` on a file or prepared folder, and a line with all of it; the table has only the bits.
+    """`perplexity` on a file or prepared folder, printed; the table shows only the bits per byte.
 
-    A file is cleaned as `corpus`, the prepared folder that the model was trained on.
+    A file is cleaned like `corpus`, the prepared folder that the model was trained on.
     """
     digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
     form = "folder" if path.is_dir() else "rows" if ending_of(path) in ROW_ENDINGS else "text"
@@ -320,14 +318,16 @@ def judge_text(
     found = finished[key]
     print(
         f"{name}: {path}, {found['tokens']:,} tokens:\n"
-        f"  loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, perplexity {found['ppl']:,.2f}\n"
+        f"  loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, "
+        f"perplexity {found['ppl']:,.2f}\n"
         f"  {found['bits_per_byte']:.4f} bits per byte, {found['bits_per_char']:.4f} per character"
     )
     if warning := beside_uniform(found["loss"], model.config.vocab_size):
         print(f"  {warning}")
     if found.get("lost"):
         print(
-            f"warning: {path}: {found['lost']}; the bits per byte count them as read, so they are too low",
+            f"warning: {path}: {found['lost']}; "
+            "the bits per byte count these bytes as if read, so they are too low",
             file=sys.stderr,
         )
     return found
@@ -352,9 +352,9 @@ def headline(result: dict) -> tuple[float, list[float]]:
 def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
     """The validation documents of a prepared folder, at most `limit` of each source.
 
-    They are decoded to text (NFC, as they were before), so that a model of any vocabulary can be judged on
-    them. Every token counts once. The losses of training differ a little, because they are means over blocks
-    in the shares of the mixture.
+    They are decoded to text (NFC, as they were before), so that a model with any vocabulary can be judged.
+    Every token counts once. The validation losses of training differ a little, because they are means over
+    blocks in the shares of the mixture.
     """
     corpus = data.Corpus(folder, seq_len=2, batch_size=1, split="validation")
     tokenizer = load(corpus.vocab_path)
@@ -369,7 +369,7 @@ def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
-    """The documents of a prepared folder, the texts in the rows of a file, or another file as one text."""
+    """The documents of a prepared folder, the rows of a file, or another file as one text."""
     path = Path(path)
     if path.is_dir():
         return corpus_documents(path, limit)
@@ -379,12 +379,13 @@ def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
 
 
 def cleaned_documents(path: Path, limit: int | None, corpus: str | None) -> list[str]:
-    """`text_documents`, cleaned as the prepared folder `corpus` was cleaned; says what it does."""
+    """`text_documents`, cleaned like the prepared folder `corpus`; prints what it changes."""
     documents = text_documents(path, limit)
     if path.is_dir() or corpus is None:
         return documents
     if not (Path(corpus) / "manifest.json").is_file():
-        print(f"{path}: judged as it is; the corpus of this run, {corpus}, is not here to say how to clean it")
+        print(f"{path}: judged as it is; the corpus of this run, {corpus}, is gone, and with it the rules "
+              "that clean a text")
         return documents
     cleaned = [data.clean_as(corpus, text) for text in documents]
     if [text for text, _ in cleaned] != documents:
@@ -393,7 +394,7 @@ def cleaned_documents(path: Path, limit: int | None, corpus: str | None) -> list
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """Raise UserError for an input that is not a regular file, since a device may have no end."""
+    """Raise UserError for an input that is not a regular file: a device may be endless."""
     items = [*args.choices, *args.gsm8k, *filter(None, (args.blimp, args.examples))]
     for path in map(Path, [*args.text, *items]):
         if not (path.is_file() or path.is_dir() and str(path) in map(str, args.text)):
@@ -406,7 +407,7 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     With --curve, plot their curves first.
     """
     if args.examples and not args.gsm8k:
-        raise UserError("--examples goes with --gsm8k, whose problems they are examples for")
+        raise UserError("--examples is for --gsm8k; add --gsm8k FILE")
     if args.blimp == "":
         from judging.fetch_blimp import fetch_blimp
         args.blimp = fetch_blimp()
@@ -447,13 +448,12 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     common = set.intersection(*(set(scores[name]) for name in names))
     shown = {name: {title: row[title] for title in row if title in common} for name, row in scores.items()}
     everything = {
-        "models": results,
-        "scores": scores,
-        "chance": chance,
+        "models": results, "scores": scores, "chance": chance,
         "mean_over_chance": mean_over_chance(scores, chance),
     }
     report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
     atomic_write(out.with_name(out.name + ".md"), markdown(shown, intervals, chance) + report)
     atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
-    print(aligned(shown, intervals, chance) if common else "no text or benchmark in common: no table")
+    nothing = "no table: the models have no text or benchmark in common"
+    print(aligned(shown, intervals, chance) if common else nothing)
     print(f"written: {out}.md and {out}.json")

@@ -50,9 +50,7 @@ def printable(text: str) -> str:
 
 
 def hub_datasets(of: Run) -> list[str]:
-    """Names of the hub's data sets that the corpus was made from: what in the manifest's list of sources has
-    the form owner/name.
-    """
+    """The hub's data sets in the corpus: words of the form owner/name in the manifest's list of sources."""
     described = (of.manifest or {}).get("recipe", {}).get("sources", {})
     words = [part.split()[0] for text in described.values() for part in str(text).split(", ") if part.strip()]
     return sorted({word for word in words if re.fullmatch(r"[\w.-]+/[\w.-]+", word)})
@@ -60,6 +58,7 @@ def hub_datasets(of: Run) -> list[str]:
 
 def front_matter(of: Run, found: dict[str, Any], name: str) -> str:
     """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
+    dataset = {"name": f"validation split of {Path(of.info['data']).name}", "type": of.info["corpus"][:16]}
     tags = ["llama", "tokenmonster", "small-language-model", "from-scratch", "base-model"]
     return f"""---
 license: apache-2.0
@@ -72,7 +71,7 @@ model-index:
 - name: {json.dumps(name)}
   results:
   - task: {{type: text-generation}}
-    dataset: {{name: {json.dumps("validation split of " + Path(of.info["data"]).name)}, type: {of.info["corpus"][:16]}}}
+    dataset: {json.dumps(dataset)}
     metrics:
     - type: loss
       value: {found["best_eval_loss"]}
@@ -84,7 +83,7 @@ model-index:
 
 
 def result(of: Run, found: dict[str, Any], name: str) -> str:
-    """What the card opens with: the result, what the model is, what to expect of it, the curve."""
+    """The card's first lines: the result, what the model is, what to expect of it, the curve."""
     total, vocabulary = found["parameters"]["total"], of.config.vocab_size
     init = of.info["settings"].get("init")
     start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
@@ -93,13 +92,16 @@ def result(of: Run, found: dict[str, Any], name: str) -> str:
         expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
                   f"perplexity {vocabulary:,}.")
     elif found["tokens_per_parameter"] < 1:
-        expect = "It has seen little text: it imitates the style of its training data, and often makes no sense."
+        expect = ("It has seen little text: it imitates the style of its training data, "
+                  "and often makes no sense.")
     else:
-        expect = "It continues text in the style of its training data, follows no instructions, and is often wrong."
+        expect = ("It continues text in the style of its training data, follows no instructions, "
+                  "and is often wrong.")
     picture = "\n\n![Loss over the steps of training](training_curves.svg)"
     return f"""# {name}
 
-**Validation loss {found['best_eval_loss']} nats per token (perplexity {found['best_eval_ppl']}) after {found['tokens']:,} tokens of training.**
+**Validation loss {found['best_eval_loss']} nats per token (perplexity {found['best_eval_ppl']}) after
+{found['tokens']:,} tokens of training.**
 A Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch.
 {expect}{picture if (of.folder / "training_curves.svg").is_file() else ""}"""
 
@@ -120,7 +122,8 @@ The output head is {head}.
 
 {table(("component", "parameters", "percent"), rows)}
 
-The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%. Weights in FP32: {found['weights_bytes']:,} bytes.
+The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%.
+Weights in FP32: {found['weights_bytes']:,} bytes.
 KV cache at {config.max_position_embeddings:,} positions in FP16: {found['kv_cache_bytes_fp16']:,} bytes.
 A LoRA adapter of rank 16 on q, k, v and o: {found['lora_r16_parameters']:,} parameters."""
 
@@ -135,33 +138,19 @@ def data_section(of: Run, found: dict[str, Any]) -> str:
         described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
         rows = [
             (
-                name,
-                described.get(name, ""),
-                f"{source['train']['documents']:,}",
-                f"{source['train']['tokens']:,}",
-                f"{source['validation']['tokens']:,}",
-                mixture["start"][name],
-                mixture["end"][name],
+                name, described.get(name, ""), f"{source['train']['documents']:,}",
+                f"{source['train']['tokens']:,}", f"{source['validation']['tokens']:,}",
+                mixture["start"][name], mixture["end"][name],
             )
             for name, source in of.manifest["sources"].items()
         ]
+        head = ("source", "what it is", "documents", "training tokens", "validation tokens",
+                "share at the start", "at the end")
+        lines.append(table(head, rows))
         lines.append(
-            table(
-                (
-                    "source",
-                    "what it is",
-                    "documents",
-                    "training tokens",
-                    "validation tokens",
-                    "share at the start",
-                    "at the end",
-                ),
-                rows,
-            )
-        )
-        lines.append(
-            f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. Prepared with "
-            f"`{of.manifest['command']}`. Validation documents are chosen by a hash of their text."
+            f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. "
+            f"Prepared with `{of.manifest['command']}`. "
+            "Validation documents are chosen by a hash of their text."
         )
     lines.append(
         f"Trained on {found['tokens']:,} tokens in all, {found['tokens_per_parameter']} for each parameter."
@@ -177,12 +166,15 @@ def recipe(of: Run, found: dict[str, Any]) -> str:
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
     commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
-    beta1, beta2, eps = adamw(of.info["settings"])
+    chosen = of.info["settings"]
+    beta1, beta2, eps = adamw(chosen)
     return f"""## Training
 
-AdamW (betas {beta1} and {beta2}, eps {eps}, decay on Linear weights only), linear warmup, then `{of.info['settings']['schedule']}`.
-Every step has {found['tokens_per_step']:,} tokens. Precision `{of.info['settings']['precision']}`: {of.info['precision_reason']}.
-Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed}; {versions}; {commit}.{notes}
+AdamW (betas {beta1} and {beta2}, eps {eps}, decay on Linear weights only), linear warmup,
+then `{chosen['schedule']}`. Every step has {found['tokens_per_step']:,} tokens.
+Precision `{chosen['precision']}`: {of.info['precision_reason']}.
+Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed};
+{versions}; {commit}.{notes}
 
 {table(("hyper-parameter", "value"), settings)}"""
 
@@ -197,12 +189,9 @@ def curve(of: Run, found: dict[str, Any]) -> str:
     losses = {row["step"]: row["loss"] for row in of.steps}
     rows = [
         (
-            f"{row['step']:,}",
-            f"{row['tokens']:,}",
+            f"{row['step']:,}", f"{row['tokens']:,}",
             "" if losses.get(row["step"]) is None else f"{losses[row['step']]:.4f}",
-            f"{row['eval_loss']:.4f}",
-            f"{row['eval_ppl']:.2f}",
-            row.get("note", ""),
+            f"{row['eval_loss']:.4f}", f"{row['eval_ppl']:.2f}", row.get("note", ""),
         )
         for row in chosen
     ]
@@ -210,19 +199,20 @@ def curve(of: Run, found: dict[str, Any]) -> str:
 
 {table(("step", "tokens", "training loss", "validation loss", "perplexity", "note"), rows)}
 
-The weights here are those of step {found['best_step']:,}, with the lowest validation loss that competed for it."""
+The weights here are those of step {found['best_step']:,}, which had the lowest validation loss."""
 
 
 def evaluation(found: dict[str, Any]) -> str:
     """The validation loss, and what evaluate.py measured, as a table."""
     text = f"""## Evaluation
 
-Validation loss {found['best_eval_loss']} nats per token, perplexity {found['best_eval_ppl']}. Perplexities can be compared only between
-models of one vocabulary on one validation set.
+Validation loss {found['best_eval_loss']} nats per token, perplexity {found['best_eval_ppl']}.
+Perplexities can be compared only between models of one vocabulary on one validation set.
 
 """
     if "evaluation" not in found:
-        return text + "No benchmark was run. `python evaluate.py RUN` runs some; `python -m publishing.card RUN` adds them."
+        return text + ("No benchmark was run. `python evaluate.py RUN` runs some; "
+                       "`python -m publishing.card RUN` adds them.")
     rows = [
         (title, f"{score:.4f}", f"{low:.4f} to {high:.4f}", one.get("chance", ""))
         for title, one in results_of(found["evaluation"]).items()
@@ -231,11 +221,11 @@ models of one vocabulary on one validation set.
     return text + table(("benchmark", "score", "95% interval", "chance"), rows)
 
 
-TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network and no server.
-`trust_remote_code=True` lets transformers run it; read it first, as any such code.
+TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network, no server.
+`trust_remote_code=True` lets transformers run it; read it first, like any such code.
 
-A warning for lm-eval: if one token covers the end of the context and the complete choice, the harness finds no token
-to score; it stops, or counts the choice as certain. No tokenizer class can prevent that;
+A warning for lm-eval: if one token covers the end of the context and the complete choice, the harness
+finds no token to score. It then stops, or counts the choice as certain. No tokenizer class can prevent that;
 `python -m judging.lm_eval_model` of the project does."""
 
 
@@ -247,11 +237,13 @@ def use(of: Run, name: str) -> str:
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{", trust_remote_code=True" if own_class else ""})
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 inputs = tokenizer("Once upon a time", return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens={settings.max_new_tokens}, do_sample=True, temperature={settings.temperature},
-                        top_p={settings.top_p}, repetition_penalty={settings.repetition_penalty})
+output = model.generate(**inputs, max_new_tokens={settings.max_new_tokens}, do_sample=True,
+                        temperature={settings.temperature}, top_p={settings.top_p},
+                        repetition_penalty={settings.repetition_penalty})
 print(tokenizer.decode(output[0], skip_special_tokens=True))"""
+    trust = " --trust-remote-code" if own_class else ""
     serve = f"""hf upload USER/{name} . .
-vllm serve USER/{name}{" --trust-remote-code" if own_class else ""} --max-model-len {of.config.max_position_embeddings}"""
+vllm serve USER/{name}{trust} --max-model-len {of.config.max_position_embeddings}"""
     return f"""## How to load
 
 {fenced(load, "python")}
@@ -277,13 +269,15 @@ def gallery_section(samples: list[Sample], settings: SampleSettings, found: dict
     between = "\n\n".join(shown)
     return f"""## Samples
 
-Not edited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature}, top_p {settings.top_p},
-repetition penalty {settings.repetition_penalty}, at most {settings.max_new_tokens} tokens, seed {SEED}.
+Not edited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature},
+top_p {settings.top_p}, repetition penalty {settings.repetition_penalty}, at most {settings.max_new_tokens}
+tokens, seed {SEED}.
 
 {between}
 
-Of these answers {percent['ended']} ended by themselves, {percent['looping']} repeat themselves (more than half of their
-four-token sequences occurred before), and {percent['replacement_character']} hold U+FFFD, a character whose bytes the model did not finish."""
+Of these answers {percent['ended']} ended by themselves, {percent['looping']} repeat themselves (more than
+half of their four-token sequences occurred before), and {percent['replacement_character']} hold U+FFFD,
+a character whose bytes the model did not finish."""
 
 
 def limits(of: Run, found: dict[str, Any]) -> str:
@@ -294,15 +288,17 @@ def limits(of: Run, found: dict[str, Any]) -> str:
                    "longer texts than the rows were not measured.")
     rows = "Rows of the embedding beyond the vocabulary were not trained."
     if of.config.vocab_size <= 4096:
-        rows = ("The document separator has the id of the carriage return, so a carriage return in a text is read "
-                "as a line feed.")
+        rows = ("The document separator has the id of the carriage return, so a carriage return in a text "
+                "is read as a line feed.")
     lines = [
-        f"It saw {found['tokens']:,} tokens, {found['tokens_per_parameter']} for each parameter; Hoffmann et al. (2022) "
-        "advise about 20.",
+        f"It saw {found['tokens']:,} tokens, {found['tokens_per_parameter']} for each parameter; "
+        "Hoffmann et al. (2022) advise about 20.",
         context,
-        "It is a base model: it continues text. It follows no instructions; its facts and sums are not reliable.",
+        "It is a base model: it continues text. It follows no instructions; "
+        "its facts and sums are not reliable.",
         "The chat template is for tools that need one; the model was not trained on dialogue.",
-        "There was no safety training and no filtering: it may repeat anything in its training text. English only.",
+        "There was no safety training and no filtering: it may repeat anything in its training text. "
+        "English only.",
         rows,
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
@@ -336,7 +332,8 @@ def write_card(run_folder: str | Path) -> Path:
         data_section(of, found),
         recipe(of, found),
         architecture(of, found),
-        "## Licence\n\nApache-2.0, as the code. For the training text, see the sources in the section on data.",
+        "## Licence\n\nApache-2.0, as the code. "
+        "For the training text, see the sources in the section on data.",
         "## Citation\n\n" + fenced(citation, "bibtex"),
         "## Numbers\n\nFor checking, by `python params.py --audit RUN`:\n\n"
         + fenced(json.dumps({"card": FORM, **found}, indent=1), "json numbers"),
@@ -372,8 +369,7 @@ def show_sample(run: str | Path) -> str:
 
 def main() -> int:
     parser = Parser(
-        "Write the model card of a run.",
-        "  python -m publishing.card runs/tiny\n",
+        "Write the model card of a run.", "  python -m publishing.card runs/tiny\n",
         prog="python -m publishing.card",
     )
     parser.add_argument(

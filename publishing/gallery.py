@@ -15,8 +15,7 @@ from sample import Draw, SampleSettings
 # The kinds of prompt that the cards show; the wording is ours.
 PROMPTS = {
     "prose": [
-        "The old bridge over the river was",
-        "Bread is made from flour and water.",
+        "The old bridge over the river was", "Bread is made from flour and water.",
         "When the first snow fell, the children",
     ],
     "explanation": ["The reason why leaves are green is that", "Some ways to save water at home are:"],
@@ -25,8 +24,7 @@ PROMPTS = {
     "greeting": ["Hello! How are you"],
     "nonsense": ["qwzx plmok vrtg"],
 }
-# The cards' settings for their own galleries. Portimbria's are 40 tokens for three of its prompts and 350 for
-# two.
+# The cards' settings for their own galleries. Portimbria has 40 tokens for three prompts and 350 for two.
 STENTOR3 = SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=200)
 STENTOR2 = SampleSettings(temperature=1.0, top_p=0.8, repetition_penalty=1.1, max_new_tokens=45)
 GALLERY = {"150m": SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.15, max_new_tokens=40),
@@ -45,8 +43,7 @@ class Sample(NamedTuple):
 
 
 def loops(tokens: list[int]) -> bool:
-    """Whether a text goes round in circles: more than half of its sequences of four tokens occurred in it
-    before.
+    """Whether a text repeats itself: more than half of its sequences of four tokens occurred in it before.
 
     >>> loops([1, 2, 3, 4, 5] * 4), loops(list(range(20)))
     (True, False)
@@ -59,11 +56,11 @@ def loops(tokens: list[int]) -> bool:
 def continuations(
     model: Llama, prompts: list[list[int]], settings: SampleSettings, stop_id: int
 ) -> list[list[int]]:
-    """The new ids of one answer to each prompt, `stop_id` included where it ended one. All are decoded
-    together: a step reads every weight once.
+    """The new ids of one answer to each prompt, with `stop_id` at the end of those that ended by themselves.
 
-    Shorter prompts are padded at the left and a mask hides the padding. Rotary positions count distances
-    only, so it does not matter where a row begins (Su et al. 2021, section 3.2.2).
+    All rows are decoded together, so that a step reads every weight once. Shorter prompts are padded at the
+    left and a mask hides the padding. Rotary embeddings depend on distances only, so a row may start at any
+    position (Su et al. 2021, section 3.2.2).
     """
     width, B = max(map(len, prompts)), len(prompts)
     rows = [Draw(model, ids, settings, SEED, [stop_id]) for ids in prompts]
@@ -73,7 +70,7 @@ def continuations(
     input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])             # (B, T)
     real = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompts])    # (B, S)
     causal = torch.ones(width, width, dtype=torch.bool).tril()                                # (T, S)
-    itself = torch.eye(width, dtype=torch.bool)  # (T, S): padding must read something
+    itself = torch.eye(width, dtype=torch.bool)  # (T, S): padding attends to itself
     mask = causal & real[:, None, None] | itself                                              # (B, 1, T, S)
     logits = model.project(model.model(input_ids, cache, mask)[:, -1])                        # (B, V)
     for _ in range(room):
@@ -89,9 +86,7 @@ def continuations(
 
 
 def gallery(folder: Path, settings: SampleSettings) -> list[Sample]:
-    """One answer of the model in `folder` to each prompt. The seed is fixed, so the same weights give the
-    same gallery.
-    """
+    """One answer of the model in `folder` to each prompt; the same weights give the same gallery."""
     model, words = Llama.from_pretrained(folder).eval(), tokenizer.load(folder)
     asked = [(kind, prompt) for kind, prompts in PROMPTS.items() for prompt in prompts]
     encoded = [words.encode(prompt, document=True) for _, prompt in asked]
@@ -102,15 +97,13 @@ def gallery(folder: Path, settings: SampleSettings) -> list[Sample]:
         ended = new[-1:] == [words.eos_id]
         answer = new[:-1] if ended else new
         text = words.decode(ids + answer)[len(words.decode(ids)):]
-        # a last character may lack bytes only because it was cut
+        # The limit of tokens may have cut the last character.
         found.append(Sample(kind, prompt, text.rstrip("\ufffd"), answer, ended))
     return found
 
 
 def shares(samples: list[Sample]) -> dict[str, float]:
-    """The honest notices: how many answers ended by themselves, went round in circles, or hold U+FFFD, as
-    fractions of `samples`.
-    """
+    """Fractions of the samples that ended by themselves, repeat themselves, or hold U+FFFD."""
     return {
         "samples": len(samples),
         "ended": round(statistics.fmean(sample.ended for sample in samples), 3),

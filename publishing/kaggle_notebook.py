@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notebooks from KAGGLE.md: `python -m publishing.kaggle_notebook [DIR]` writes one .ipynb for each part of
-the page.
+"""Notebooks from KAGGLE.md: `python -m publishing.kaggle_notebook [DIR]` writes one .ipynb for each part.
 
-The page is the only place where the commands stand: text becomes text cells, and each block of commands a
-`%%bash` cell.
+Text becomes text cells, and each block of commands a `%%bash` cell, so KAGGLE.md is the only place to edit.
 """
 from __future__ import annotations
 
@@ -33,10 +31,7 @@ def cells(heading: str, text: str) -> list[dict]:
             source = "%%bash\nset -e\n" + piece.strip()
             result.append(
                 {
-                    "cell_type": "code",
-                    "metadata": {},
-                    "execution_count": None,
-                    "outputs": [],
+                    "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [],
                     "source": source,
                 }
             )
@@ -60,9 +55,7 @@ def write_notebooks(folder: Path) -> list[Path]:
         name = re.sub(r"\W+", "-", heading.lower()).strip("-")
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         notebook = {
-            "cells": cells(heading, text),
-            "metadata": {"kernelspec": kernel},
-            "nbformat": 4,
+            "cells": cells(heading, text), "metadata": {"kernelspec": kernel}, "nbformat": 4,
             "nbformat_minor": 4,
         }
         written.append(folder / f"{name}.ipynb")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's own files say in numbers, for its model card. `params.py --audit RUN` recomputes them in its
-own way.
-"""
+"""The numbers of a run's files, for its model card; `params.py --audit RUN` computes them independently."""
 from __future__ import annotations
 
 import json
@@ -26,43 +24,32 @@ class Run(NamedTuple):
     config: ModelConfig                     # of best/
     steps: list[dict]                       # rows of log.jsonl with a training loss
     evals: list[dict]                       # rows with a validation loss
-    manifest: dict | None                   # of the corpus, None where it is gone or has changed
+    manifest: dict | None                   # of the corpus; None if it is gone or has changed
     results: dict | None                    # evaluation.json
 
 
 def read_run(folder: Path) -> Run:
-    """Everything a card needs. Raises UserError where the folder is no run with a `best/`, or its log is
-    empty.
-    """
+    """Everything a card needs. Raises UserError for a folder without `best/`, or with an empty log."""
     info = read_json(folder / "run.json")
     config = ModelConfig.from_json(folder / "best" / "config.json")
     try:
         rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps, evals = [row for row in rows if "loss" in row], [
-            row for row in rows if row.get("eval_loss") is not None
-        ]
+        steps = [row for row in rows if "loss" in row]
+        evals = [row for row in rows if row.get("eval_loss") is not None]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder / 'log.jsonl'}: cannot be read ({error})") from None
     if not steps or not evals:
-        raise UserError(
-            f"{folder / 'log.jsonl'}: no training step or no evaluation in it; the run has not got far enough for a card"
-        )
+        raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
+                        "a card needs one of each")
     results = folder / "evaluation.json"
     return Run(
-        folder,
-        info,
-        config,
-        steps,
-        evals,
-        read_manifest(info),
+        folder, info, config, steps, evals, read_manifest(info),
         read_json(results) if results.is_file() else None,
     )
 
 
 def read_manifest(info: dict[str, Any]) -> dict | None:
-    """The manifest of the corpus that a run was trained on; None if that is no longer where it was, or is
-    another one now.
-    """
+    """The manifest of a run's corpus; None if the corpus is gone or has changed."""
     try:
         corpus = Corpus(info["data"], info["settings"]["seq_len"], 1, 1, verify=False)
     except UserError:
@@ -71,7 +58,7 @@ def read_manifest(info: dict[str, Any]) -> dict | None:
 
 
 def duration(rows: list[dict]) -> float:
-    """Seconds of all calls of a run: the clock in the log starts again with each call."""
+    """Seconds of all calls of a run. The clock in the log restarts at 0 with each call."""
     seconds = [row["seconds"] for row in rows]
     return sum(before for before, after in zip(seconds, seconds[1:] + [0.0]) if after < before)
 

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export a model to GGUF, the file of llama.cpp. The file is written out here by hand; it holds the weights
-and no tokenizer.
+"""Export a model to GGUF, the file format of llama.cpp. The file holds the weights and no tokenizer.
 
     python -m publishing.to_gguf runs/tiny --type f16
-    python -m publishing.to_gguf runs/20m --type q4_k_m        (quantized by llama.cpp itself: pip install llama-cpp-python)
+    python -m publishing.to_gguf runs/20m --type q4_k_m   (llama.cpp quantizes: pip install llama-cpp-python)
 
-What llama.cpp can do with it: read ids and give logits or ids, at any of its precisions. What it cannot do:
-tokenize. It knows no TokenMonster, so the file says that it has no tokenizer; text becomes ids, and ids text,
-with `tokenizer.py` or the folder's `tokenmonster_hf.py`. (Asked to tokenize with such a file,
-llama-cpp-python 0.3.36 ends its process.) Its own converter cannot make the file either: it looks for a known
-tokenizer first and stops.
+llama.cpp reads ids from such a file's user and gives logits or ids, at any of its precisions. It cannot
+tokenize, because it does not know TokenMonster; `tokenizer.py` or the folder's `tokenmonster_hf.py` turn text
+into ids and back. (llama-cpp-python 0.3.36 ends its process when it is asked to tokenize with such a file.)
+llama.cpp's own converter cannot make the file: it stops at the unknown tokenizer.
 
 A GGUF file (version 3, little-endian): "GGUF", version, number of tensors, number of keys; the keys, each a
 name, a type and a value; for each tensor its name, shape (innermost axis first), type and offset; then the
-tensors' bytes, each beginning at a multiple of 32.
+tensors' bytes, each at a multiple of 32.
 """
 from __future__ import annotations
 
@@ -45,8 +43,8 @@ TENSOR_TYPES = {
     14: "Q6_K",
 }
 FILE_TYPES = {"f32": 0, "f16": 1}
-QUANTIZED = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # llama.cpp's numbers for the mixtures that it makes
-# what they are made of; Q6_K is the head's in a q4_0 file
+QUANTIZED = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # llama.cpp's numbers for its mixtures of types
+# The types of a mixture's matrices. In a q4_0 file the head has Q6_K.
 USUAL = {"q4_0": ("Q4_0", "Q6_K"), "q4_k_m": ("Q4_K", "Q6_K")}
 
 
@@ -78,8 +76,9 @@ def keys_of(config: ModelConfig, file_type: str, name: str) -> dict[str, tuple[i
 
 
 def interleaved(weight: numpy.ndarray, heads: int) -> numpy.ndarray:
-    """Rows of q or k (heads * F, D) in llama.cpp's order: it turns features (2j, 2j + 1) of a head where ours
-    turns (j, j + F/2).
+    """Rows of q or k (heads * F, D) in llama.cpp's order.
+
+    Its rotary embedding rotates the features (2j, 2j + 1) of a head; ours rotates (j, j + F/2).
     """
     halves = weight.reshape(heads, 2, -1, weight.shape[1])                    # (heads, 2, F/2, D)
     return halves.swapaxes(1, 2).reshape(weight.shape)                        # (heads * F, D)
@@ -147,8 +146,9 @@ def write(model: Llama, file: Path, file_type: str, name: str) -> None:
 
 
 def read_types(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """Name -> (type, shape) of the tensors of a GGUF file, from its head. Raises UserError for a file that is
-    none.
+    """Name -> (type, shape) of the tensors, from the head of a GGUF file.
+
+    Raises UserError if it is not a GGUF file.
     """
     with open(file, "rb") as source:
         def take(layout: str) -> tuple:
@@ -171,7 +171,7 @@ def read_types(file: Path) -> dict[str, tuple[str, list[int]]]:
         try:
             magic, version, tensor_count, key_count = take("4sIQQ")
             if magic != b"GGUF" or version != 3:
-                raise UserError(f"{file}: no GGUF file of version 3")
+                raise UserError(f"{file}: not a GGUF file of version 3")
             for _ in range(key_count):
                 take_text()
                 skip_value(take("I")[0])
@@ -192,8 +192,8 @@ def quantize(source: Path, file: Path, file_type: str) -> None:
         import llama_cpp
     except ImportError:
         raise UserError(
-            f"llama-cpp-python is not installed: pip install llama-cpp-python, or write --type f16 and run llama.cpp's own "
-            f"llama-quantize FILE OUT {file_type}"
+            "llama-cpp-python is not installed: pip install llama-cpp-python, or write --type f16 and run "
+            f"llama.cpp's own llama-quantize FILE OUT {file_type}"
         ) from None
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = QUANTIZED[file_type]
@@ -204,7 +204,7 @@ def quantize(source: Path, file: Path, file_type: str) -> None:
 
 
 def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
-    """In words, what the file holds instead of what its name says, and why; "" where nothing was replaced."""
+    """The types that llama.cpp used instead of those in the file's name, and why; "" if there are none."""
     usual = USUAL.get(file_type)
     other = [name for name, (kind, shape) in types.items() if usual and len(shape) == 2 and kind not in usual]
     if not other:
@@ -212,7 +212,7 @@ def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
     kinds = Counter(types[name][0] for name in other)
     held = ", ".join(f"{count} as {kind}" for kind, count in sorted(kinds.items()))
     return (
-        f"{len(other)} of the matrices have rows of a length that is no multiple of 256, the block of the K types; "
+        f"{len(other)} matrices have rows whose length is not a multiple of 256, the block of the K types; "
         f"llama.cpp stored them with blocks of 32 instead: {held}"
     )
 
@@ -235,22 +235,17 @@ def export(folder: Path, file: Path, file_type: str) -> dict[str, tuple[str, lis
 def main() -> int:
     parser = Parser(
         "Export a model's weights to GGUF (llama.cpp).",
-        "  python -m publishing.to_gguf runs/tiny --type f16\n",
-        prog="python -m publishing.to_gguf",
+        "  python -m publishing.to_gguf runs/tiny --type f16\n", prog="python -m publishing.to_gguf",
     )
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="run or model folder (default: the newest under runs/)"
     )
     parser.add_argument(
-        "--type",
-        choices=[*FILE_TYPES, *QUANTIZED],
-        default="f16",
+        "--type", choices=[*FILE_TYPES, *QUANTIZED], default="f16",
         help="precision of the matrices (default: f16)",
     )
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
+        "--out", type=Path, metavar="FILE",
         help="file to write (default: gguf/model-TYPE.gguf in the model folder)",
     )
     args = parser.parse_args()

@@ -3,8 +3,8 @@
 
     python -m publishing.to_onnx runs/tiny
 
-The graph takes and gives what optimum's `text-generation-with-past` export does, under the same names, so
-that its users (onnxruntime, transformers.js) find their way: `input_ids` (B, T), `attention_mask` (B, S),
+The graph has the inputs and outputs of optimum's `text-generation-with-past` export, so that onnxruntime and
+transformers.js can use it: `input_ids` (B, T), `attention_mask` (B, S),
 `position_ids` (B, T), `past_key_values.N.key` and `.value` (B, K, P, F) in, `logits` (B, T, V) and
 `present.N.key`, `.value` (B, K, S, F) out, with S = P + T. A prompt is read with P = 0.
 """
@@ -25,9 +25,7 @@ from model import Llama, ModelConfig, attention_written_out
 
 
 class PastAndPresent:
-    """Stands in for KVCache in the exported graph: joins the past's keys and values to the new ones, and
-    keeps what came out.
-    """
+    """Replaces KVCache in the exported graph: appends new keys and values to the past ones."""
 
     def __init__(self, past: list[tuple[Tensor, Tensor]]):
         self.past = past
@@ -58,8 +56,8 @@ class Step(nn.Module):
         key = torch.arange(P + T)                                             # (S,)
         query = torch.arange(T)[:, None] + P                                  # (T, 1)
         real = attention_mask.bool()[:, None, None]                           # (B, 1, 1, S)
-        # A padded position reads itself: with nothing to read its softmax would be NaN, and NaN times weight
-        # 0 is NaN for all others.
+        # A padded position attends to itself. With nothing to attend to, its softmax would be NaN, and
+        # NaN times weight 0 is NaN for all other positions.
         mask = (key <= query) & (real | (key == query))                       # (B, 1, T, S)
         cache = PastAndPresent(past)
         x = decoder.embed_tokens(input_ids)                                   # (B, T, D)
@@ -69,15 +67,13 @@ class Step(nn.Module):
 
 
 def example_inputs(config: ModelConfig, batch: int, past: int, new: int) -> tuple:
-    """Random inputs of `Step`: `past` positions seen, `new` ones to come."""
+    """Random inputs of `Step`, with `past` positions in the cache and `new` ones to compute."""
     ids = torch.randint(config.vocab_size, (batch, new))
     mask = torch.ones(batch, past + new, dtype=torch.int64)
     positions = torch.arange(past, past + new).expand(batch, new)
     shape = (batch, config.num_key_value_heads, past, config.head_dim)
     return (
-        ids,
-        mask,
-        positions,
+        ids, mask, positions,
         [(torch.randn(shape), torch.randn(shape)) for _ in range(config.num_hidden_layers)],
     )
 
@@ -91,9 +87,7 @@ def names(config: ModelConfig) -> tuple[list[str], list[str]]:
 
 
 def export(folder: Path, file: Path) -> None:
-    """Write the ONNX file of the model in `folder` (FP32, one file). Raises UserError where onnx or
-    onnxscript is missing.
-    """
+    """Write the model in `folder` as one ONNX file, FP32. Raises UserError without onnx or onnxscript."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -112,27 +106,21 @@ def export(folder: Path, file: Path) -> None:
         "past": [(past, past)] * model.config.num_hidden_layers,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    # it names every library that it could know and that is not installed
+    # It would warn about every optional library that is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that axes of one size share one name
+        warnings.simplefilter("ignore")  # It would warn that axes of one size share one name.
         torch.onnx.export(
-            Step(model).eval(),
-            example_inputs(model.config, 2, 5, 3),
-            file,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+            Step(model).eval(), example_inputs(model.config, 2, 5, 3), file, input_names=inputs,
+            output_names=outputs, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
         )
 
 
 @torch.no_grad()
 def largest_difference(folder: Path, file: Path) -> float | None:
-    """Largest difference of any logit between onnxruntime and the model itself: a prompt, then one token at a
-    time. None without onnxruntime.
+    """Largest difference of a logit between onnxruntime and the model: a prompt, then single tokens.
+
+    None without onnxruntime.
     """
     try:
         import onnxruntime
@@ -161,17 +149,14 @@ def largest_difference(folder: Path, file: Path) -> float | None:
 
 def main() -> int:
     parser = Parser(
-        "Export a model to ONNX, with past keys and values.",
-        "  python -m publishing.to_onnx runs/tiny\n",
+        "Export a model to ONNX, with past keys and values.", "  python -m publishing.to_onnx runs/tiny\n",
         prog="python -m publishing.to_onnx",
     )
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="run or model folder (default: the newest under runs/)"
     )
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
+        "--out", type=Path, metavar="FILE",
         help="file to write (default: onnx/model.onnx in the model folder)",
     )
     args = parser.parse_args()
@@ -183,9 +168,8 @@ def main() -> int:
     if difference is None:
         print("not compared: onnxruntime is not installed")
     else:
-        print(
-            f"onnxruntime against the model, prompt and single steps: largest difference of a logit {difference:.1e}"
-        )
+        print("onnxruntime against the model, prompt and single steps: "
+              f"largest difference of a logit {difference:.1e}")
     return 0
 
 

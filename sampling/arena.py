@@ -106,11 +106,8 @@ def foreign(folder: Path) -> Contender:
         with FOREIGN, torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed % 2**63)
             new = model.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                max_new_tokens=room,
-                repetition_penalty=settings.repetition_penalty,
-                pad_token_id=start,
+                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=room, repetition_penalty=settings.repetition_penalty, pad_token_id=start,
                 **choice,
             )[0]
         before = its_tokenizer.decode(ids, skip_special_tokens=True)

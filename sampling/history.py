@@ -38,13 +38,8 @@ def remember(loaded: LoadedModel, prompt: str, answers: list[Answer], seconds: f
         made = {"text": answer.text, "ids": answer.ids, "ended": answer.ended, "seed": answer.seed}
         kept.append({**made, **vars(answer.settings)})
     record = {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "model": loaded.name,
-        "prompt": prompt,
-        "answers": kept,
-        "tokens": tokens,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"), "model": loaded.name, "prompt": prompt, "answers": kept,
+        "tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1),
     }
     file = history_file(loaded.folder)
     try:

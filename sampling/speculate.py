@@ -84,14 +84,8 @@ def marked(seen: Tensor, ids: list[int]) -> Tensor:
 
 @torch.inference_mode()
 def speculate(
-    target: Llama,
-    draft: Llama,
-    ids: list[int],
-    settings: SampleSettings,
-    seed: int,
-    stop_ids: Collection[int] = (),
-    ahead: int = AHEAD,
-    target_logits: NextLogits | None = None,
+    target: Llama, draft: Llama, ids: list[int], settings: SampleSettings, seed: int,
+    stop_ids: Collection[int] = (), ahead: int = AHEAD, target_logits: NextLogits | None = None,
     draft_logits: NextLogits | None = None,
 ) -> Speculation:
     """Continue `ids` with the target's distribution. Ends as `sample.generate` does. Both models have the
@@ -121,9 +115,7 @@ def speculate(
                 token = draw((p - q[kept]).clamp(min=0), numbers.random())
         new = proposals[:kept] + [token]
         result.passes, result.proposed, result.kept = (
-            result.passes + 1,
-            result.proposed + len(proposals),
-            result.kept + kept,
+            result.passes + 1, result.proposed + len(proposals), result.kept + kept,
         )
         ids += new
         answer.seen = marked(answer.seen, new)

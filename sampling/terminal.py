@@ -115,12 +115,8 @@ def tell_lost_text(loaded: LoadedModel, prompt: str) -> None:
 # ---------------------------------------------------------------------------------------------------- answers
 
 def say(
-    loaded: LoadedModel,
-    prompt: str,
-    draws: list[tuple[SampleSettings, int]],
-    show: str | None = None,
-    stop: str | None = None,
-    ids: list[int] | None = None,
+    loaded: LoadedModel, prompt: str, draws: list[tuple[SampleSettings, int]], show: str | None = None,
+    stop: str | None = None, ids: list[int] | None = None,
 ) -> dict[str, Any]:
     """Let a model answer once for each (settings, seed); return the record that history and --json keep.
 

@@ -173,12 +173,8 @@ def facts(tokenizer: Tokenizer, path: Path, sample: str) -> dict:
             "unk_id": vocab.unk,
         }
     return found | {
-        "eos_id": tokenizer.eos_id,
-        "bos_id": tokenizer.bos_id,
-        "pad_id": tokenizer.pad_id,
-        "fingerprint": tokenizer.fingerprint,
-        "sample_characters": len(sample),
-        "sample_tokens": len(ids),
+        "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id,
+        "fingerprint": tokenizer.fingerprint, "sample_characters": len(sample), "sample_tokens": len(ids),
         "characters_per_token": round(len(sample) / max(1, len(ids)), 3),
     }
 
