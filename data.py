@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to batches: how documents are cleaned and split, and which tokens of a prepared folder a training step
-sees.
+"""Text to batches: cleaning and splitting documents, and the tokens of each training step.
 
     documents -> clean_text -> tokens + separator -> shards of uint16    once: corpus/prepare.py
     step -> block of the run -> source -> keyed permutation -> tokens    every step: `Corpus.batch`
 
 A batch is a pure function of the prepared folder and a few numbers. There is no loader state, so a resumed
-run reads exactly what it would have read, a lesson can look at any step, and every replica cuts its own rows
-out of the same global batch.
+run reads the same batches as an uninterrupted one, a lesson can show any step, and every replica takes its
+rows from the same global batch.
 
 Axes: B rows of a batch, T positions (seq_len).
 """
@@ -32,7 +31,7 @@ from common import UserError, command, read_json, run, sha256_file
 from tokenizer import lost_sentence
 
 START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
-# where the anneal ends: our assumption, the cards only say what rises
+# The shares at the end of the anneal are our assumption: the cards say only which shares rise.
 END = {"web": 0.50, "code": 0.30, "math": 0.20}
 ANNEAL = 0.15  # the last part of the token budget, over which START moves to END
 SPLITS = ("train", "validation")
@@ -45,10 +44,10 @@ FORMAT = "stentor-corpus-1"
 def clean_text(text: str, preserve_linebreaks: bool = False, unify_newlines: bool = True) -> str:
     r"""The cards' cleaning function: NFKC, one kind of line end, then one of two ways to treat lines.
 
-    Code keeps its lines (right-stripped, the whole stripped); web and mathematics become one line with single
-    spaces. The Stentor2 card has the second way only, and no newline step (`unify_newlines=False`), which
-    changes nothing: `splitlines()` takes CR and CRLF as line ends too. It also breaks at form feed, vertical
-    tab, U+001C-1E, U+0085, U+2028 and U+2029.
+    Code keeps its lines, without white space at their ends and around the text; web and mathematics become
+    one line with single spaces. The Stentor2 card has only the second way, without the newline step
+    (`unify_newlines=False`), which changes nothing: `splitlines()` also splits at CR and CRLF, form feed,
+    vertical tab, U+001C-1E, U+0085, U+2028 and U+2029.
 
     >>> clean_text("One\r\n  two\u00a0 three.\n\n")
     'One two three.'
@@ -65,13 +64,12 @@ def clean_text(text: str, preserve_linebreaks: bool = False, unify_newlines: boo
 
 
 def split_key(text: str) -> int:
-    """A number in [0, 2**64) that sends a cleaned document to training or validation: SHA-256 of its
-    lower-case letters and digits.
+    """A number in [0, 2**64) that decides whether a cleaned document is for training or validation.
 
-    Documents that differ in spaces, punctuation or case alone have the same key, so such a copy of a
-    validation document is a validation document too. No table of seen documents is needed, and neither order
-    nor shard size nor workers matter. Copies that were cut, or had words changed, have other keys: the split
-    does not find those.
+    It is the SHA-256 of the lower-case letters and digits. Documents that differ only in spaces, punctuation
+    or case have the same key, so such a copy of a validation document is a validation document too. No table
+    of seen documents is needed, and order, shard size and workers do not matter. A copy that was shortened,
+    or had words changed, has another key: the split does not find it.
 
     >>> split_key("The end.") == split_key("THE  END")
     True
@@ -85,18 +83,18 @@ def split_key(text: str) -> int:
 # ------------------------------------------------------------------------------------------------ permutation
 
 def permute(index: int, size: int, key: str) -> int:
-    r"""Where `index` goes in a permutation of 0..size-1 that `key` chooses; computed, never stored.
+    r"""The new place of `index` in a permutation of 0..size-1 that `key` chooses; computed, never stored.
 
     A Feistel network (Luby and Rackoff 1988) shuffles the numbers of 2h bits, where h is half the bits of
     size - 1, rounded up. A number is two halves (L, R), and a round is
 
         (L, R)  ->  (R, L xor f(round, R))        f: h bits of a hash keyed by `key`
 
-    which can be undone whatever f is, so the network is one-to-one. Four rounds are enough for long numbers;
-    eight also mix the few bits of a small source evenly (a test measures it). Results of `size` or more are
-    sent through it again (cycle walking, Black and Rogaway 2002): the walk must come back below `size`, at
-    the latest at its starting point, and two walks never end at the same place. As 2**2h < 4 size, it takes
-    fewer than four turns on average.
+    which can be undone for any f, so the network is one-to-one. Four rounds are enough for long numbers;
+    eight also mix the few bits of a small source evenly (a test measures it). A result of `size` or more
+    goes through the network again (cycle walking, Black and Rogaway 2002). The walk comes back below `size`,
+    at the latest at its starting point, and two walks never end at the same place. Because 2**2h < 4 size,
+    fewer than four passes are needed on average.
 
     >>> sorted(permute(i, 10, "demo") for i in range(10)) == list(range(10))
     True
@@ -117,20 +115,19 @@ def permute(index: int, size: int, key: str) -> int:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which source fills which block of a run: shares that are constant, then move linearly to others (the
-    anneal).
+    """The source of each block of a run. Shares are constant, then change linearly (the anneal).
 
-    With N blocks in all and the turning point A = (1 - anneal) N, source j has at block t the share w and
-    should have given C:
+    There are N blocks in all; the anneal begins at block A = (1 - anneal) N. At block t, source j has the
+    share w and should have filled C blocks:
 
         w_j(t) = start_j + slope_j max(0, t - A)                     slope_j = (end_j - start_j) / (N - A)
         C_j(t) = start_j t + slope_j max(0, t - A)^2 / 2
 
-    Two sources: block n goes to the first where round(C(n + 1)) > round(C(n)), so its count is never more
-    than half a block off. More: the blocks that source 0 leaves are dealt in the same way between source 1
-    and the rest, on their own clock 0, 1, 2, ...; block m of that clock is due at the time t with T(t) = m,
-    where T is the sum of C over the sources that remain. A level inherits part of the error before it: with
-    75/15/10 counts are off by at most 0.5, 0.8 and 0.7 blocks, so any window of the run holds the requested
+    Two sources: block n goes to the first if round(C(n + 1)) > round(C(n)), so its count is never more than
+    half a block off. More sources: the blocks that source 0 leaves are numbered 0, 1, 2, ... and divided in
+    the same way between source 1 and the rest; number m is due at the time t with T(t) = m, where T is the
+    sum of C over the remaining sources. Each level inherits part of the error of the level before: with
+    75/15/10 counts are off by at most 0.5, 0.8 and 0.7 blocks, so any window of the run has the requested
     number of blocks to within 1.6.
     """
 
@@ -160,8 +157,10 @@ class Mixture:
         return start * time + self.slope(start, end) * late * late / 2
 
     def when(self, start: float, end: float, count: float) -> float:
-        """The time at which C(time) = count: on the line up to A, after it the root x of start x + slope x^2
-        / 2 = count - C(A).
+        """The time at which C(time) = count.
+
+        Up to A this is a linear equation; after it, x = time - A solves
+        start x + slope x^2 / 2 = count - C(A).
         """
         if count <= start * self.turn:
             return count / start if start else 0.0
@@ -195,7 +194,7 @@ class Mixture:
 
 
 def average_share(start: float, end: float, anneal: float = ANNEAL) -> float:
-    """A source's share of a whole run: (1 - anneal) start + anneal (start + end) / 2."""
+    """A source's share of a complete run: (1 - anneal) start + anneal (start + end) / 2."""
     return (1 - anneal) * start + anneal * (start + end) / 2
 
 
@@ -207,16 +206,15 @@ class Corpus:
     split "train"       blocks in the mixture's shares, in an order that `seed` chooses; total_steps is the
                         horizon of the anneal
     split "validation"  each validation block once, always in the same order, the sources in proportion to
-    what they hold. Only
-                        full batches are given, as shapes must not change (XLA); len() is their number, 0
-                        where there are fewer blocks (`num_blocks`) than batch_size: ask for smaller batches
-                        then.
+                        their sizes. There are only full batches, because shapes must not change (XLA); len()
+                        is their number. It is 0 if there are fewer blocks (`num_blocks`) than batch_size;
+                        use smaller batches then.
 
-    The vocabulary's checksum and the sizes of the split's shards are compared with the manifest each time;
-    with `verify` the shards' checksums as well, on all cores (about a second per gigabyte and core). Raises
-    UserError for the first file that differs. Shards are neither mapped nor kept open: a block is read when
-    it is asked for. So memory does not grow with the corpus, and a file that is cut during training gives an
-    error, where a memory map would end the process.
+    The vocabulary's checksum and the sizes of the split's shards are compared with the manifest each time,
+    with `verify` the shards' checksums too, on all cores (about a second per gigabyte and core). Raises
+    UserError for the first file that differs. A block is read from its file when it is needed; shards are not
+    memory-mapped and not kept open. So memory does not grow with the corpus, and a file that is truncated
+    during training gives an error; with a memory map it would end the process.
     """
 
     def __init__(
@@ -281,17 +279,16 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the batches: tokenizer, mixture and shards. The same data prepared twice
-        have the same.
+        """SHA-256 of tokenizer, mixture and shards, which decide the batches.
+
+        The same data prepared twice have the same fingerprint.
         """
         sources = {name: deciding(source) for name, source in self.manifest["sources"].items()}
         parts = [self.manifest["tokenizer"]["fingerprint"], self.manifest["mixture"], sources]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def check_files(self, verify: bool) -> None:
-        """Compare the split's shards and the vocabulary with the manifest; raises UserError for the first
-        that differs.
-        """
+        """Compare shards and vocabulary with the manifest; raises UserError for the first difference."""
         sums = {
             self.vocab_path / name: digest for name, digest in self.manifest["tokenizer"]["files"].items()
         }
@@ -314,19 +311,18 @@ class Corpus:
                     )
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
-        """Token ids of an optimizer step, int64 (batch_size / world, seq_len): the rows of `rank` out of the
-        global batch.
+        """The rows of `rank` in the batch of an optimizer step, int64 (batch_size / world, seq_len).
 
-        Row r of step s is block n = s * batch_size + r of the run. The mixture says which source it comes
-        from and how many blocks i that source gave before; i = epoch * blocks + position, and the position
-        goes through the epoch's own permutation:
+        Row r of step s is block n = s * batch_size + r of the run. The mixture gives its source, and the
+        number i of blocks that this source filled before; i = epoch * blocks + position. Each epoch has its
+        own permutation of the source's blocks:
 
             block = permute(position, blocks, key = (seed, source, epoch))
 
-        so no block comes twice within an epoch, and a source that runs out begins its next epoch in another
-        order while the others go on. The row is the source's tokens block * seq_len to (block + 1) * seq_len
-        - 1: documents follow each other, one may go on in another block, and only the rest after the last
-        full block is left out. Raises IndexError past the end.
+        So no block comes twice within an epoch, and a source that runs out starts its next epoch in another
+        order, independently of the others. The row has the source's tokens block * seq_len to
+        (block + 1) * seq_len - 1: documents follow each other, may continue in another block, and only the
+        tokens after the last full block are left out. Raises IndexError past the end.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
@@ -354,7 +350,7 @@ class Corpus:
         return source, permute(position, self.blocks[source], f"{self.seed} {self.names[source]} {epoch}")
 
     def read(self, source: int, start: int, row: np.ndarray) -> None:
-        """Fill `row` (T,) with the tokens from `start` on; a block may go over the end of a shard."""
+        """Fill `row` (T,) with the tokens from `start` on; a block may continue in the next shard."""
         done = 0
         while done < len(row):
             shard = bisect.bisect_right(self.starts[source], start + done) - 1
@@ -368,7 +364,7 @@ class Corpus:
             done += count
 
     def epochs(self, steps: int) -> dict[str, float]:
-        """How often the first `steps` steps go through each source."""
+        """How many epochs of each source the first `steps` steps read."""
         counts = self.mixture.counts(steps * self.batch_size)
         return {name: count / max(1, blocks) for name, count, blocks in zip(self.names, counts, self.blocks)}
 
@@ -377,11 +373,11 @@ class Corpus:
         return dict(zip(self.names, self.mixture.weights(step * self.batch_size)))
 
     def entropy(self, source: str | None = None) -> float | None:
-        """Nats per token of this split that no model can go below on average; None if unknown.
+        """The entropy of this split in nats per token, a bound for every model's mean loss; None if unknown.
 
-        The -log p of all documents of `source` (default: of all sources) over their tokens, one separator
-        each. It bounds the mean loss over complete documents, each read from its beginning; a row that begins
-        in the middle of a document lacks what came before, and its loss is higher.
+        It is the -log p of all documents of `source` (default: of all sources) divided by their tokens, one
+        separator each. It bounds the mean loss over complete documents, each read from its beginning; a row
+        that begins inside a document lacks the text before it, and its loss is higher.
         """
         names = [source] if source else self.names
         splits = [self.manifest["sources"][name][self.split] for name in names]
@@ -397,11 +393,10 @@ class Corpus:
         return np.split(tokens[:ends[-1]], ends[:-1]) if len(ends) else []
 
     def unigram_entropy(self, steps: int | None = None) -> float:
-        """Entropy in nats per token of the token frequencies in batches 0..steps-1 (default all), H = -sum p
-        ln p.
+        """H = -sum p ln p over the token frequencies p in batches 0..steps-1 (default: all), in nats.
 
-        It is the loss of a model that knows how frequent each token is and nothing of the context, on the
-        very tokens that the loss counts: all but the first of each row.
+        It is the loss of a model that knows the frequency of each token and ignores the context, on the same
+        tokens as the loss: all but the first of each row.
         """
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for step in range(self.steps if steps is None else min(steps, self.steps)):
@@ -411,8 +406,7 @@ class Corpus:
 
 
 def steps_for_epochs(dir: str | Path, seq_len: int, batch_size: int, epochs: float) -> int:
-    """The most steps (at least 1) in which no source of the corpus is gone through more than `epochs` times.
-    """
+    """The most steps (at least 1) that read no source of the corpus more than `epochs` times."""
     manifest, limits = read_manifest(Path(dir)), []
     mixture = manifest["mixture"]
     for name, source in manifest["sources"].items():
@@ -426,12 +420,12 @@ def steps_for_epochs(dir: str | Path, seq_len: int, batch_size: int, epochs: flo
 # --------------------------------------------------------------------------------------------------- manifest
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, every field that is used later checked. Raises UserError."""
+    """The manifest of a prepared folder, every field validated. Raises UserError."""
     if not (folder / "manifest.json").is_file():
         if (folder / "prepare.json").is_file():
             raise UserError(
-                f"{folder}: its preparation was not finished; run the same `data.py prepare` command again, "
-                "it continues"
+                f"{folder}: its preparation is not finished; run the same `data.py prepare` command again to "
+                "continue"
             )
         raise UserError(
             f"{folder}: no prepared corpus here (no manifest.json); "
@@ -454,7 +448,7 @@ def tokens_of(split: dict) -> int:
 
 
 def deciding(record: dict) -> dict:
-    """A source's record in a manifest without the counts that decide no batch."""
+    """A source's record in a manifest without the counts that do not affect batches."""
     kept = {key: value for key, value in record.items() if key not in ("nats", "lost", "without_text")}
     return {key: deciding(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
@@ -499,7 +493,7 @@ def is_count(value: Any, below: int) -> bool:
 
 
 def check_split(name: str, split: str, record: dict) -> None:
-    """Validate what a manifest says of one split of source `name`; raises as `check_manifest`."""
+    """Validate a manifest's record of one split of source `name`; raises as `check_manifest`."""
     require(all(is_count(record[key], 2**63) for key in ("documents", "characters")), "counts")
     require(is_count(record.get("lost", 0), 2**63), "lost")
     nats = record.get("nats")
@@ -538,9 +532,7 @@ def check_manifest(manifest: dict) -> None:
 
 
 def mixture_table(corpus: Corpus) -> str:
-    """The mixture over a whole run as text: the shares at some steps, and how often the run goes through each
-    source.
-    """
+    """The mixture over a run as text: the shares at some steps, and the epochs of each source."""
     end = len(corpus)
     turn = round((1 - corpus.mixture.anneal) * end)
     lines = ["step".rjust(10) + "".join(name.rjust(10) for name in corpus.names)]
@@ -551,7 +543,7 @@ def mixture_table(corpus: Corpus) -> str:
     epochs = corpus.epochs(end)
     lines.append("epochs".rjust(10) + "".join(f"{number:10.2f}" for number in epochs.values()))
     if max(epochs.values()) > 1:
-        lines.append("past one epoch a source begins again, in another order; the shares stay as they are")
+        lines.append("a source that ends starts another epoch, in another order; the shares do not change")
     return "\n".join(lines)
 
 

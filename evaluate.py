@@ -3,10 +3,10 @@
 
     python evaluate.py runs/20m --blimp blimp.jsonl.gz --choices hellaswag.jsonl.gz
 
-Everything but GSM8K asks one question many times: how probable are these tokens after those? `score`
-answers it for many token sequences at once. `choice_queries` decides where a choice begins inside a text,
-which is the one difficult part. After that each benchmark takes a few lines: which texts to score, and what
-to make of the numbers. Tables and the command line are in judging/scoreboard.py.
+All benchmarks but GSM8K ask the same question: how probable are these tokens after those? `score` answers it
+for many token sequences at once. `choice_queries` finds where a choice begins inside a text, which is the
+difficult part. The rest is short: which texts each benchmark scores, and what it computes from the numbers.
+Tables and the command line are in judging/scoreboard.py.
 """
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
 
 def begin(tokenizer: Tokenizer) -> list[int]:
-    """The ids before a scored text: what a foreign tokenizer puts there, else the document separator."""
+    """The ids before a scored text: a foreign tokenizer's prefix, else the document separator."""
     return tokenizer.prefix_ids or [tokenizer.eos_id]
 
 
@@ -62,7 +62,7 @@ def common_beginning(sequences: list[list[int]]) -> int:
 
 
 def shared_prefix(group: list[Query]) -> int:
-    """How many leading tokens the queries of a group share, before the first one that predicts."""
+    """How many leading tokens the queries of a group share, before the first scored position."""
     if len(group) == 1:
         return 0
     limit = min(query.start for query in group) - 1
@@ -110,12 +110,12 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
 
 
 def fit(query: Query, limit: int) -> Query:
-    """The query without the first tokens that are too many: `limit` positions hold all but the last token."""
+    """The query, cut at its beginning so that all but its last token fit in `limit` positions."""
     extra = max(0, len(query.ids) - limit - 1)
     if query.start <= extra:
         raise UserError(
-            f"{len(query.ids) - query.start} tokens are to be scored at once, more than the {limit} "
-            "positions of the model"
+            f"a text of {len(query.ids) - query.start} tokens must be scored in one piece, but the model has "
+            f"only {limit} positions"
         )
     return Query(query.ids[extra:], query.start - extra, max(0, query.cover - extra), query.among)
 
@@ -170,7 +170,7 @@ VISIBLE = re.compile(rb"\x7f.?|(.)", re.DOTALL)
 
 
 def covering(tokenizer: Tokenizer, ids: list[int], visible: int) -> tuple[int, bytes]:
-    """Which token of `ids` holds byte number `visible` of their text, and its bytes up to that one."""
+    """The index of the token that holds byte number `visible` of the text, and its bytes up to there."""
     pieces = [tokenizer.token_bytes([token]) for token in ids]
     ends = [match.end() for match in VISIBLE.finditer(b"".join(pieces)) if match[1]]
     end = ends[visible - 1]
@@ -194,29 +194,29 @@ def choice_queries(
 ) -> tuple[list[Query], bool]:
     """Queries that score each choice (a text after `context`), and whether a token crosses the boundary.
 
-    An encoder that looks ahead may split the context differently before each choice, or cover its end and the
-    beginning of the choice with one token: "he is using" is [" he is", " using"], "he" alone is [" he"].
+    An encoder that looks ahead may split the context differently before each choice, or cover the end of the
+    context and the beginning of the choice with one token: "he is using" is [" he is", " using"], "he" alone
+    is [" he"].
 
-    boundary "lm-eval": as lm-eval does it, the context is encoded alone, and the tokens of context + choice
-    after that many are scored. If the context's tokens are not the first ones of context + choice, bytes are
-    lost or scored twice (" is" above). If no token is left, token 0 is scored, as the Stentor3 card's patch
-    does.
+    boundary "lm-eval" follows lm-eval: encode the context alone, drop as many tokens from context + choice,
+    and score the rest. If the context's tokens are not the first ones of context + choice, bytes are lost or
+    scored twice (" is" above). If no token is left, token 0 is scored, like the Stentor3 card's patch.
 
     boundary "bytes" scores exactly the bytes of the choice. Let E_c be the tokens of context + choice c, and
     E_0 those of the context. If every E_c begins with E_0, the rest of E_c is scored, which is lm-eval's
-    score. Otherwise let P be the longest beginning that E_0 and all E_c share. In each E let q be the tokens
-    after P and before the one that holds the last byte of the context, and r_q the bytes of the context in
-    that one. Then
+    score. Otherwise let P be the longest beginning that E_0 and all E_c share. In each E, one token holds the
+    last byte of the context. Let q be the tokens between P and that token, and r_q the bytes of the context
+    in it. Then
 
         score(c) = log p(E_c after P | P) - log Z
         Z = sum over the distinct q of  p(q | P) * (sum over v of p(v | P q)),
 
     where v runs over the tokens whose bytes begin with r_q. The first term is the probability that the rest
-    of the context and the choice follow P; Z is the probability that the rest of the context does, along all
-    the ways in which the encoder splits it. Their ratio is the probability of the choice's bytes given the
-    context's. `choice_scores` subtracts log Z; for it the last query is E_0.
+    of the context and the choice follow P; Z is the probability that the rest of the context follows P, over
+    all the ways in which the encoder splits it. Their ratio is the probability of the choice's bytes given
+    the context's. `choice_scores` subtracts log Z and needs E_0 for it, the last query.
 
-    Before the context comes what a foreign tokenizer puts there (`prefix_ids`), as in lm-eval.
+    A foreign tokenizer's `prefix_ids` come before the context, as in lm-eval.
     """
     if boundary == "lm-eval":
         blanks = context[len(context.rstrip()):]
@@ -260,9 +260,9 @@ def choice_scores(queries: list[Query], scored: list[Scored]) -> list[float]:
 # ------------------------------------------------------------------------------------------------- perplexity
 
 def windows(ids: list[int], start: int, context: int, stride: int) -> list[Query]:
-    """Queries that score every token from `start` on once, each after as many tokens as fit in `context`.
+    """Queries that score every token from `start` on once.
 
-    That is all tokens before it, or at least context - stride.
+    Each token is scored after all earlier ones, or after at least context - stride of them.
     """
     queries = []
     while start < len(ids):
@@ -281,12 +281,12 @@ def perplexity(
         loss = -1/N sum log p(token)    ppl = exp(loss)    bits_per_byte = -sum log2 p / bytes of UTF-8
                                         bits_per_char = the same / characters
 
-    Each document is encoded with document=True, after the separator or what a foreign tokenizer puts there;
-    all of its tokens are scored. Loss and perplexity are per token, so they compare models of one vocabulary
-    only; the bits compare any two. A document longer than `context` positions (default: all that the model
-    has) is read in windows that overlap by half. `stderr` is the standard error of loss: over documents if
-    there are several, since the tokens of one depend on each other, else over tokens. Raises UserError for a
-    text without tokens.
+    Each document is encoded with document=True, after the separator or a foreign tokenizer's prefix; all of
+    its tokens are scored. Loss and perplexity are per token, so they compare only models with the same
+    vocabulary; the bits compare any two models. A document longer than `context` positions (default: the
+    model's maximum) is read in windows that overlap by half. `stderr` is the standard error of loss: over
+    documents if there are several, because the tokens of a document depend on each other, else over tokens.
+    Raises UserError for a text without tokens.
     """
     documents = [text] if isinstance(text, str) else list(text)
     context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
@@ -345,9 +345,7 @@ def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
 def in_blocks(
     name: str, items: list, size: int, judge: Callable[[list], list], finished: dict[str, list]
 ) -> list:
-    """`judge` of all items, `size` at a time. Parts that are in `finished` are not judged again; new ones are
-    added to it.
-    """
+    """`judge` of all items, `size` at a time; results are taken from `finished` and added to it."""
     results = []
     for first in range(0, len(items), size):
         part = items[first:first + size]
@@ -381,7 +379,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 # The Stentor2-30M card has eight categories and does not say which paradigm belongs to which. This is our
 # assignment, by BLiMP's phenomena (the field `linguistics_term`; the paper counts s-selection as argument
 # structure) and the card's examples: gender of anaphors under binding, existential quantifiers under raising.
-# The superlative quantifiers, which are wrong under negation, go with licensing ("any", "ever").
+# The superlative quantifiers, which are wrong under negation, belong to licensing ("any", "ever").
 CATEGORIES = {
     "determiner_noun_agreement": "Agreement",
     "subject_verb_agreement": "Agreement",
@@ -430,7 +428,7 @@ def blimp(
     first = begin(tokenizer)
 
     def query(pair: list[list[int]]) -> list[Query]:
-        # what both sentences begin with has the same probability in both, so it is not scored
+        # The common beginning has the same probability in both sentences, so it is not scored.
         start = min(common_beginning(pair), *(len(ids) - 1 for ids in pair))
         return [Query(ids, max(start, len(first))) for ids in pair]
 
@@ -480,10 +478,10 @@ def blimp(
 # -------------------------------------------------------------------------------------------- multiple choice
 
 def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
-    """Contexts and what may follow each, by the item's `kind`: question, continuation or cloze.
+    """Contexts and the possible continuations of each, by the item's `kind`: question, continuation, cloze.
 
-    A cloze has one `_` in its context, and one context for each choice: what is before the blank, then the
-    choice. What comes after the blank is scored (Trinh and Le 2018).
+    The context of a cloze has one `_`. Each choice gives one context: the text before the blank, then the
+    choice. The text after the blank is scored (Trinh and Le 2018).
     """
     if item["kind"] == "cloze":
         before, after = item["context"].split("_")
@@ -493,7 +491,7 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
 
 
 def check_options(boundary: str, prompt: str) -> None:
-    """Raise UserError for an unknown boundary or prompt; it would silently give another score."""
+    """Raise UserError for an unknown boundary or prompt."""
     for name, value, known in (
         ("boundary", boundary, ("bytes", "lm-eval")),
         ("prompt", prompt, ("plain", "lm-eval")),
@@ -547,11 +545,11 @@ def multiple_choice(
         with `labels` (TruthfulQA MC2, Lin et al. 2022): acc = sum over true c of p(c) / sum over all c of
         p(c), and no acc_norm
 
-    `boundary` says which tokens are scored (see `choice_queries`); `crossed` counts the items for which it
-    matters. prompt "plain" joins context and choice by the item's `kind`, "lm-eval" as the task in lm-eval;
-    as there, no separator goes before the context. `stderr` is that of acc, `interval` its 95% interval
-    (Wilson 1927), `chance` what guessing gives, `groups` acc for each group of MMLU. The file has one item a
-    line: task, kind, context, choices, label or labels, and subject for MMLU.
+    `boundary` chooses the scored tokens (see `choice_queries`); `crossed` counts the items for which it
+    matters. prompt "plain" joins context and choice by the item's `kind`, "lm-eval" like the task in lm-eval;
+    neither puts a separator before the context. `stderr` is the standard error of acc, `interval` its 95%
+    interval (Wilson 1927), `chance` the accuracy of guessing, `groups` acc for each group of MMLU. The file
+    has one item a line: task, kind, context, choices, label or labels, and subject for MMLU.
     """
     check_options(boundary, prompt)
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
@@ -569,7 +567,7 @@ def multiple_choice(
         results = []
         for item, prompt, contexts in zip(part, prompts, found):
             log_p = [value for queries, _ in contexts for value in choice_scores(queries, next(scored))]
-            # in characters, without the blank before the choice
+            # Sizes in characters, without the blank before the choice.
             sizes = [max(1, len(choice) - 1) for _, choices in prompt for choice in choices]
             results.append([*judge_choices(item, log_p, sizes), any(crossed for _, crossed in contexts)])
         return results
@@ -636,7 +634,7 @@ MMLU_GROUPS = {
 
 
 def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
-    """Contexts and continuations as the lm-eval task named `task` makes them. UserError for an unknown task.
+    """Contexts and continuations of the item's `task` in lm-eval. Raises UserError for an unknown task.
 
     >>> lm_eval_prompt({"task": "piqa", "context": "To boil water", "choices": ["heat it", "cool it"]})
     [('Question: To boil water\\nAnswer:', [' heat it', ' cool it'])]

@@ -7,9 +7,9 @@ comment of this project:
     B batch    T positions    D hidden_size    H query heads    K key/value heads    F width of one head
     M width of the MLP    V vocabulary    S positions seen so far (T, plus what a KV cache holds)
 
-Reading order: ModelConfig and SIZES; the parts in the order in which a token meets them (RMSNorm, rotary
-embedding, attention, SwiGLU, block); `Llama`, the loss, initialization, the KV cache; saving and loading, and
-what folders that other programs wrote need besides.
+Reading order: ModelConfig and SIZES; the parts, in the order of the computation (RMSNorm, rotary embedding,
+attention, SwiGLU, block); `Llama`, the loss, initialization, the KV cache; saving and loading model folders,
+also those of other programs.
 """
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Everything that makes this shape impossible, one sentence each; empty if the model can be built."""
-        found, sound = [], set()                                  # sound: fields whose own value is possible
+        found, sound = [], set()                                  # sound: fields with a possible value
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             limit = 1000 if field.name == "num_hidden_layers" else 2**20
@@ -61,24 +61,15 @@ class ModelConfig:
                 found.append(f"{field.name} must be a positive number, not {value!r}")
             else:
                 sound.add(field.name)
-        if (
-            sound >= {"num_attention_heads", "num_key_value_heads"}
-            and self.num_attention_heads % self.num_key_value_heads
-        ):
-            found.append(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-        if "head_dim" in sound and self.head_dim % 2:
-            found.append(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs of features")
-        if (
-            sound >= {"max_position_embeddings", "head_dim"}
-            and self.max_position_embeddings * self.head_dim > 2**27
-        ):
-            found.append(
-                f"max_position_embeddings {self.max_position_embeddings} by head_dim {self.head_dim} is a "
-                "rotary table above 512 MiB"
-            )
+        heads, kept = self.num_attention_heads, self.num_key_value_heads
+        length, width = self.max_position_embeddings, self.head_dim
+        if sound >= {"num_attention_heads", "num_key_value_heads"} and heads % kept:
+            found.append(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kept}")
+        if "head_dim" in sound and width % 2:
+            found.append(f"head_dim {width} is odd; rotary embedding rotates pairs of features")
+        if sound >= {"max_position_embeddings", "head_dim"} and length * width > 2**27:
+            found.append(f"max_position_embeddings {length} by head_dim {width} is a rotary table above "
+                         "512 MiB")
         return found
 
     def check(self, where: str = "model") -> ModelConfig:
@@ -92,7 +83,7 @@ class ModelConfig:
     def from_json(cls, path: str | Path) -> ModelConfig:
         """Read a Llama `config.json`, also one that transformers wrote (see `plain_llama`).
 
-        Raises UserError for a missing key, and for parts that this model does not have: biases, scaled RoPE,
+        Raises UserError for a missing key, and for features that this model lacks: biases, scaled RoPE,
         sliding windows, another activation, quantized weights.
         """
         values = plain_llama(Path(path), read_json(path))
@@ -101,7 +92,7 @@ class ModelConfig:
 
 # The seven models of the three cards, and `tiny` for lessons and tests. A new size is one more row.
 # Where the cards disagree, the row gives the stated total (`python params.py --audit` shows each case):
-# 12m-v1 has 12 layers (its table says 9), 12m an MLP of 768 (its table says 512). Where a card says nothing:
+# 12m-v1 has 12 layers (its table says 9), 12m an MLP of 768 (its table says 512). Values that no card states:
 # theta is 10,000 for the v1 line as for Stentor2, 50,000 for 50m as for 20m; rms_norm_eps is 1e-5 everywhere.
 #                        V       D     M   layers   H  K    F     T   theta
 SIZES = {
@@ -114,7 +105,7 @@ SIZES = {
     "50m":    ModelConfig(4096,  512, 1536,  15,    8, 2,  64,  4096, 50_000.0),
     "150m":   ModelConfig(32768, 768, 2048,  20,    6, 2, 128,  4096, 50_000.0, tie_word_embeddings=True),
 }
-# Sizes without the scaled start of `init_weights`: the Stentor2 card says so; for v1 it is our choice.
+# Sizes whose initial weights `init_weights` does not scale: stated by the Stentor2 card, our choice for v1.
 UNSCALED = [SIZES[name] for name in ("12m-v1", "30m-v1", "12m", "30m")]
 
 
@@ -123,8 +114,8 @@ UNSCALED = [SIZES[name] for name in ("12m-v1", "30m-v1", "12m", "30m")]
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich 2019, eq. 4).
 
-    The mean is computed in FP32 whatever the dtype of x, and the result is cast back before it is multiplied
-    by the weight, as Llama does.
+    Whatever the dtype of x, the mean is computed in FP32. The result is cast back before it is multiplied by
+    the weight, as in Llama.
     """
 
     def __init__(self, width: int, eps: float):
@@ -145,8 +136,8 @@ def rotary_table(
     """cos and sin of the angles n * theta^(-2j/F), position n < length, pair j < F/2 (Su et al. 2021, 3.2.2).
 
     Llama's published weights use the half-split form: feature j is paired with feature j + F/2, so each row
-    holds every angle twice. The frequency is computed in the same steps as in the published code: one other
-    rounding of its last bit, times the position, changes a logit by more than 1e-4. Returns two FP32 tensors
+    has every angle twice. The frequency is computed in the same steps as in the published code: a difference
+    in its last bit, multiplied by the position, changes a logit by more than 1e-4. Returns two FP32 tensors
     (length, F).
     """
     pair = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)   # (F/2,)
@@ -190,17 +181,14 @@ def attention_written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """`attention_written_out` by torch's fused kernel, which does not keep the (T, S) scores in memory.
 
-    Without a mask the queries are all positions (T = S), or the newest one (T = 1), which may read all.
+    Without a mask the queries are all positions (T = S), or the newest one (T = 1), which reads all of them.
     """
     causal = mask is None and q.shape[2] > 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions: H query heads share K key/value heads.
-
-    Ainslie et al. 2023, section 2.2.
-    """
+    """Grouped-query attention, H query heads and K key/value heads (Ainslie et al. 2023, section 2.2)."""
 
     def __init__(self, config: ModelConfig, layer_idx: int, attend: Callable[..., Tensor]):
         super().__init__()
@@ -279,7 +267,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, attend: Callable[..., Tensor]):
         super().__init__()
         self.config = config
-        # checkpoint(function, *inputs), to compute each layer again in backward instead of storing it
+        # checkpoint(function, *inputs): computes each layer again in backward instead of storing its values
         self.recompute: Callable[..., Tensor] | None = None
         table = torch.empty(config.vocab_size, config.hidden_size)            # filled by init_weights
         self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
@@ -367,8 +355,8 @@ def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
     """Mean of -log p(next token) = logsumexp(logits) - logits[next] over all positions: nats, FP32, scalar.
 
     `logits` (B, T, V) come from `input_ids` (B, T). Position t predicts token t + 1, so a row has T - 1
-    predictions. The last position has no target: -100 tells cross_entropy to skip it. Cutting it off instead
-    would copy the logits, and pad their gradient.
+    predictions. The last position has no target, so its target is -100, which cross_entropy skips. Cutting it
+    off instead would copy the logits and pad their gradient.
     """
     logits = logits.float()                                                   # (B, T, V)
     target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
@@ -387,7 +375,7 @@ def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------- initialization
 
 def residual_output(in_features: int, out_features: int) -> nn.Linear:
-    """A Linear whose result is added to the residual stream, marked as such for `init_weights`."""
+    """A Linear whose output is added to the residual stream; the mark is for `init_weights`."""
     layer = nn.Linear(in_features, out_features, bias=False)
     layer.is_residual_output = True
     return layer
@@ -401,7 +389,7 @@ def init_weights(model: Llama, scale_residual: bool = True, std: float = 0.02) -
     Portimbria; GPT-2, Radford et al. 2019, section 2.3) the 2L matrices that add to the residual stream get
     std / sqrt(2L), so that the variance of the stream does not grow with depth. Stentor2 does not scale them.
     """
-    if model.model.embed_tokens.weight.is_meta:                   # shapes without numbers: nothing to draw
+    if model.model.embed_tokens.weight.is_meta:                   # shapes without values
         return
     residual_std = std / math.sqrt(2 * model.config.num_hidden_layers)
     for module in model.modules():
@@ -417,9 +405,10 @@ def init_weights(model: Llama, scale_residual: bool = True, std: float = 0.02) -
 class KVCache:
     """Keys and values of the positions seen so far, so that a new token costs the work of one position.
 
-    `config` gives layers, heads and widths; `batch` is B; `length` is the most positions that fit, allocated
-    at once. `cache.length` is how many are filled: `Decoder.forward` takes it as the first new position and
-    increases it. Keys and values are one tensor each, (layers, B, K, length, F).
+    `config` gives layers, heads and widths; `batch` is B; `length` is the maximum number of positions, whose
+    memory is allocated at once. `cache.length` is the number of filled positions: `Decoder.forward` takes it
+    as the first new position and increases it. Keys and values are one tensor each,
+    (layers, B, K, length, F).
     """
 
     def __init__(self, config: ModelConfig, batch: int, length: int, device: torch.device | str | None = None,
@@ -456,7 +445,7 @@ def save_model(model: Llama, folder: Path, token_ids: dict[str, int | None]) -> 
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)                   # the library lets only the owner read it
+    (folder / "model.safetensors").chmod(0o644)                   # safetensors made it private to the owner
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -466,7 +455,7 @@ def load_model(folder: Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
 
     Weights may be FP32, FP16 or BF16; they become FP32. Every name and shape is compared with the
     configuration before any weight is read. Raises UserError that names file, tensor, expected and found
-    shape. `check_surplus` says which tensors are ignored.
+    shape. `check_surplus` names the tensors that may be ignored.
     """
     config = ModelConfig.from_json(folder / "config.json")
     found = tensor_index(folder)
@@ -486,7 +475,7 @@ def load_model(folder: Path, attend: Callable[..., Tensor] = sdpa) -> Llama:
     check_surplus(folder, config, surplus, stored["model.embed_tokens.weight"])
     weights = {}
     for name in expected:
-        # a copy, because `stored` is memory-mapped and the file may change
+        # Copied, because `stored` is memory-mapped and the file may change.
         weights[name] = stored[name].to(torch.float32, copy=True)
         if not torch.isfinite(weights[name]).all():
             raise UserError(f"{found[name][0]}: tensor {name} holds values that are not finite numbers")
@@ -516,7 +505,7 @@ def tensor_index(folder: Path) -> dict[str, tuple[Path, list[int]]]:
         except OSError as error:
             raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
         except (SafetensorError, ValueError) as error:
-            raise UserError(f"{file}: damaged or no safetensors file: {error}") from None
+            raise UserError(f"{file}: damaged or not a safetensors file: {error}") from None
     return found
 
 
@@ -540,8 +529,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 # -------------------------------------------------------------------------- folders that other programs wrote
 
-# What a plain Llama states under these keys, if it states them. Any other value asks for a part that the
-# model above does not have.
+# The values of these keys in a plain Llama, if they are present. Any other value needs a feature that the
+# model above lacks.
 PLAIN = {
     "model_type": ("llama",),
     "hidden_act": ("silu", "swish"),                              # two names of one function
@@ -557,9 +546,9 @@ def plain_llama(path: Path, values: dict) -> dict:
     """The fields of ModelConfig from `values`, the content of a Llama config.json at `path`.
 
     A key that is absent or null has the default of transformers. transformers 5 writes the kind of rotary
-    embedding and theta under `rope_parameters`, transformers 4 the kind under `rope_scaling` and theta at the
-    top; `rope_scaling` wins where both are given. Raises UserError that names everything that PLAIN does not
-    allow, and every field without value and default.
+    embedding and theta under `rope_parameters`; transformers 4 writes the kind under `rope_scaling` and theta
+    at the top. `rope_scaling` wins if both are given. Raises UserError that names every value that PLAIN does
+    not allow, and every missing field without a default.
     """
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, dict):
@@ -586,9 +575,9 @@ def plain_llama(path: Path, values: dict) -> dict:
             "make them equal"
         )
     width, heads = stated.get("hidden_size"), stated.get("num_attention_heads")
-    whole = isinstance(width, int) and isinstance(heads, int) and heads > 0
+    divisible = isinstance(width, int) and isinstance(heads, int) and heads > 0
     defaults = {
-        "num_key_value_heads": heads, "head_dim": width // heads if whole else 0, "rms_norm_eps": 1e-6,
+        "num_key_value_heads": heads, "head_dim": width // heads if divisible else 0, "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     }
     complete = {**defaults, **stated, "rope_theta": theta}
@@ -600,10 +589,10 @@ def plain_llama(path: Path, values: dict) -> dict:
 
 
 def check_surplus(folder: Path, config: ModelConfig, surplus: dict[str, Tensor], embedding: Tensor) -> None:
-    """Raise UserError for a tensor that has no place in the model, except two harmless kinds.
+    """Raise UserError for a tensor that the model does not have, except two harmless kinds.
 
     Old exports hold rotary tables; some tied models hold an exact copy of the embedding as lm_head. (If the
-    copy differs, transformers 4 ignores it and transformers 5 uses it, so the folder would be two models.)
+    copy differs, transformers 4 ignores it and transformers 5 uses it: the folder would mean two models.)
     """
     for name, tensor in surplus.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:

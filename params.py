@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what follows from the shape of a model: parameters, memory, FLOPs. It checks a model card.
+"""Count a model's parameters, memory and FLOPs from its shape; check the numbers of a model card.
 
 Every function takes a ModelConfig and returns plain numbers or a `Table`; nothing is trained or downloaded.
 The letters of the formulas are those of model.py (B batch, T positions, D hidden_size, H query heads, K
-key/value heads, F width of one head, M width of the MLP, V vocabulary), and L layers, N parameters. What
-needs figures of hardware is in audit/cost.py, the audit of the cards in audit/all.py.
+key/value heads, F width of one head, M width of the MLP, V vocabulary), and L layers, N parameters. Costs on
+named hardware are in audit/cost.py, the audit of the cards is in audit/all.py.
 """
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def embedding_share(config: ModelConfig) -> float:
 
 
 def breakdown(name: str, config: ModelConfig) -> list[Table]:
-    """The two tables of a model in the cards: components with percent, and the arithmetic line by line."""
+    """The cards' two tables of a model: components with percent, and the arithmetic line by line."""
     parts = count(config)
     labels = {
         "embedding": "embedding table (tied)" if config.tie_word_embeddings else "embedding table",
@@ -188,8 +188,8 @@ def training_memory(
     adds a 16-bit copy of the matrices. Attention is a fused kernel; with its scores in memory, each layer
     would need B*H*T*T values more.
 
-    The peak is at the loss, or at the end of backward, when the gradients are complete; with `accumulate`,
-    those of earlier micro-batches are there from the start.
+    The peak is at the loss, or at the end of backward, when the gradients are complete. With `accumulate`,
+    the gradients of earlier micro-batches are in memory from the start.
     """
     c = config
     parts = count(c)
@@ -257,9 +257,9 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
     return [serving, training]
 
 
-# What bench/tpu_compile.py printed: size, backend, attention, recompute, loss chunk, GiB of arguments and
-# temporaries. In TorchTPU's one graph for 150m the compiler merged recomputing with the first computation.
-LIMIT = 15.75                                                     # GiB of a v5e chip that it may use
+# Output of bench/tpu_compile.py: size, backend, attention, recompute, loss chunk, arguments + temporaries
+# in GiB. In TorchTPU's one graph for 150m the compiler merged the recomputation with the first computation.
+LIMIT = 15.75                                                     # GiB that a program may use on a v5e chip
 RECORDED_ON = {"torch_xla": "2026-11-27", "torchtpu": "2026-11-28"}
 RECORDED = [
     ("20m", "torch_xla", "sdpa", False, None, 12.13),
@@ -294,8 +294,8 @@ def recorded(size: str, config: ModelConfig) -> list[str]:
 def flops(config: ModelConfig, length: int) -> dict[str, float]:
     """FLOPs per token at context T = `length`, a multiply-add as two (Chowdhery et al. 2022, appendix B).
 
-    Forward 2N + 4LHFT; training three times that, 6N + 12LHFT, with N all parameters. The term in T is that
-    of attention's two products in full; a kernel that skips the masked half does 2LHFT and 6LHFT. "training
+    Forward 2N + 4LHFT; training three times as many, 6N + 12LHFT, with N all parameters. The term in T counts
+    attention's two products in full; a kernel that skips the masked half does 2LHFT and 6LHFT. "training
     matmul" leaves out an untied input embedding, which is a lookup.
     """
     parts = count(config)
@@ -330,16 +330,17 @@ def parser() -> Parser:
     p.add_argument(
         "--size", type=str.lower, choices=list(SIZES), help="one of the built-in shapes (default: 20m)"
     )
-    p.add_argument("--all", action="store_true", help="the seven models of the cards")
-    p.add_argument("--memory", action="store_true", help="weights, KV cache and training memory")
+    p.add_argument("--all", action="store_true", help="show the seven models of the cards")
+    p.add_argument("--memory", action="store_true", help="show memory of weights, KV cache and training")
     p.add_argument(
-        "--flops", action="store_true", help="FLOPs, time, energy, tokens per parameter, other vocabularies"
+        "--flops", action="store_true",
+        help="show FLOPs, time, energy, tokens per parameter, other vocabularies",
     )
     p.add_argument(
         "--audit", nargs="?", const="cards", metavar="FOLDER",
         help="check the three cards, or a folder of our own",
     )
-    p.add_argument("--full", action="store_true", help="--audit: print every finding")
+    p.add_argument("--full", action="store_true", help="print every finding of --audit")
     p.add_argument("--json", action="store_true", help="machine-readable output")
     p.add_argument(
         "--plot", metavar="FILE", help="write a figure (.png, .svg, .pdf) of where the parameters go"
@@ -351,11 +352,11 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--tokens", type=positive, metavar="N",
-        help="length of the run (default: the card's, else 20 per parameter)",
+        help="tokens of the run (default: the card's, else 20 per parameter)",
     )
     p.add_argument(
         "--step-tokens", type=positive, metavar="N",
-        help="per step (default: 262,144; up to context 1,024: 8,192)",
+        help="tokens per step (default: 262,144; up to context 1,024: 8,192)",
     )
     p.add_argument(
         "--throughput", type=positive, metavar="RATE",
@@ -366,7 +367,7 @@ def parser() -> Parser:
         help="share of the hardware's peak (default: 0.4)",
     )
     p.add_argument(
-        "--measure", action="store_true", help="--flops, with the speed of this machine measured"
+        "--measure", action="store_true", help="like --flops, and measure the speed of this machine"
     )
     shape = p.add_argument_group(
         "architecture", "the rest comes from --size or the file, head_dim from hidden_size / heads"
@@ -379,7 +380,7 @@ def parser() -> Parser:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
-    """Name -> configuration that the command line names. Raises UserError with all problems of a shape."""
+    """Name -> configuration from the command line. Raises UserError with all problems of a shape."""
     changed = {
         item.name: getattr(args, item.name)
         for item in dataclasses.fields(ModelConfig)
@@ -387,7 +388,7 @@ def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
     }
     if sum([bool(args.folder), bool(args.size), args.all]) > 1 or (args.all and changed):
         raise UserError(
-            "give one of CONFIG_OR_FOLDER, --size and --all; architecture flags go with the first two"
+            "give one of CONFIG_OR_FOLDER, --size and --all; architecture flags are for the first two"
         )
     if args.all:
         return {name: SIZES[name] for name in FAMILY}
@@ -407,10 +408,8 @@ def chosen(args: argparse.Namespace) -> dict[str, ModelConfig]:
         ):
             config = dataclasses.replace(config, head_dim=config.hidden_size // config.num_attention_heads)
             if config.hidden_size % config.num_attention_heads:
-                found.append(
-                    f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads: "
-                    "give --head-dim"
-                )
+                found.append(f"hidden_size {config.hidden_size} is not a multiple of "
+                             f"{config.num_attention_heads} heads: give --head-dim")
     found += config.problems()
     if found:
         raise UserError("impossible configuration: " + "; ".join(found))
@@ -425,11 +424,11 @@ def main() -> int:
     if args.audit:
         from audit import all as every_card, own_folder
         folder = args.folder if args.audit == "cards" else args.audit
-        return (
-            own_folder.main(folder, args.json, args.full) if folder else every_card.main(args.json, args.full)
-        )
+        if folder:
+            return own_folder.main(folder, args.json, args.full)
+        return every_card.main(args.json, args.full)
     if args.full:
-        raise UserError("--full goes with --audit")
+        raise UserError("--full is for --audit; add --audit")
     models, beyond = chosen(args), args.memory or args.flops or args.measure
     idle = [
         name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)

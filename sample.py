@@ -75,12 +75,10 @@ PRESETS = {
 
 
 def recommended(config: ModelConfig, folder: Path | None = None) -> SampleSettings:
-    """The recommended settings for a model of this shape.
+    """The recommended settings for a model: RECOMMENDED for a size of the family, those of 20m for others.
 
-    RECOMMENDED for a size of the family, those of 20m for any other model.
-
-    A model in `folder` that was trained on the built-in corpus takes no repetition penalty: it has learned to
-    copy names, and a penalty works against that (measured: BENCHMARKS.md).
+    A model in `folder` that was trained on the built-in corpus gets no repetition penalty: it has learned to
+    copy names, and a penalty prevents that (measured: BENCHMARKS.md).
     """
     found = STENTOR3
     for name, settings in RECOMMENDED.items():
@@ -148,7 +146,7 @@ def most_probable(probability: Tensor, mass: float) -> tuple[Tensor, Tensor]:
 
 
 class Draw:
-    """One answer while it is made: settings, random numbers, the tokens in its text, the tokens left.
+    """The state of one answer: settings, random numbers, the tokens in its text, the number of tokens left.
 
     Raises UserError for impossible settings, an empty prompt, a prompt longer than the model's context, and
     ids that the model does not have.
@@ -164,8 +162,8 @@ class Draw:
                             f"{config.max_position_embeddings}")
         for token in ids:
             if not 0 <= token < config.vocab_size:
-                raise UserError(f"the prompt holds token {token} but the model has {config.vocab_size}; "
-                                "vocabulary and model do not belong together")
+                raise UserError(f"the prompt has token {token}, but the model only {config.vocab_size} tokens; "
+                                "the vocabulary belongs to another model")
         self.settings = settings.check()
         self.random = random.Random(seed)
         self.stop_ids = frozenset(stop_ids)
@@ -205,9 +203,9 @@ def decode(
 ) -> Iterator[tuple[list[int | None], Tensor]]:
     """Continue one prompt in B rows. Yields at each position the rows' tokens and their logits (B, V).
 
-    The token of a row that has ended is None. One forward pass reads the prompt; then `next_logits` (default:
-    the model itself) computes one position at a time. The cache is allocated once, for the longest row. Ends
-    when every row has its tokens or a stop token, or at `max_position_embeddings`.
+    The token of a finished row is None. One forward pass reads the prompt; then `next_logits` (default: the
+    model itself) computes one position at a time. The cache is allocated once, for the longest row. Ends when
+    every row has its tokens or a stop token, or at `max_position_embeddings`.
     """
     config, embedding = model.config, model.model.embed_tokens.weight
     device, dtype = embedding.device, embedding.dtype
@@ -260,7 +258,7 @@ class SampleFlags:
     seed: int | None = flag(
         None, "the same seed gives the same text (default: a new one each time, printed at the end)"
     )
-    n: int = flag(1, "how many answers; row i has seed + i, and is the same alone")
+    n: int = flag(1, "number of answers; answer i has seed + i, and is the same as with that seed alone")
     prompt_file: str | None = flag(None, "read the prompt from this file; - reads standard input")
     json: bool = flag(False, "print one JSON object with texts, settings and times")
     history: bool = flag(False, "print the prompts and answers so far, and stop")
@@ -278,9 +276,9 @@ class SampleFlags:
     draft: str | None = flag(
         None, "speculative decoding with this smaller model of the same vocabulary", metavar="RUN"
     )
-    web: bool = flag(False, "the same in a browser, on 127.0.0.1 only")
+    web: bool = flag(False, "open a page in the browser, on 127.0.0.1 only")
     weights: str = flag(
-        "fp32", "how the weights are stored while decoding", choices=["fp32", "bf16", "int8", "int8-dynamic"]
+        "fp32", "format of the weights while decoding", choices=["fp32", "bf16", "int8", "int8-dynamic"]
     )
     device: str = flag("cpu", "where to compute", choices=["cpu", "cuda"])
 
@@ -295,8 +293,8 @@ PROMPT = "Once upon a time"                 # one of the cards' own
 
 
 def main() -> int | None:
-    """Parse the flags, open the model, answer in the way that was asked for."""
-    from sampling.answers import load_model_of                                # rooms above: only main may
+    """Parse the flags, open the model, and answer in the chosen view."""
+    from sampling.answers import load_model_of                                # only main may import upward
     from sampling.terminal import check_together, place_and_prompt, say, sweep, tell_lost_text
 
     parser = Parser("Continue a text with a trained model.", EXAMPLES)

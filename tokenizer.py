@@ -778,8 +778,8 @@ class Tokenizer(TokenMonster):
     """A vocabulary with its special ids: what `load` returns and the other scripts use.
 
     `vocab_size` is the number of rows of the embedding, `eos_id` the separator after each document,
-    `stop_ids` all ids that end a text, `prefix_ids` what goes before one (nothing here; a foreign BPE may
-    have some). The encoder does not know the names of special tokens: in a text they are text.
+    `stop_ids` all ids that end a text, `prefix_ids` the ids before each text (empty here; a foreign BPE may
+    have some). The encoder does not know the names of special tokens: in a text they are ordinary text.
     """
 
     def __init__(self, vocab: Vocab, eos_id: int, bos_id: int | None, pad_id: int, vocab_size: int,
@@ -787,7 +787,7 @@ class Tokenizer(TokenMonster):
         super().__init__(vocab)
         self.eos_id, self.bos_id, self.pad_id, self.vocab_size = eos_id, bos_id, pad_id, vocab_size
         self.stop_ids = {eos_id, *stop_ids}
-        self.prefix_ids: list[int] = []  # nothing goes before a text
+        self.prefix_ids: list[int] = []  # nothing is put before a text
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -923,7 +923,8 @@ def lost_text(tokenizer: Tokenizer, texts: Iterable[str], least: float = 0.0) ->
 
 
 def lost_sentence(lost: int, total: int) -> str:
-    """
+    """The sentence of `lost_text`.
+
     >>> lost_sentence(6, 7)
     '6 of 7 characters (86%) have no token in this vocabulary and are dropped'
     """

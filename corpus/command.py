@@ -64,8 +64,8 @@ def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | Non
                     kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
     """Prepare the built-in corpus, or find it prepared already, and return its folder.
 
-    A folder of an older generator or another vocabulary is left for the runs that need it; the new one is
-    made beside it.
+    A folder of an older generator or another vocabulary stays for the runs that need it; the new corpus gets
+    a folder beside it.
     """
     sources = [builtin_source(kind) for kind in kinds]
     what = "preparing the built-in corpus (once, about 20 seconds)"
@@ -102,7 +102,7 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
 
 
 def own_corpus_folder(path: str | Path) -> Path:
-    """Where the corpus of one's own file or folder goes: its name and a few digits for its place.
+    """The corpus folder of a user's file or folder: its name, and six digits from its path.
 
     So my.txt and x/my.txt have two folders, and builtin.txt is not the built-in corpus.
     """
@@ -202,20 +202,21 @@ def parser() -> Parser:
     add("--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)")
     add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
     add("--source-token-budget", type=count_of, metavar="N", help="at most N of each source")
-    add("--validation-share", type=float, metavar="P", help="of the documents (default: 0.05; hub 0.005)")
+    add("--validation-share", type=float, metavar="P",
+        help="share of the documents for validation (default: 0.05; hub 0.005)")
     add("--shard-tokens", type=count_of, default=50_000_000, metavar="N",
-        help="tokens of a file (default: 50M)")
+        help="tokens in one file of the corpus (default: 50M)")
     add("--workers", type=count_of, metavar="N", help="processes (default: one for each core)")
     for name, purpose in (("info", "documents, tokens, shares, mixture, an excerpt"),
-                          ("show", "what the model saw in a row")):
+                          ("show", "the text of one row of a training step")):
         add = actions.add_parser(name, help=purpose).add_argument
         add("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
-        add("--seq-len", type=count_of, metavar="N", help="(default: the run's, or 256)")
+        add("--seq-len", type=count_of, metavar="N", help="tokens of a row (default: the run's, or 256)")
         add("--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)")
         add("--steps", type=count_of, metavar="N", help="length of the run (default: its own, or one epoch)")
-        add("--seed", type=int, help="(default: the run's, or 42)")
+        add("--seed", type=int, help="seed of the order (default: the run's, or 42)")
     info, show = actions.choices["info"], actions.choices["show"]
-    info.add_argument("--mix-at", type=count_of, metavar="STEP", help="the shares at one step")
+    info.add_argument("--mix-at", type=count_of, metavar="STEP", help="print only the shares at one step")
     info.add_argument("--plot", metavar="FILE", help="draw the mixture into an .svg or .png")
     show.add_argument("--step", type=count_of, default=0, metavar="N", help="optimizer step (default: 0)")
     show.add_argument("--row", type=count_of, default=0, metavar="N", help="row of the step (default: 0)")

@@ -7,10 +7,10 @@
     .parquet                    the same
     hub                         the datasets that the cards name, streamed
 
-Text, code and rows may be packed (.gz). Endings are compared in lower case. A file of any other kind is
+Text, code and rows may be compressed (.gz). Endings are compared in lower case. A file of any other kind is
 refused by its name; in a folder it is skipped, counted and named. One document has at most LARGEST_DOCUMENT
-characters; a longer one is refused by name, so memory is bounded whatever the file holds. A row without text
-is None: the preparation counts it.
+characters; a longer one is refused by name, so memory is bounded for any file. A row without text is None:
+the preparation counts it.
 """
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Source:
 
     name: str  # its name in the mixture: web, code, math, text
     documents: Callable[[int], Iterator[str | None]]
-    identity: str  # what is read; a preparation that continues must find the same
-    lines: bool  # keeps its line breaks when it is cleaned
-    note: str = ""  # what the user should know about it
-    documents_by_default: int | None = None  # of a source without end, where no budget is given
+    identity: str  # names the input; a preparation continues only with the same identity
+    lines: bool  # cleaning keeps its line breaks
+    note: str = ""  # shown to the user
+    documents_by_default: int | None = None  # of an endless source, if no budget is given
 
 
 def builtin_source(kind: str) -> Source:
@@ -86,7 +86,7 @@ def python_docs_source(kind: str) -> Source:
 # ---------------------------------------------------------------------------------------- files and folders
 
 def ending_of(path: Path) -> str:
-    """The ending that says how a file is read, in lower case and without .gz.
+    """The ending that decides how a file is read, in lower case and without .gz.
 
     >>> ending_of(Path("a/Rows.JSONL.gz")), ending_of(Path("README"))
     ('.jsonl', '')
@@ -121,8 +121,8 @@ def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
     """The readable files at a path, in the order of their names, and what is skipped: reason -> names.
 
     In a folder, hidden folders and files, caches, binaries and unknown formats are skipped. A link is
-    followed; what it leads to is read once. Raises UserError for a single file that cannot be read, and where
-    nothing is left.
+    followed, and its target is read once. Raises UserError for a single file that cannot be read, and for a
+    folder without a readable file.
     """
     path = utf8_path(path)
     if not path.exists():
@@ -182,7 +182,7 @@ def kind_of(path: str | Path) -> str:
 def path_source(kind: str, path: str | Path) -> Source:
     """A file or a folder as a source. Its identity covers each file's name and all of its content.
 
-    "code" and "text" (one's own text) keep their lines, other kinds are cleaned to one line a document.
+    "code" and "text" keep their lines; documents of other kinds become one line each.
     """
     path = Path(path)
     files, skipped = files_of(path)
@@ -206,7 +206,7 @@ def path_source(kind: str, path: str | Path) -> Source:
 
 @contextlib.contextmanager
 def open_text(path: Path, **options: Any) -> Iterator[Any]:
-    """A file as UTF-8 text, with or without a byte order mark, unpacked if it ends in .gz.
+    """A file as UTF-8 text, with or without a byte order mark, decompressed if it ends in .gz.
 
     Raises UserError that names the file for other encodings and for damaged gzip data.
     """
@@ -225,12 +225,12 @@ def open_text(path: Path, **options: Any) -> Iterator[Any]:
 
 def too_long(path: Path, place: str) -> UserError:
     """The error for a document of more than LARGEST_DOCUMENT characters."""
-    return UserError(f"{path}: {place} has more than {LARGEST_DOCUMENT:,} characters, the most that one "
-                     "document may have; cut it into several")
+    return UserError(f"{path}: {place} has more than {LARGEST_DOCUMENT:,} characters, the limit for one "
+                     "document; split it into several")
 
 
 def read_text(path: Path) -> str:
-    """All of a text file as one document. Raises UserError where it is too long or not text."""
+    """All of a text file as one document. Raises UserError if it is too long or not text."""
     with open_text(path, newline="") as file:
         text = file.read(LARGEST_DOCUMENT + 1)
     if len(text) > LARGEST_DOCUMENT:
@@ -239,7 +239,7 @@ def read_text(path: Path) -> str:
 
 
 def documents_of(path: Path) -> Iterator[str | None]:
-    """The documents of one file. Raises UserError that names the file and the place of what is wrong."""
+    """The documents of one file. Raises UserError that names the file and the place of an error."""
     ending = ending_of(path)
     if ending in ROW_ENDINGS:
         yield from texts_of(rows_of(path), str(path))
@@ -294,7 +294,7 @@ def first_character(path: Path) -> str:
 
 
 def json_lines(path: Path) -> Iterator[dict]:
-    """The JSON objects of a file, one a line; empty lines are passed over."""
+    """The JSON objects of a file, one a line; empty lines are skipped."""
     with open_text(path) as file:
         for number in itertools.count(1):
             line = file.readline(LARGEST_DOCUMENT + 1)
@@ -320,7 +320,7 @@ def json_list(path: Path) -> Iterator[Any]:
     decoder, text, place = json.JSONDecoder(), "", 0
     with open_text(path) as file:
         def more() -> bool:
-            """Append the next piece of the file, dropping what was parsed; False at its end."""
+            """Append the next piece of the file and drop the parsed text; False at the end of the file."""
             nonlocal text, place
             piece = file.read(max(CHUNK, len(text) - place))
             if piece:
@@ -359,7 +359,7 @@ def json_list(path: Path) -> Iterator[Any]:
             if found == "]":
                 break
             if found != ",":
-                raise UserError(f"{path}: the JSON list breaks off after item {number}")
+                raise UserError(f"{path}: the JSON list is incomplete after item {number}")
         if take(""):
             raise UserError(f"{path}: text after the end of the JSON list")
 
@@ -430,7 +430,7 @@ class HubDataset:
 def hub_source(kind: str, datasets: list[HubDataset]) -> Source:
     """Datasets of the hub as one source, their rows in turn.
 
-    To continue, the rows that were already read are streamed once more.
+    A continued preparation streams the rows that were already read again.
     """
     def documents(skip: int) -> Iterator[str | None]:
         rows = by_turns([hub_texts(dataset) for dataset in datasets])
@@ -474,12 +474,12 @@ def hub_texts(dataset: HubDataset) -> Iterator[str | None]:
     except UserError:
         raise
     except Exception as error:  # of the library or what it uses: network, access, file formats
-        raise UserError(f"{dataset.path}: broke off after {rows_read} rows ({hub_reason(error)}); what is "
-                        "written stays, the same command continues") from None
+        raise UserError(f"{dataset.path}: interrupted after {rows_read} rows ({hub_reason(error)}); run the "
+                        "same command again to continue") from None
 
 
 def hub_reason(error: Exception) -> str:
-    """What went wrong on the hub, in one line, with what to do where it is known."""
+    """The hub's error in one line, with the remedy if it is known."""
     message = " ".join(str(error).split())[:200]
     words = message.lower()
     if "gated" in words or "401" in words or "403" in words:

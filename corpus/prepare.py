@@ -4,8 +4,8 @@
     documents --pieces--> workers: clean, split, tokenize --in order--> one writer: shards --> manifest.json
 
 Any number of workers gives the same files. The process may be killed at any moment: every few seconds it
-writes the bytes to the disk, and then into `prepare.json` how many documents they hold. So the same command
-continues there, with no document lost and none twice.
+writes the tokens to the disk, and then the number of their documents into `prepare.json`. The same command
+continues from that record; no document is lost or read twice.
 """
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def tokenize_piece(texts: list[str | None], folder: str, validation_below: int, 
 
 
 def end_with_parent(parent: int) -> None:
-    """Start of a worker: the parent handles Ctrl-C, and when the parent is gone (killed) the worker ends."""
+    """Start of a worker: it ignores Ctrl-C, which the parent handles, and ends if the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -122,7 +122,7 @@ def tokenized(documents: Iterable[str | None], job: tuple, workers: int) -> Iter
         for piece in pieces_of(documents):
             yield tokenize_piece(piece, *job)
         return
-    # Linux: a fork starts fastest and needs no main module that can be imported (notebooks)
+    # On Linux a fork starts fastest, and works in notebooks, whose main module cannot be imported.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         waiting = deque()
@@ -145,8 +145,8 @@ def tokenized(documents: Iterable[str | None], job: tuple, workers: int) -> Iter
 class ShardWriter:
     """Appends tokens to `prefix.00000.bin`, `prefix.00001.bin`, ..., `shard_tokens` in each but the last.
 
-    `record` is what a continued preparation needs: the number of tokens and the closed shards. A killed
-    preparation may leave more bytes than its last record says; they are cut off on opening and written again.
+    `record` has the number of tokens and the closed shards, for a continued preparation. A killed one may
+    leave more bytes than its last record says; they are cut off on opening and written again.
     """
 
     def __init__(self, folder: Path, prefix: str, shard_tokens: int, record: dict):
@@ -164,7 +164,7 @@ class ShardWriter:
         self.file.truncate(2 * self.filled)
 
     def add(self, tokens: np.ndarray) -> None:
-        """Append tokens, uint16 (n,), over as many shards as it takes."""
+        """Append tokens, uint16 (n,), to one or more shards."""
         while len(tokens):
             part = tokens[:self.shard_tokens - self.filled]
             self.file.write(part.tobytes())
@@ -176,7 +176,7 @@ class ShardWriter:
                 self.open_shard()
 
     def save(self) -> None:
-        """Write what was added to the disk, before a record says that it is there."""
+        """Write the added tokens to the disk, before a record counts them."""
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -193,7 +193,7 @@ class ShardWriter:
 # ---------------------------------------------------------------------------------------- what a folder holds
 
 class OtherRecipe(UserError):
-    """The folder holds a corpus, or part of one, of other text or settings."""
+    """The folder holds a corpus, or part of one, with other text or settings."""
 
     def __init__(self, folder: Path, changed: list[str]):
         super().__init__(f"{folder} was made with another setting of {', '.join(changed)}; choose another "
@@ -207,15 +207,15 @@ def changed_settings(stored: Any, recipe: dict) -> list[str]:
 
 
 def stored_progress(path: Path, recipe: dict) -> dict:
-    """What `prepare.json` says of an unfinished preparation, every field validated.
+    """The record `prepare.json` of an unfinished preparation, every field validated.
 
-    Starts anew, with a line on stderr, if the sources changed since: a file was mended or edited. Raises
+    If a file of the sources was edited since, the preparation starts over, with a line on stderr. Raises
     OtherRecipe for other settings and UserError for a damaged file.
     """
     state = read_json(path)
     changed = changed_settings(state.get("recipe"), recipe)
     if changed == ["sources"] and state["recipe"]["sources"].keys() == recipe["sources"].keys():
-        print(f"{path.parent}: the text changed since this preparation stopped; it starts anew",
+        print(f"{path.parent}: the text changed since this preparation stopped; it starts over",
               file=sys.stderr)
         for file in path.parent.glob("*.bin"):
             file.unlink()
@@ -283,7 +283,7 @@ def prepare(
 ) -> Path:
     """Clean, tokenize and write `sources` into the folder `out`, and return it.
 
-    Called again it continues, or finds everything done.
+    A second call continues an unfinished preparation, and returns at once after a finished one.
 
     start, end           shares of the mixture by source; only their ratios count (default: the cards'
                          75/15/10, our anneal)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prepared corpus holds, and what a training step read: `data.py info DIR`, `data.py show DIR`."""
+"""The content of a prepared corpus, and of a training step: `data.py info DIR`, `data.py show DIR`."""
 from __future__ import annotations
 
 import operator
@@ -30,7 +30,7 @@ def plot_mixture(corpus: Corpus, path: str | Path) -> None:
 
 
 def describe(corpus: Corpus) -> str:
-    """What a prepared folder holds: documents, tokens, characters per token, shares, and an excerpt."""
+    """A prepared folder in words: documents, tokens, characters per token, shares, and an excerpt."""
     fingerprint = corpus.fingerprint[:12]
     lines = [f"{corpus.folder}: {corpus.vocab_size:,} token ids, separator {corpus.eos_id}, "
              f"fingerprint {fingerprint}"]
@@ -55,7 +55,7 @@ def describe(corpus: Corpus) -> str:
 
 
 def opened(options: Namespace) -> Corpus:
-    """The training split that `info` and `show` look at, with a run's settings where DIR is a run folder.
+    """The training split for `info` and `show`, with a run's settings if DIR is a run folder.
 
     Checksums are not compared.
     """

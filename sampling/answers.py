@@ -22,10 +22,9 @@ BASE_MODEL = "A base model continues text. It is not an assistant and was never 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that can be asked.
+    """A model with its tokenizer; `settings` are the recommended ones.
 
-    `next_logits` computes one position in the chosen form of the weights. `settings` are the recommended
-    ones.
+    `next_logits` computes one position in the chosen format of the weights.
     """
 
     name: str
@@ -41,26 +40,26 @@ def load_model_of(
 ) -> LoadedModel:
     """Load a run's best model or any folder of the Llama layout; without a name the newest run.
 
-    `weights` is a key of `sampling.weights.FORMS`, `device` is "cpu" or "cuda". Raises UserError for what
-    cannot be used.
+    `weights` is a key of `sampling.weights.FORMS`, `device` is "cpu" or "cuda". Raises UserError for a folder
+    or device that cannot be used.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; leave the flag out to use the CPU")
+        raise UserError("--device cuda: torch finds no CUDA device; leave the flag out to use the CPU")
     folder = find_run(run_or_folder)
     name = name_of(folder)
     its_tokenizer = tokenizer.load(folder)
     model, next_logits = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
     if its_tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{folder}: the vocabulary has {its_tokenizer.vocab_size} tokens but the model "
-                        f"{model.config.vocab_size}; they do not belong together")
+                        f"{model.config.vocab_size}; the vocabulary belongs to another model")
     settings = recommended(model.config, folder)
     return LoadedModel(name, folder, model, next_logits, its_tokenizer, settings)
 
 
 def name_of(folder: Path) -> str:
-    """`20m` for `runs/20m/best`; a model folder's own name where it is not part of a run.
+    """`20m` for `runs/20m/best`; the folder's name for a model outside a run.
 
-    Raises UserError for a name that is not UTF-8, which no file of results could hold.
+    Raises UserError for a name that is not UTF-8, because files of results could not store it.
     """
     path = Path(os.path.abspath(folder))                                  # a link keeps its name
     name = path.parent.name if path.name.split(".")[0] in ("best", "last") else path.name
@@ -70,16 +69,15 @@ def name_of(folder: Path) -> str:
 
 
 def valid_text(text: str) -> str:
-    """`text` with ? for what UTF-8 cannot hold: half of a surrogate pair, bytes that were not text."""
+    """`text` with ? for what UTF-8 cannot store: half of a surrogate pair, bytes that were not text."""
     return text.encode(errors="replace").decode()
 
 
 def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that the model reads for a prompt, never none.
+    """The ids of a prompt, at least one: a foreign tokenizer's `prefix_ids` (empty for ours), then the text.
 
-    They begin with what a foreign tokenizer puts before a text (`prefix_ids`, empty for ours). As on the
-    cards, no separator is put before the prompt. An empty prompt is the start of a document: the separator
-    alone.
+    As on the cards, there is no separator before the prompt. An empty prompt is the start of a document: only
+    the separator.
     """
     ids = [*its_tokenizer.prefix_ids, *its_tokenizer.encode(prompt, document=True)]
     return ids or [its_tokenizer.eos_id]
@@ -87,7 +85,7 @@ def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 @dataclass
 class Answer:
-    """What a model has said so far to one prompt; `ended` is true after a stop token."""
+    """A model's answer so far to one prompt; `ended` is true after a stop token."""
 
     settings: SampleSettings
     seed: int

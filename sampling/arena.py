@@ -2,8 +2,8 @@
 """Two models answer one prompt: `sample.py RUN PROMPT --arena OTHER [--blind]`.
 
 OTHER is a run, a folder of the Llama layout, any causal model folder that transformers loads (the cards
-compare with GPT-2, Pythia, OPT and others), or `random`. Then a pair is drawn from the models found here, the
-larger with at most twice the parameters of the smaller. With `--blind` the answers are called A and B, in
+compare with GPT-2, Pythia, OPT and others), or `random`, which draws a pair from the models found here: the
+larger has at most twice the parameters of the smaller. With `--blind` the answers are called A and B, in
 random order, until you have voted. Votes are lines of `runs/arena.jsonl`; the score counts them.
 """
 from __future__ import annotations
@@ -54,9 +54,9 @@ def contender(loaded: LoadedModel) -> Contender:
 
 
 def open_contender(place: str | Path) -> Contender:
-    """A run or model folder; what is not a plain Llama with a tokenizer is opened by transformers.
+    """A run or model folder; transformers opens what is not a plain Llama with a tokenizer.
 
-    Raises UserError for a folder that neither can load.
+    Raises UserError for a folder that cannot be loaded.
     """
     folder = find_run(place)
     kind = read_json(folder / "config.json").get("model_type")
@@ -67,9 +67,9 @@ def open_contender(place: str | Path) -> Contender:
 
 
 def foreign(folder: Path) -> Contender:
-    """A causal model of any architecture, loaded by transformers.
+    """A causal model of any architecture, loaded by transformers from safetensors.
 
-    From the folder alone, safetensors only; no code in the folder is run.
+    No code in the folder is run, and nothing is downloaded.
     """
     try:
         import transformers
@@ -88,11 +88,11 @@ def foreign(folder: Path) -> Contender:
     config = model.config
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024)
     starts = (its_tokenizer.bos_token_id, its_tokenizer.eos_token_id, 0)
-    start = next(token for token in starts if token is not None)      # what an empty prompt becomes
+    start = next(token for token in starts if token is not None)      # for an empty prompt
 
     def answer(prompt: str, settings: SampleSettings, seed: int) -> Iterator[str]:
         settings.check()
-        ids = its_tokenizer(prompt)["input_ids"] or [start]           # with BOS where the model wants one
+        ids = its_tokenizer(prompt)["input_ids"] or [start]           # with BOS if the tokenizer adds one
         if len(ids) > limit:
             raise UserError(f"the prompt has {len(ids)} tokens for {folder.name}, "
                             f"which reads at most {limit}")
@@ -135,10 +135,7 @@ def models_here(root: str | Path = ".") -> list[Path]:
 
 
 def parameters_of(place: str | Path) -> int:
-    """The parameters of a run or model folder, from the headers of its weight files.
-
-    0 where they cannot be read.
-    """
+    """The parameters of a run or model folder, from the headers of its weight files; 0 on an error."""
     total = 0
     try:
         for file in find_run(place).glob("model*.safetensors"):
@@ -152,7 +149,7 @@ def parameters_of(place: str | Path) -> int:
 
 
 def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = None) -> tuple[Path, Path]:
-    """Two models of similar size; with `one`, it and another. Raises UserError where nothing matches."""
+    """Two models of similar size; with `one`, it and another. Raises UserError if nothing matches."""
     sizes = {place: parameters_of(place) for place in places}
     pairs = [
         (a, b)
@@ -173,7 +170,7 @@ def draw_pair(places: list[Path], rng: random.Random, one: str | Path | None = N
 # -------------------------------------------------------------------------------------------- votes and score
 
 def remember_vote(prompt: str, a: str, b: str, vote: str) -> None:
-    """Append one vote (a key of VOTES) to the score file. Raises UserError where that is not possible."""
+    """Append one vote (a key of VOTES) to the score file. Raises UserError if that fails."""
     record = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "a": a, "b": b, "vote": vote, "prompt": prompt}
     try:
         SCORES.parent.mkdir(exist_ok=True)
@@ -186,7 +183,7 @@ def remember_vote(prompt: str, a: str, b: str, vote: str) -> None:
 def score() -> list[tuple[str, int, int, int, int]]:
     """(model, won, lost, ties, both bad) from all votes so far, the model with most wins first.
 
-    Lines of the file that are not a vote are left out.
+    Lines of the file that are not votes are ignored.
     """
     columns = {"a": (0, 1), "b": (1, 0), "t": (2, 2), "n": (3, 3)}      # of A and of B
     table: dict[str, list[int]] = {}
@@ -216,7 +213,7 @@ def ask() -> str | None:
 
 
 def last_of(texts: Iterator[str]) -> str:
-    """The complete answer."""
+    """The last of the growing texts: the complete answer."""
     text = ""
     for text in texts:
         pass

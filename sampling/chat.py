@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk in turns: `sample.py --chat`. A chat template makes one prompt of all turns.
 
-Our folders carry the cards' template. A foreign folder's own template is a program in the Jinja language: it
-is rendered in Jinja's sandbox, which lets it neither change anything nor reach Python's internals. Where it
-cannot be used, the chat says so by name and uses the cards' template.
+Our folders have the cards' template. The template of a foreign folder is a program in the Jinja language. It
+is rendered in Jinja's sandbox, where it can neither change anything nor reach Python's internals. If it
+cannot be used, the chat says why and uses the cards' template.
 """
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def cards_prompt(turns: list[Turn]) -> str:
 class ChatFormat:
     """How turns become a prompt: a folder's own template, or the cards' (`template` None).
 
-    `note` says why a folder's template is not used; `stop` is the text that ends an answer.
+    `note` is the reason why a folder's template is not used; `stop` is the text that ends an answer.
     """
 
     template: Any = None
-    names: tuple[tuple[str, str], ...] = ()               # of special tokens, which templates write
+    names: tuple[tuple[str, str], ...] = ()               # of special tokens, for templates
     note: str | None = None
 
     @property
@@ -71,7 +71,7 @@ class ChatFormat:
 
 
 def format_of(loaded: LoadedModel) -> ChatFormat:
-    """The chat format of a model folder: its own template where it has another one than the cards'."""
+    """The chat format of a model folder: its own template, unless it is the cards'."""
     try:
         source, names = template_of(loaded.folder)
         if source is None or source == CHAT_TEMPLATE:
@@ -88,7 +88,7 @@ def format_of(loaded: LoadedModel) -> ChatFormat:
 def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     """(template, names of special tokens) of a model folder.
 
-    The template is in chat_template.jinja or in tokenizer_config.json; None where there is none.
+    The template is in chat_template.jinja or in tokenizer_config.json; None if there is none.
     """
     file = folder / "tokenizer_config.json"
     config = read_json(file) if file.is_file() else {}
@@ -113,7 +113,7 @@ def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
 
 
 def compiled(source: str) -> Any:
-    """A template, ready to render in Jinja's sandbox, with what transformers offers to templates."""
+    """A template in Jinja's sandbox, with the functions that transformers offers to templates."""
     try:
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -173,7 +173,7 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
 
 
 def read_line() -> str:
-    """What the user writes after the question mark of the chat; empty at the end of input."""
+    """The user's next line; empty at the end of input."""
     print("you> ", end="", flush=True)
     if sys.stdin is None:
         return ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model was asked and what it answered: `sample.py --history` prints it.
+"""The prompts and answers of a model: `sample.py --history` prints them.
 
-One line of JSON for each call of sample.py, in a file beside the run.
+Each call of sample.py appends one line of JSON to a file beside the run.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from common import UserError, colour, for_terminal
 from sampling.answers import Answer, LoadedModel
 
-# Bytes; a longer file is renamed to .old, which replaces the one before, and a new file starts.
+# Bytes; a longer file is renamed to .old (replacing an earlier .old), and a new file starts.
 LIMIT = 4 << 20
 SHOWN = ("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
@@ -30,7 +30,7 @@ def history_file(folder: Path) -> Path:
 def remember(loaded: LoadedModel, prompt: str, answers: list[Answer], seconds: float) -> dict[str, Any]:
     """Append a record of prompt and answers to the file, and return it.
 
-    A file that cannot be written gives a note on stderr; the answer is not lost.
+    If the file cannot be written, a note on stderr says so; the answer is not lost.
     """
     tokens = sum(len(answer.ids) for answer in answers)
     kept = []
@@ -67,7 +67,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def is_record(record: Any) -> bool:
-    """Whether a line of the file has what `show` prints; the file may have been edited."""
+    """Whether a line of the file has everything that `show` prints; the file may have been edited."""
     try:
         kept = {"time", "model", "prompt", "tokens", "tokens_per_second"} <= set(record)
         return kept and all({"text", *SHOWN} <= set(answer) for answer in record["answers"])

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speculative decoding: a small model proposes some tokens, the large one reads them all in one pass and
-keeps what it would have said itself.
+"""Speculative decoding: a small model proposes tokens, and the large one checks them in a single pass.
 
 Leviathan et al. 2023, algorithm 1. Token x, proposed from the draft's distribution q, is kept with
-probability min(1, p(x) / q(x)), p being the target's. At the first that is not kept, a token is drawn from
-max(0, p - q), scaled to sum 1; where all are kept, one more comes from p. The result is distributed exactly
-as if the target had drawn every token (appendix A.1 there), whatever the draft is: a bad draft only costs
-time.
+probability min(1, p(x) / q(x)), where p is the target's distribution. In the place of the first rejected
+token, one is drawn from max(0, p - q), scaled to sum 1; if all are kept, one more is drawn from p. The result
+has exactly the target's distribution (appendix A.1 there) for any draft: a bad draft only costs time.
 
     python sample.py RUN "a prompt" --draft SMALLER_RUN
 """
@@ -30,9 +28,7 @@ AHEAD = 4                           # tokens proposed at a time
 
 @dataclass
 class Speculation:
-    """New ids, and how they came about: passes of the target, proposed tokens, and how many of these were
-    kept.
-    """
+    """New ids, the passes of the target, and the numbers of proposed and of kept tokens."""
 
     ids: list[int] = field(default_factory=list)
     passes: int = 0
@@ -41,9 +37,7 @@ class Speculation:
 
 
 class Reader:
-    """A model with the cache of what it has read; `catch_up` reads the rest of a text, `cache.length` can be
-    set back to forget.
-    """
+    """A model and the cache of its text; a smaller `cache.length` makes it forget the newest tokens."""
 
     def __init__(self, model: Llama, length: int, next_logits: NextLogits | None):
         self.model, self.next_logits = model, next_logits
@@ -51,9 +45,7 @@ class Reader:
         self.cache = KVCache(model.config, 1, self.limit, model.model.embed_tokens.weight.device)
 
     def catch_up(self, ids: list[int], last: int) -> Tensor:
-        """Read the ids that the cache does not hold yet; the logits (last, V) after each of the `last` newest
-        ids.
-        """
+        """Read the ids that are not in the cache; returns logits (last, V) after the `last` newest ids."""
         unread = torch.tensor([ids[self.cache.length:]], device=self.cache.keys.device)       # (1, T)
         if self.next_logits and unread.shape[1] == 1:
             return self.next_logits(unread, self.cache)                                              # (1, V)
@@ -62,9 +54,7 @@ class Reader:
 
 
 def distribution(logits: Tensor, seen: Tensor, settings: SampleSettings) -> Tensor:
-    """The probabilities (V,) that `settings` make of logits (V,); at temperature 0 all of it is on the best
-    token.
-    """
+    """The probabilities (V,) of `settings` for logits (V,); at temperature 0 the best token has 1."""
     logits = filtered(logits.float(), seen, settings).double()                                # (V,)
     if settings.temperature == 0:
         return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)                   # (V,)
@@ -78,7 +68,7 @@ def draw(weight: Tensor, number: float) -> int:
 
 
 def marked(seen: Tensor, ids: list[int]) -> Tensor:
-    """`seen` (V,) with more tokens in it."""
+    """`seen` (V,) with these tokens marked too."""
     return seen.index_fill(0, torch.tensor(ids, dtype=torch.long, device=seen.device), True)
 
 
@@ -88,8 +78,9 @@ def speculate(
     stop_ids: Collection[int] = (), ahead: int = AHEAD, target_logits: NextLogits | None = None,
     draft_logits: NextLogits | None = None,
 ) -> Speculation:
-    """Continue `ids` with the target's distribution. Ends as `sample.generate` does. Both models have the
-    same vocabulary.
+    """Continue `ids` with the target's distribution, until the same end as in `sample.generate`.
+
+    Both models must have the same vocabulary.
     """
     length = min(target.config.max_position_embeddings, len(ids) + settings.max_new_tokens)
     result, numbers, start = Speculation(), random.Random(seed), len(ids)
@@ -114,9 +105,9 @@ def speculate(
             else:
                 token = draw((p - q[kept]).clamp(min=0), numbers.random())
         new = proposals[:kept] + [token]
-        result.passes, result.proposed, result.kept = (
-            result.passes + 1, result.proposed + len(proposals), result.kept + kept,
-        )
+        result.passes += 1
+        result.proposed += len(proposals)
+        result.kept += kept
         ids += new
         answer.seen = marked(answer.seen, new)
         reader.cache.length = len(ids) - 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of sample.py: which model, which prompt, and how answers are printed."""
+"""The command line of sample.py: the model, the prompt, and the printed answers."""
 from __future__ import annotations
 
 import dataclasses
@@ -19,7 +19,7 @@ from sampling import history
 from sampling.answers import LoadedModel, respond, valid_text
 from tokenizer import lost_text
 
-# Each of these flags shows the answer, or something else, in its own way.
+# Each of these flags replaces the plain answer by another view.
 VIEWS = ("explore", "arena", "draft", "chat", "sweep", "web", "history")
 LONGEST_PROMPT = 16 << 20                   # bytes; no model here reads as much
 
@@ -37,13 +37,13 @@ def check_together(given: dict[str, Any]) -> None:
         plain = [name for name in plain if name != "json"]
     if len(views) > 1 or plain:
         names = " and ".join(f"--{name}" for name in views + plain)
-        raise UserError(f"{names} do not go together; leave one out")
+        raise UserError(f"{names} cannot be combined; leave one out")
     if given.get("n", 1) < 1:
         raise UserError(f"--n must be at least 1, not {given['n']}")
     if given.get("seed", 0) < 0:
         raise UserError(f"--seed must be zero or more, not {given['seed']}")
     if given.get("blind") and not given.get("arena"):
-        raise UserError("--blind goes with --arena OTHER")
+        raise UserError("--blind is for --arena; add --arena OTHER")
 
 
 def place_and_prompt(
@@ -52,7 +52,7 @@ def place_and_prompt(
     """(run or folder, prompt) from the two arguments and --prompt-file; None where one is not given.
 
     A first argument that is a folder is the model. One that looks like a path (a slash, no blank) and is not
-    a folder is a mistake. Any other is the prompt. Without a prompt, and with `read_pipe`, a pipe or a file
+    a folder is an error. Any other is the prompt. Without a prompt, and with `read_pipe`, a pipe or a file
     on standard input is read to its end. Raises UserError for a prompt that is not UTF-8 text.
     """
     if first is not None and second is None and not os.path.isdir(first):
@@ -60,7 +60,7 @@ def place_and_prompt(
             raise UserError(f"{first}: no such run or model folder")
         first, second = None, first
     if prompt_file and second is not None:
-        raise UserError("a prompt and --prompt-file do not go together; leave one out")
+        raise UserError("a prompt and --prompt-file cannot be combined; leave one out")
     if "-" in (second, prompt_file):
         return first, standard_input()
     if prompt_file:
@@ -84,11 +84,11 @@ def standard_input() -> str:
 def prompt_of(file: BinaryIO, name: str) -> str:
     """The text of an open file, without the newline that `echo` and editors add.
 
-    Raises UserError that names the file where it is too long or not UTF-8.
+    Raises UserError that names the file if it is too long or not UTF-8.
     """
     data = file.read(LONGEST_PROMPT + 1)
     if len(data) > LONGEST_PROMPT:
-        raise UserError(f"{name}: more than {LONGEST_PROMPT >> 20} MiB, the most that a prompt may have")
+        raise UserError(f"{name}: more than {LONGEST_PROMPT >> 20} MiB, the limit for a prompt")
     try:
         return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -106,7 +106,7 @@ def stdin_is_piped() -> bool:
 
 
 def tell_lost_text(loaded: LoadedModel, prompt: str) -> None:
-    """A note on stderr where characters of the prompt are lost: the model does not see them."""
+    """Print a note on stderr if characters of the prompt are lost: the model does not read them."""
     lost = lost_text(loaded.tokenizer, [prompt])
     if lost:
         print(f"note: of the prompt, {lost}", file=sys.stderr)
@@ -120,8 +120,8 @@ def say(
 ) -> dict[str, Any]:
     """Let a model answer once for each (settings, seed); return the record that history and --json keep.
 
-    With `show` the first answer appears on the terminal while it is made, after the text `show`. `stop` ends
-    the first answer where it occurs. `ids` are the prompt's, where its text alone does not give them.
+    With `show` the first answer is printed while it grows, after the text `show`. The text `stop` ends the
+    first answer. `ids` are the prompt's ids, if its text alone does not determine them.
     """
     started, shown = time.perf_counter(), 0
     for answers in respond(loaded, prompt if ids is None else ids, draws):

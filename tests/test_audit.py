@@ -414,8 +414,8 @@ def test_a_plain_model_folder_is_audited(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [
-    ("log.jsonl", "{\"step\": 1", "line 1 is no JSON object"),
-    ("log.jsonl", "\udcff", "line 1 is no JSON object"),
+    ("log.jsonl", "{\"step\": 1", "line 1 is not a JSON object"),
+    ("log.jsonl", "\udcff", "line 1 is not a JSON object"),
     ("best/README.md", "```json numbers\nnot json\n```\n", "json numbers"),
     ("best/model.safetensors", "broken", "damaged"),
 ])

@@ -537,7 +537,7 @@ def test_a_repository_with_subsets_and_other_columns(tmp_path):
     ]
     with pytest.raises(UserError, match="no column text or content; found id"):
         next(hub_sources.texts_of(iter([{"id": 1}]), str(tmp_path)))
-    with pytest.raises(UserError, match="broke off after 0 rows .*CC-MAIN-1999-01"):
+    with pytest.raises(UserError, match="interrupted after 0 rows .*CC-MAIN-1999-01"):
         next(hub_sources.hub_texts(HubDataset(str(tmp_path), "CC-MAIN-1999-01")))
 
 
@@ -564,7 +564,7 @@ def test_an_unreachable_hub_is_one_line(tmp_path):
     )
     assert done.returncode == 2 and not done.stdout
     assert (
-        done.stderr.startswith("data.py: error: epfml/FineWeb-HQ: broke off after 0 rows")
+        done.stderr.startswith("data.py: error: epfml/FineWeb-HQ: interrupted after 0 rows")
         and done.stderr.count("\n") == 1
     )
 
@@ -608,7 +608,7 @@ def test_a_hub_that_breaks_off_is_continued(tmp_path, monkeypatch, math_file, wo
             yield {"text": text}
     stand_in(monkeypatch, rows)
     source = hub_sources.hub_source("math", [HubDataset("x/y")])
-    with pytest.raises(UserError, match="x/y: broke off after 110 rows .* the same command continues"):
+    with pytest.raises(UserError, match="x/y: interrupted after 110 rows .* run the same command again"):
         prepare([source], tmp_path / "out", workers=workers)
     assert json.loads((tmp_path / "out" / "prepare.json").read_text())["sources"]["math"]["read"] == 110
     broken["at"] = -1

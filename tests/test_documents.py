@@ -65,7 +65,7 @@ def test_a_long_json_list_is_parsed_piece_by_piece(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("a.json", b'[{"text": "x"}', "breaks off after item 1"),
+    ("a.json", b'[{"text": "x"}', "is incomplete after item 1"),
     ("a.json", b'[{"text": "x"},', "item 2 is not valid JSON"),
     ("a.json", b'[{"text": "x"}] x', "text after the end"),
     ("a.json", b'{"a":\n1}', "neither a JSON list nor one JSON object a line"),
@@ -181,7 +181,7 @@ def test_a_mended_source_starts_anew_with_the_same_command(tmp_path, capsys):
     assert (tmp_path / "out" / "prepare.json").exists()
     write(path, rows(TEXTS[20:]))
     out = prepare([path_source("math", path)], tmp_path / "out", workers=1)
-    assert "starts anew" in capsys.readouterr().err
+    assert "starts over" in capsys.readouterr().err
     fresh = prepare([path_source("math", path)], tmp_path / "fresh", workers=1)
     assert data.Corpus(out, 32, 2, 4).fingerprint == data.Corpus(fresh, 32, 2, 4).fingerprint
     with pytest.raises(OtherRecipe, match="another setting of sources"):

@@ -146,7 +146,7 @@ def test_too_long_a_row_loses_its_beginning_as_in_lm_eval(model):
     ids = [random.Random(2).randrange(64) for _ in range(130)]
     (scored,), = score(model, [[Query(ids, 120)]])
     assert torch.allclose(scored.log_probs, naive(model, Query(ids[-97:], 97 - 10)), atol=1e-4)
-    with pytest.raises(UserError, match="100 tokens are to be scored at once, more than the 96 positions"):
+    with pytest.raises(UserError, match="must be scored in one piece, but the model has only 96 positions"):
         score(model, [[Query(ids, 30)]])
 
 

@@ -576,7 +576,7 @@ def test_a_truncated_file_at_any_length(folder):
     whole = file.read_bytes()
     for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
-        assert f"{file}: damaged or no safetensors file" in refusal(folder)
+        assert f"{file}: damaged or not a safetensors file" in refusal(folder)
     file.write_bytes(whole + b"\0")
     assert "damaged" in refusal(folder)
 

@@ -397,7 +397,7 @@ def test_config_file_run_folder_and_model_folder(tmp_path: Path):
 
 @pytest.mark.parametrize(("args", "message"), [
     (["--size", "20m", "--hidden-size", "321", "--vocab-size", "0", "--num-key-value-heads", "3"],
-    "no multiple of 10 heads"),
+    "not a multiple of 10 heads"),
     (["--num-key-value-heads", "3", "--head-dim", "31"], "odd"),
     (["--all", "--size", "20m"], "give one of"),
     (["--utilization", "40"], "--utilization"),

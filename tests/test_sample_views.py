@@ -220,7 +220,7 @@ def test_arena_against_another_architecture(command, place):
 # ------------------------------------------------------------------------------------------- the command line
 
 @pytest.mark.parametrize("arguments, words", [
-    (["x", "--chat", "--sweep", "1"], "--chat and --sweep do not go together"),
+    (["x", "--chat", "--sweep", "1"], "--chat and --sweep cannot be combined"),
     (["x", "--explore", "p.html", "--n", "2"], "--explore and --n"),
     (["x", "--arena", "random", "--json"], "--arena and --json"),
     (["x", "--n", "0"], "--n must be at least 1"),
@@ -230,7 +230,7 @@ def test_arena_against_another_architecture(command, place):
     (["x", "--sweep", "0.5,nan"], "temperature must be between"),
     (["x", "--temperature", "inf"], "temperature must be between"),
     (["--prompt-file", "runs"], "runs"),
-    (["hello", "--prompt-file", "runs"], "do not go together"),
+    (["hello", "--prompt-file", "runs"], "cannot be combined"),
     (["x", "--seed", "-1"], "--seed must be zero or more"),
     (["x", "--max-new-tokens", "9" * 400], "is not a whole number of at most 2^63"),
 ])

@@ -63,7 +63,7 @@ def test_what_is_not_there_is_named(bare, tmp_path):
         ("gone.vocab", "no such file"),
         ("buildin-4096", "did you mean builtin-4096?"),
         ("qqqq", "known: builtin-4096"),
-        (NAME, "the network is not to be used"),
+        (NAME, "the network is switched off"),
         (tmp_path, "no tokenizer in this folder"),
     ):
         with pytest.raises(UserError, match=message) as caught:

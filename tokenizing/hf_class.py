@@ -2,9 +2,9 @@
 """The Hugging Face tokenizer class that is copied into a model folder.
 
 `vocab_files/tokenizer_files.py` reads this file as text: the core of `tokenizer.py` and the code between the
-two `wrapper` lines are the folder's `tokenmonster_hf.py`. That file imports the standard library, numpy and
-transformers only: transformers looks up every import in such a file before it runs it, even one inside a
-function.
+two `wrapper` lines are the folder's `tokenmonster_hf.py`. That file imports only the standard library, numpy
+and transformers, because transformers checks all imports of such a file before it runs it, even those inside
+functions.
 """
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 """The second engine: encode through the `tokenmonster` package, the reference implementation.
 
 The package starts a Go program, `tokenmonsterserver`, from the folder `_tokenmonster` in the home folder.
-It is several times as fast as our encoder, and ours is tested against it. Where the program is absent, the
-package would download it without a checksum. This module does not: the program must be there. Before the
-engine is used, both engines encode and decode a probe text; a difference is an error.
+It is several times as fast as our encoder, and ours is tested against it. The package would download a
+missing program without a checksum; this module refuses to. Before the engine is used, both engines encode and
+decode a probe text; a difference is an error.
 """
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 from common import UserError
 from tokenizer import Tokenizer, Vocab, find, read_vocab
 
-# What goes wrong when two tokenizers differ: words, digits, line ends, marks, other scripts, markers, bytes
-# that are not UTF-8.
+# Where tokenizers usually differ: words, digits, line ends, marks, other scripts, markers, bytes that are not
+# UTF-8.
 PROBE = ("Because the cat's 1999 hats (it doesn't care)...\n\tZygote\r\ncaf\u00e9 na\u00efve 2024 \"x\""
          " e\u0301\u0327" + "\u0300" * 40 +
          " \u4e16\u754c \u0417\u0434\u0440 \ud55c\uae00 \U0001f600 don\u2019t \x7f\x00"
@@ -26,7 +26,7 @@ PROBE = PROBE.encode() + b"\xff\xc3 \xe2\x82"
 
 
 class ReferenceTokenizer(Tokenizer):
-    """A tokenizer whose `encode` asks the reference. All else is ours: decoding, special ids.
+    """A tokenizer whose `encode` calls the reference; decoding and special ids are ours.
 
     Raises UserError if the package or its program is missing or does not answer, and if it differs from ours
     on the probe text.

@@ -38,7 +38,7 @@ from tokenizer import Vocab, normalize_pieces
 from tokenizing.lanes import Field, write_tables
 from tokenizing.records import derive
 
-# Single bytes that every vocabulary keeps; the first number goes into the header (32: no other single bytes).
+# Single bytes that every vocabulary keeps; the first number is for the header (32: no other single bytes).
 ASCII = bytes([9, 10, 13, *range(0x20, 0x80)])  # with CR, the document separator, and DEL, the marker
 RESERVED = {
     "english": (16 + 32, ASCII + bytes.fromhex("808182838486888a92939498999c9da2a3a5a6a7a9acaeb0c2c3c5cce2")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show what a tokenizer does: the command line of `tokenizer.py`, coloured tokens, every turn of the encoder.
+"""The command line of `tokenizer.py`: coloured tokens, and every turn of the encoder.
 
 `python tokenizer.py encode --explain` prints `explain`, which the lesson on tokenization calls too.
 """
@@ -73,7 +73,7 @@ def visible(token: bytes) -> str:
 
 
 def names_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    """What to show for each id: its token (of the plain record), or which special id it is."""
+    """The name of each id: its token (of the plain record), or the name of a special id."""
     special = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
     records = tokenizer.vocab.records if isinstance(tokenizer, TokenMonster) else []
     plain = {record.id: record.token for record in records if record.score != -1}
@@ -95,7 +95,7 @@ def token_lines(tokenizer: Tokenizer, ids: list[int], width: int) -> list[str]:
 
 
 def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
-    """The encoder's loop on a text, line by line; LEGEND says how to read it.
+    """The encoder's loop on a text, line by line; LEGEND explains the lines.
 
     Each turn has a line with its candidate, and one for each pair tried, with its score. Only the first token
     of the winning pair is emitted; the second is the candidate of the next turn.
@@ -136,7 +136,7 @@ def explain(tokenizer: TokenMonster, text: str | bytes) -> list[str]:
 
 
 def explain_json(tokenizer: TokenMonster, text: str | bytes) -> dict:
-    """The same as an object."""
+    """The turns of `explain` as a JSON object."""
     records, steps = tokenizer.vocab.records, []
     for turn in tokenizer.turns(normalize(text)):
         branches = [{"name": branch.name, "first": visible(records[branch.first].token),
@@ -154,7 +154,7 @@ def explain_json(tokenizer: TokenMonster, text: str | bytes) -> dict:
 
 
 def facts(tokenizer: Tokenizer, path: Path, sample: str) -> dict:
-    """What `info` prints."""
+    """The facts that `info` prints."""
     ids = tokenizer.encode(sample, document=True)
     found = {"vocabulary": str(path), "kind": "BPE", "embedding_rows": tokenizer.vocab_size}
     if isinstance(tokenizer, TokenMonster):
@@ -208,10 +208,10 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="{info,encode,decode,train}", required=True)
     which = f"vocabulary file, model folder or name (default: {DEFAULT})"
     info = commands.add_parser(
-        "info", help="what a vocabulary is",
+        "info", help="describe a vocabulary",
         description="Print size, longest token, mode, special ids, characters per token.")
     info.add_argument("vocab", nargs="?", help=which)
-    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same as a flag")
+    info.add_argument("--vocab", dest="named", default=DEFAULT, help="the same, as a flag")
     info.add_argument("--sample", metavar="FILE",
                       help="text for the characters per token (default: two paragraphs of prose)")
     encode = commands.add_parser(
@@ -229,7 +229,7 @@ def build_parser() -> Parser:
     for command in (encode, decode):
         command.add_argument("--vocab", default=DEFAULT, help=which)
         command.add_argument("--engine", default="stentor", choices=["stentor", "tokenmonster"],
-                             help="which encoder; tokenmonster is the reference package (default: stentor)")
+                             help="the encoder; tokenmonster is the reference package (default: stentor)")
     for command in (info, encode, decode):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -69,7 +69,7 @@ class FromJson:
         return type(self.inner).from_str(self.inner.to_str())
 
     def prefix(self) -> list[int]:
-        """The special tokens that the file's post-processor puts before a text."""
+        """The special tokens that the file's post-processor adds before a text."""
         encoded = self.inner.encode("a")
         return encoded.ids[:encoded.special_tokens_mask.index(0)] if 0 in encoded.special_tokens_mask else []
 
@@ -89,7 +89,7 @@ class FromModel:
         try:
             self.inner.LoadFromSerializedProto(path.read_bytes())
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{path}: no SentencePiece model ({error})") from None
+            raise UserError(f"{path}: not a SentencePiece model ({error})") from None
         self.size = self.inner.get_piece_size()
         self.piece, self.encode, self.decode = self.inner.id_to_piece, self.inner.encode, self.inner.decode
 
@@ -133,11 +133,11 @@ class BPE:
 
     @functools.cached_property
     def prefix_ids(self) -> list[int]:
-        """What the folder's own tokenizer puts before a text, as transformers does: often [bos_id].
+        """The ids that the folder's own tokenizer adds before a text, as in transformers: often [bos_id].
 
-        A tokenizer.json says so in its post-processor, a tokenizer.model by "add_bos_token": true beside it.
-        "add_bos_token": false turns either off: `save_pretrained` writes it, since our training puts nothing
-        there.
+        A tokenizer.json has them in its post-processor, a tokenizer.model has "add_bos_token": true beside
+        it. "add_bos_token": false turns both off; `save_pretrained` writes it, because our training adds
+        nothing before a text.
         """
         config = self.path.parent / "tokenizer_config.json"
         stated = read_json(config).get("add_bos_token") if config.is_file() else None
@@ -195,7 +195,7 @@ class BPE:
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the tokenizer's files into a model folder; write a tokenizer_config.json if there is none.
 
-        "add_bos_token" becomes false there: our training puts nothing before a text.
+        "add_bos_token" becomes false there, because our training adds nothing before a text.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ class BPE:
 
 
 class Stream:
-    """Decodes ids as they come; the parts joined are the whole decode, and no character is broken."""
+    """Decodes ids one by one; the joined parts are the complete text, and no character is broken."""
 
     def __init__(self, tokenizer: BPE):
         self.tokenizer, self.ids, self.given = tokenizer, [], 0
@@ -226,7 +226,7 @@ class Stream:
         return self._next(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
 
     def finish(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         return self._next(self.tokenizer.decode(self.ids))
 
     def _next(self, text: str) -> str:

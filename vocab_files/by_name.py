@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a TokenMonster vocabulary by its name: on this machine, else fetch it.
+"""Find a TokenMonster vocabulary by its name, on this machine or on the hub.
 
-The published ones lie in the Hugging Face repository `alasdairforsythe/tokenmonster`, and are kept where
-the tokenmonster package keeps them, or in $STENTOR_VOCABS. Only files whose checksum is known here are
-fetched; any other vocabulary can be given as a path.
+The published ones are in the Hugging Face repository `alasdairforsythe/tokenmonster`. A downloaded file is
+kept in the folder of the tokenmonster package, or in $STENTOR_VOCABS. Only files with a checksum below are
+downloaded; any other vocabulary can be given as a path.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKSUMS = {
     "english-4096-strict-nocapcode-v1": "8b4270afaa2280d960efd52b0cbcb3986b7757f09cfbc6bc616ef35fc21597b6",
     "english-8000-strict-nocapcode-v1": "cd0f9d205c5f090374c8f556ec04958f4225868b80a20b2060e4d4dc5bbf4744",
 }
-LARGEST = 4 << 20  # bytes that are read of an answer
+LARGEST = 4 << 20  # bytes of a download
 PATIENCE = 10  # seconds without an answer
 
 
@@ -34,7 +34,7 @@ def by_name(name: str, network: bool = True) -> Path:
 
 
 def address(name: str) -> str:
-    """Where a vocabulary lies; $HF_ENDPOINT names another host, as it does for the hub's own library."""
+    """The address of a vocabulary; $HF_ENDPOINT changes the host, as for the hub's own library."""
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     return f"{host.rstrip('/')}/alasdairforsythe/tokenmonster/resolve/main/vocabs/{name}.vocab"
 
@@ -52,7 +52,7 @@ def download(name: str, folders: list[Path], network: bool = True) -> Path:
         raise UserError(f"{name}: no such file, model folder or vocabulary; {hint}")
     manual = f"put {name}.vocab into {folders[0]}, or name its folder in STENTOR_VOCABS"
     if not network or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise UserError(f"{name} is not on this machine, and the network is not to be used; {manual}")
+        raise UserError(f"{name} is not on this machine, and the network is switched off; {manual}")
     try:
         with urllib.request.urlopen(address(name), timeout=PATIENCE) as answer:
             content = answer.read(LARGEST + 1)
