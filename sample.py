@@ -162,7 +162,7 @@ class Draw:
                             f"{config.max_position_embeddings}")
         for token in ids:
             if not 0 <= token < config.vocab_size:
-                raise UserError(f"the prompt has token {token}, but the model only {config.vocab_size} tokens; "
+                raise UserError(f"the prompt has token {token}, the model only {config.vocab_size} tokens; "
                                 "the vocabulary belongs to another model")
         self.settings = settings.check()
         self.random = random.Random(seed)

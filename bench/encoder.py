@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a tokenizer: megabytes of text per second of CPU time, encoding and decoding, beside the plain loop
-and the reference.
+"""Measure a tokenizer in MB of text per CPU second, beside the plain loop and the reference.
 
     python -m bench.encoder
     python -m bench.encoder --vocab english-4096-strict-nocapcode-v1 --text web.jsonl.gz --megabytes 4
     python -m bench.encoder --profile
 
-CPU time counts what the process computed, whatever else the machine did meanwhile; the reference works in a
-process of its own, so its figure is wall time. Without --text the built-in corpus is read. All ids are
-compared: a figure of a wrong encoder is worth nothing.
+CPU time does not depend on other programs on the machine. The reference works in its own process, so its
+figure is wall time. Without --text, Python's documentation is read. All ids are compared, because the speed of
+a wrong encoder means nothing.
 """
 from __future__ import annotations
 
-import gzip
 import json
 import platform
 import sys
@@ -25,25 +23,18 @@ from typing import Any
 import numpy as np
 
 from common import Parser, UserError, run
+from corpus.documents import documents_of
+from corpus.python_docs import python_documents
 from tokenizer import DEFAULT, Tokenizer, load, normalize_pieces
 from tokenizing.reference import load_reference
 
 
 def read_text(path: str | None, size: int) -> str:
-    """About `size` characters of a .txt, .jsonl or .jsonl.gz file (key text or content), or of
-    Python's documentation.
-    """
+    """About `size` characters of a file of documents (corpus/documents.py), or of Python's documentation."""
     if path is None:
-        from corpus.python_docs import python_documents
         parts = (text for _, text in python_documents("web"))
-    elif not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    elif ".jsonl" in path:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line, _ in zip(lines, range(size // 100))]
-        parts = (row.get("text") or row.get("content") or "" for row in rows)
     else:
-        parts = [Path(path).read_text(encoding="utf-8", errors="surrogateescape")]
+        parts = (text for text in documents_of(Path(path)) if text)
     text, total = [], 0
     for part in parts:
         text.append(part)
@@ -56,7 +47,7 @@ def read_text(path: str | None, size: int) -> str:
 def seconds(
     work: Callable[[], Any], clock: Callable[[], float] = time.process_time, times: int = 3
 ) -> tuple[float, Any]:
-    """The best of a few runs, and what the last one returned."""
+    """The best time of a few runs, and the last result."""
     best = float("inf")
     for _ in range(times):
         start = clock()
@@ -66,7 +57,7 @@ def seconds(
 
 
 def peak_memory(tokenizer: Tokenizer, text: str) -> int:
-    """Bytes held at most while a text is encoded block by block, the text itself not counted."""
+    """Peak memory in bytes while a text is encoded block by block, without the text itself."""
     tracemalloc.start()
     for _ in tokenizer.fast.encode_blocks(text):
         pass
@@ -114,7 +105,7 @@ def main() -> None:
         "--vocab", action="append",
         help=f"vocabulary file, folder or name; may be repeated (default: {DEFAULT})",
     )
-    parser.add_argument("--text", metavar="FILE", help="text to measure on (default: the built-in corpus)")
+    parser.add_argument("--text", metavar="FILE", help="text to measure on (default: Python's documentation)")
     parser.add_argument("--megabytes", type=float, default=2.0, help="how much of it (default: 2)")
     parser.add_argument(
         "--profile", action="store_true", help="show where the time of the numpy form goes instead"

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data pipeline costs: `python -m bench.pipeline prepare|memory|loader|mask|all`.
+"""The cost of the data pipeline: `python -m bench.pipeline prepare|memory|loader|mask|all`.
 
-    prepare   tokens a second and core of each stage, and what 8.5 billion tokens would take on a TPU host and
+    prepare   tokens a second and core of each stage, and the hours for 8.5 billion tokens on a TPU host and
               on Kaggle
-    memory    peak memory of a preparation and of one with ten times the input, and the rate of the one
-              process that writes
-    loader    batch(step) at the card recipe of 20m beside the training step that it feeds
+    memory    peak memory of a preparation and of one with ten times the input, and the speed of the writing
+              process
+    loader    batch(step) at the card recipe of 20m beside its training step
     mask      a training step with the block-diagonal document mask beside one without
 
-Times are CPU seconds (time.process_time), as the machine may be shared; `--threads` is what torch may use.
+Times are CPU seconds (time.process_time), because the machine may be shared; `--threads` is for torch.
 """
 from __future__ import annotations
 
@@ -48,16 +48,11 @@ def bench_prepare(options) -> None:
     from corpus.documents import path_source
     coder = tokenizer.load(options.vocab) if options.vocab else tokenizer.load()
     given = dict(entry.split("=", 1) for entry in options.source or [])
-    print(
-        f"{'source':8}{'MB':>8}{'tokens':>12}{'clean':>9}{'split':>9}{'encode':>9}   seconds per MB of text{'tokens/s':>14}"
-    )
+    print(f"{'source':8}{'MB':>8}{'tokens':>12}{'clean':>9}{'split':>9}{'encode':>9}   seconds per MB of text"
+          f"{'tokens/s':>14}")
     seconds_per_token = 0.0
     for kind in KINDS:
-        texts = (
-            path_source(kind, given[kind]).documents(0)
-            if kind in given
-            else builtin_documents(kind)
-        )
+        texts = path_source(kind, given[kind]).documents(0) if kind in given else builtin_documents(kind)
         texts = list(itertools.islice(texts, 300))
         megabytes = sum(len(text.encode()) for text in texts) / 1e6
         cleaned = [data.clean_text(text, kind == "code") for text in texts]
@@ -74,15 +69,12 @@ def bench_prepare(options) -> None:
     print(f"in the cards' shares: {1 / seconds_per_token:,.0f} tokens/s and core")
     for host, cores in HOSTS.items():
         hours = CARD_TOKENS * seconds_per_token / cores / 3600
-        print(
-            f"8.5 billion tokens on a {host}: {hours:.1f} hours, estimated from this rate alone (reading and writing: `memory`)"
-        )
+        print(f"8.5 billion tokens on a {host}: {hours:.1f} hours, estimated from this rate alone "
+              "(reading and writing: `memory`)")
 
 
 def prepare_copies(copies: int, out: str) -> None:
-    """Prepare the built-in mathematics `copies` times over, in a process of its own whose peak memory is
-    printed.
-    """
+    """Prepare `copies` copies of the built-in mathematics and print this process's peak memory."""
     from corpus.builtin import builtin_documents
     from corpus.documents import Source
     from corpus.prepare import prepare
@@ -99,10 +91,9 @@ def prepare_copies(copies: int, out: str) -> None:
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
     tokens = tokens_of(read_manifest(folder)["sources"]["math"]["train"])
-    print(
-        f"{tokens:12,} tokens: peak memory {peaks[0]:.0f} MiB in the writer, {peaks[1]:.0f} MiB in the largest worker; "
-        f"the writer (generating the text, too) does {tokens / seconds:,.0f} tokens a CPU second"
-    )
+    print(f"{tokens:12,} tokens: peak memory {peaks[0]:.0f} MiB in the writer, {peaks[1]:.0f} MiB in the "
+          f"largest worker; the writer, which generates the text too, does {tokens / seconds:,.0f} tokens a CPU "
+          "second")
 
 
 def bench_memory(options) -> None:
@@ -114,9 +105,7 @@ def bench_memory(options) -> None:
 
 
 def sparse_corpus(folder: Path, tokens: int) -> Path:
-    """A corpus of `tokens` zeros, web/code/math 75/15/10, that takes no room on disk (sparse files), in
-    shards of 50 million.
-    """
+    """A corpus of `tokens` zeros, web/code/math 75/15/10, in sparse files that use no disk space."""
     import data
     sources = {}
     (folder / "tokenizer").mkdir()
@@ -146,8 +135,9 @@ def sparse_corpus(folder: Path, tokens: int) -> Path:
 
 
 def bench_loader(options) -> None:
-    """64 rows of 4,096 tokens out of 8.5 billion, beside forward and backward of as many on this CPU (one row
-    measured, times 64).
+    """A batch of 64 x 4,096 tokens out of 8.5 billion, beside its forward and backward pass on this CPU.
+
+    One row is measured and multiplied by 64.
     """
     import torch
 
@@ -169,14 +159,14 @@ def bench_loader(options) -> None:
     train_row()  # once: it takes many seconds
     step = 64 * (time.process_time() - began)
     print(
-        f"opening the folder {1000 * opening:.0f} ms; batch(step) of 64 x 4,096 tokens {1000 * loader:.1f} ms; "
-        f"training step of 20m {step:.0f} s (64 x one row): the loader is {100 * loader / step:.4f}% of it"
+        f"opening the folder {1000 * opening:.0f} ms; batch(step) of 64 x 4,096 tokens "
+        f"{1000 * loader:.1f} ms; training step of 20m {step:.0f} s (64 x one row): the loader is "
+        f"{100 * loader / step:.4f}% of it"
     )
 
 
 def bench_mask(options) -> None:
-    """Forward and backward of a row of 20m with and without the document mask, documents of about 500 tokens.
-    """
+    """Forward and backward of a row of 20m with and without the document mask (every 500 tokens)."""
     import torch
 
     from model import SIZES, Llama
@@ -191,9 +181,8 @@ def bench_mask(options) -> None:
             logits = model(row, mask=document_mask(row, 2) if masked else None)
             torch.nn.functional.cross_entropy(logits[0, :-1], row[0, 1:]).backward()
         plain, masked = cpu_seconds(lambda: work(False)), cpu_seconds(lambda: work(True))
-        print(
-            f"{length} positions: {plain:.2f} s without a mask, {masked:.2f} s with the document mask: {masked / plain:.2f} times"
-        )
+        print(f"{length} positions: {plain:.2f} s without a mask, {masked:.2f} s with the document mask: "
+              f"{masked / plain:.2f} times")
 
 
 BENCHES = {"prepare": bench_prepare, "memory": bench_memory, "loader": bench_loader, "mask": bench_mask}

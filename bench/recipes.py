@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a precision recipe buys: tiny trained in FP32, in plain bf16 autocast and by the cards' recipe, on the
-same batches, compared step by step.
+"""Compare precision recipes: tiny in FP32, in plain bf16 autocast and by the cards' recipe, step by step.
 
     python -m bench.recipes                # 300 steps each, some minutes on two cores
     python -m bench.recipes --recipes fp32,t4-fp16,bf16 --steps 100
 
-Weights, data, learning rates are equal; only the dtypes differ. Two runs that round differently drift apart,
-whatever the recipe (a second FP32 run whose micro-batches add up in another order shows by how much), so read
-two things: how far each stays from FP32 over all steps, and how far off the first step is, where the weights
-are still equal and nothing but the arithmetic differs.
+Weights, data and learning rates are equal; only the dtypes differ. Runs that round differently drift apart
+under any recipe; a second FP32 run, which adds its micro-batches in another order, shows how far. So two
+numbers matter: the difference to FP32 over all steps, and the difference at the first step, where the weights
+are still equal and only the arithmetic differs.
 """
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ class Options:
     """The flags."""
 
     recipes: str = flag(
-        "fp32,bf16,tpu-bf16", "keys of PRECISIONS, the first is what the others are compared with"
+        "fp32,bf16,tpu-bf16", "keys of PRECISIONS; the others are compared with the first"
     )
     steps: int = flag(300, "optimizer steps of each run")
     seq_len: int = flag(64, "tokens in a row")
@@ -43,20 +42,17 @@ def losses_of(
 ) -> tuple[list[dict], float]:
     """Rows of the log and seconds of one run of tiny."""
     import train
-    begun = time.perf_counter()
+    start = time.perf_counter()
     train.train(size="tiny", data=str(corpus), out=str(out), device="cpu", precision=recipe,
                 steps=options.steps, seq_len=options.seq_len, batch_size=options.batch_size,
-                micro_batch=micro_batch,
-                learning_rate=3e-3, eval_steps=options.steps, logging_steps=50, max_eval_samples=32,
+                micro_batch=micro_batch, learning_rate=3e-3, eval_steps=options.steps, logging_steps=50, max_eval_samples=32,
                 stop_after=options.steps)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return rows, time.perf_counter() - begun
+    return rows, time.perf_counter() - start
 
 
 def compared(rows: list[dict], reference: list[dict]) -> dict[str, float]:
-    """How one run differs from the reference: loss and relative gradient norm at the first step and over all,
-    and validation loss at the end.
-    """
+    """Differences of a run to the reference: loss and relative gradient norm, validation loss at the end."""
     pairs = [(row, other) for row, other in zip(rows, reference) if "loss" in row]
     loss = [abs(row["loss"] - other["loss"]) for row, other in pairs]
     norm = [abs(row["grad_norm"] / other["grad_norm"] - 1) for row, other in pairs]
@@ -70,7 +66,7 @@ def compared(rows: list[dict], reference: list[dict]) -> dict[str, float]:
 def main() -> int:
     """Run all, print the table of differences."""
     parser = Parser(
-        "What the FP32 norms and layers of a recipe buy, on tiny.", "  python -m bench.recipes --steps 100",
+        "Compare the effect of precision recipes on tiny.", "  python -m bench.recipes --steps 100",
         prog="bench.recipes",
     )
     add_flags(parser, Options)
@@ -96,10 +92,8 @@ def main() -> int:
     if options.json:
         print(json.dumps({"differences": table, "seconds": took, "validation": reference[-1]["eval_loss"]}))
         return 0
-    print(
-        f"\ntiny, {options.steps} steps of {options.batch_size} x {options.seq_len}; difference to {recipes[0]}, whose validation loss ends at "
-        f"{reference[-1]['eval_loss']:.4f}; norms are relative"
-    )
+    print(f"\ntiny, {options.steps} steps of {options.batch_size} x {options.seq_len}; difference to "
+          f"{recipes[0]}, whose last validation loss is {reference[-1]['eval_loss']:.4f}; norms are relative")
     names = list(next(iter(table.values())))
     print(f"  {'':<22}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}")
     for name, row in table.items():

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast `evaluate.py` is beside lm-eval: the same folder, the same requests, the same threads, in turn.
+"""The speed of `evaluate.py` beside lm-eval: the same folder, requests and threads, one after the other.
 
-    python -m bench.scoring runs/tiny --python ../lm-eval-venv/bin/python --choices piqa.jsonl.gz --gsm8k
-    gsm8k.jsonl.gz
+    python -m bench.scoring runs/tiny --python ../lm-eval-venv/bin/python --choices piqa.jsonl.gz
 
 lm-eval runs in another interpreter and outside this folder. Only its `loglikelihood` or `generate_until` is
-timed, with prompts already made; of ours everything but loading the model: reading the file, prompts,
+timed, with prepared prompts. Ours is timed with everything but loading the model: reading the file, prompts,
 encoding, scoring, counting.
 """
 from __future__ import annotations
@@ -36,18 +35,19 @@ until = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temp
 seconds = []
 for kind, requests in json.load(open(path)):
     if kind == "loglikelihood":
-        instances = [Instance(kind, {}, (context, choice), index) for index, (context, choice) in enumerate(requests)]
+        arguments = [(context, choice) for context, choice in requests]
     else:
-        instances = [Instance(kind, {}, (context, dict(until)), index) for index, context in enumerate(requests)]
-    begun, cpu = time.time(), time.process_time()
+        arguments = [(context, dict(until)) for context in requests]
+    instances = [Instance(kind, {}, one, index) for index, one in enumerate(arguments)]
+    start, cpu = time.time(), time.process_time()
     getattr(model, kind)(instances, disable_tqdm=True)
-    seconds.append((time.time() - begun, time.process_time() - cpu))
+    seconds.append((time.time() - start, time.process_time() - cpu))
 print(json.dumps(seconds))
 """
 
 
 def requests_of(path: str, limit: int, kind: str) -> list:
-    """What lm-eval is asked for a file: (context, choice) pairs, or prompts to continue."""
+    """lm-eval's requests for a file: (context, choice) pairs, or prompts to continue."""
     items = read_items(path, {})[:limit]
     if kind == "generate_until":
         return [f"Question: {item['question']}\nAnswer:" for item in items]
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, default=32, metavar="N", help="lm-eval's batch size (default: 32, the cards')"
     )
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of torch, for both (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch, for both (default: 2)")
     args = parser.parse_args()
     folder = find_run(args.run).resolve()
     torch.set_num_threads(args.threads)
@@ -83,12 +83,12 @@ def main() -> None:
     ]
     ours = []
     for path, kind in jobs:
-        begun, cpu = time.time(), time.process_time()
+        start, cpu = time.time(), time.process_time()
         if kind == "loglikelihood":
             multiple_choice(model, tokenizer, path, boundary="lm-eval", prompt="lm-eval", limit=args.limit)
         else:
             exact_match(model, tokenizer, path, limit=args.limit)
-        ours.append((time.time() - begun, time.process_time() - cpu))
+        ours.append((time.time() - start, time.process_time() - cpu))
     with tempfile.TemporaryDirectory() as work:
         requests = Path(work) / "requests.json"
         requests.write_text(json.dumps([(kind, requests_of(path, args.limit, kind)) for path, kind in jobs]))
@@ -100,14 +100,12 @@ def main() -> None:
     if done.returncode:
         raise UserError(f"lm-eval failed: {done.stderr.strip().splitlines()[-1]}")
     theirs = json.loads(done.stdout.strip().splitlines()[-1])
-    print(
-        "| file | items | ours, items/s | lm-eval, items/s | ratio | ratio in CPU seconds |\n| --- | ---: | ---: | ---: | ---: | ---: |"
-    )
+    print("| file | items | ours, items/s | lm-eval, items/s | ratio | ratio in CPU seconds |\n"
+          "| --- | ---: | ---: | ---: | ---: | ---: |")
     for (path, _), (wall, cpu), (their_wall, their_cpu) in zip(jobs, ours, theirs):
         items = len(read_items(path, {})[:args.limit])
-        print(
-            f"| {Path(path).name} | {items} | {items / wall:.1f} | {items / their_wall:.1f} | {their_wall / wall:.2f} | {their_cpu / cpu:.2f} |"
-        )
+        print(f"| {Path(path).name} | {items} | {items / wall:.1f} | {items / their_wall:.1f} "
+              f"| {their_wall / wall:.2f} | {their_cpu / cpu:.2f} |")
 
 
 if __name__ == "__main__":

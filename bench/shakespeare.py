@@ -5,9 +5,9 @@
     python -m bench.shakespeare input.txt --nanogpt ../nanoGPT
 
 `tiny` trains on the first 90% of the text with the built-in vocabulary; the text keeps its lines. A few steps
-are timed first, then the schedule gets as many steps as fit into --seconds. With --nanogpt, the commands that
-nanoGPT's README gives for a CPU run in a copy of that folder, on the same machine. Its loss is in nats per
-character; divided by ln 2 and the bytes of a character it is bits per byte.
+are timed first, then the schedule gets as many steps as fit into --seconds. With --nanogpt, the commands of
+nanoGPT's README for a CPU run in a copy of that folder, on the same machine. Its loss is in nats per
+character; divided by ln 2 and by the bytes of a character it is in bits per byte.
 """
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from train import train
 
 TIMED_STEPS = 40
 RESERVE = 4.0  # seconds for opening the run, the last evaluation and saving
-# What nanoGPT's README says to run on a CPU ("I only have a macbook").
+# The command of nanoGPT's README for a CPU ("I only have a macbook").
 NANOGPT = ("train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20"
            " --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128"
            " --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0").split()
-# Its prepare.py imports `requests` for a download that is not needed where the text is there.
+# Its prepare.py imports `requests` for a download, which is not needed here.
 PREPARE = ("import runpy, sys, types; sys.modules['requests'] = types.ModuleType('requests'); "
            "runpy.run_path('data/shakespeare_char/prepare.py', run_name='__main__')")
 
@@ -98,10 +98,10 @@ def main() -> int:
     parser.add_argument("text", type=Path, help="the text, for example tiny Shakespeare's input.txt")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="nanoGPT's folder, to run its CPU demo")
     parser.add_argument("--seconds", type=positive, default=75, help="time of the training (default: 75)")
-    parser.add_argument("--seed", type=int, default=42, help="(default: 42)")
-    parser.add_argument("--learning-rate", type=float, help="(default: the recipe's)")
-    parser.add_argument("--seq-len", type=int, help="(default: the recipe's)")
-    parser.add_argument("--batch-size", type=int, help="(default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=42, help="seed (default: 42)")
+    parser.add_argument("--learning-rate", type=float, help="peak rate (default: the recipe's)")
+    parser.add_argument("--seq-len", type=int, help="tokens of a row (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     if not options.text.is_file():

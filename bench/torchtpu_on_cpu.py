@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a script of this project with TorchTPU on a machine without a TPU: a CPU takes the place of the chip.
+"""Run a script of this project with TorchTPU on a machine without a TPU: the CPU replaces the chip.
 
     python -m bench.torchtpu_on_cpu train.py --size tiny --device tpu
 
-TorchTPU takes its compiler and runtime from the library that TPU_LIBRARY_PATH names. Here that is a CPU
-plugin of the same interface (PJRT), from the package `fastatomstruct-xla-cpu`. It knows no TPU kernels, so
-attention runs as plain operations, and it allows one process only. This is for developers' checks.
+TPU_LIBRARY_PATH names the library with TorchTPU's compiler and runtime. Here it is a CPU plugin with the same
+interface (PJRT), from the package `fastatomstruct-xla-cpu`. It has no TPU kernels, so attention runs as plain
+operations, and it allows only one process. This is for developers' checks.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from common import ROOT, UserError, run
 # Positions in the table of functions that every PJRT plugin exports (pjrt_c_api.h; the order never changes).
 CLIENT_COMPILE, EXECUTABLE_NUM_OUTPUTS, EXECUTABLE_OUTPUT_MEMORY_KINDS = 20, 44, 47
 BEFORE_FUNCTIONS = 40                                 # bytes: the table's size, extensions and version
-HOOKS = []                                            # C holds no references: what is hooked stays here
+HOOKS = []                                            # keeps Python objects alive that C uses
 
 
 class Arguments(ctypes.Structure):
@@ -35,7 +35,7 @@ Function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Arguments))
 
 
 def plugin() -> Path:
-    """The CPU plugin's library. Raises UserError where it or TorchTPU is not installed."""
+    """The CPU plugin's library. Raises UserError if it or TorchTPU is not installed."""
     missing = [name for name in ("torch_tpu", "fastatomstruct_xla_cpu") if find_spec(name) is None]
     if missing:
         raise UserError(f"{', '.join(missing)}: not installed; they are in tests/oracles/torchtpu.txt")
@@ -62,7 +62,7 @@ def hook(index: int, function: Callable[[Any], int | None]) -> Callable[[Any], i
 
 
 def replace_chip() -> None:
-    """Make the CPU the device `tpu` of this process. To be called before torch is imported."""
+    """Make the CPU the device `tpu` of this process. Call it before torch is imported."""
     os.environ["TPU_LIBRARY_PATH"] = str(plugin())
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     import torch

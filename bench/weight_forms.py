@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What BF16 and INT8 weights cost and gain: bytes read, loss on a text, tokens/s of each form.
+"""Cost and gain of BF16 and INT8 weights: bytes read, loss on a text, tokens/s of each format.
 
     python -m bench.weight_forms RUN TEXT_FILE
 """
@@ -26,14 +26,14 @@ def seconds_per_token(loaded: LoadedModel, tokens: int) -> float:
         logits = loaded.next_logits(newest, cache)                            # (1, V)
         newest = logits.argmax(dim=1, keepdim=True)                           # (1, 1)
         if i == 0:
-            started = time.perf_counter()  # the first step warms the caches of processor and library
+            started = time.perf_counter()  # after the first step, which fills caches
     return (time.perf_counter() - started) / tokens
 
 
 def main() -> int:
     """The command line."""
     parser = Parser(
-        "Measure what BF16 and INT8 weights cost and gain.",
+        "Measure cost and gain of BF16 and INT8 weights.",
         "  python -m bench.weight_forms runs/20m validation.txt",
     )
     parser.add_argument("run", help="run folder or model folder")
@@ -44,7 +44,7 @@ def main() -> int:
     model, base = load_model_of(args.run).model, None
     longest = model.config.max_position_embeddings - 2
     if not 0 < args.tokens <= longest:
-        raise UserError(f"--tokens {args.tokens} must be 1 to {longest}, what fits into this model's context")
+        raise UserError(f"--tokens {args.tokens} must be 1 to {longest}, the limit of this model's context")
     print(f"{'weights':14}{'MB read':>9}{'loss':>9}{'cost':>9}{'tokens/s':>10}")
     for form in FORMS:
         loaded = load_model_of(args.run, form)

@@ -221,7 +221,8 @@ Perplexities can be compared only between models of one vocabulary on one valida
     return text + table(("benchmark", "score", "95% interval", "chance"), rows)
 
 
-TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network, no server.
+TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network,
+no server.
 `trust_remote_code=True` lets transformers run it; read it first, like any such code.
 
 A warning for lm-eval: if one token covers the end of the context and the complete choice, the harness
