@@ -6,8 +6,8 @@
     python -m bench.encoder --profile
 
 CPU time does not depend on other programs on the machine. The reference works in its own process, so its
-figure is wall time. Without --text, Python's documentation is read. All ids are compared, because the speed of
-a wrong encoder means nothing.
+figure is wall time. Without --text, Python's documentation is read. All ids are compared, because the speed
+of a wrong encoder means nothing.
 """
 from __future__ import annotations
 

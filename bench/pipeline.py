@@ -92,8 +92,8 @@ def prepare_copies(copies: int, out: str) -> None:
     ]
     tokens = tokens_of(read_manifest(folder)["sources"]["math"]["train"])
     print(f"{tokens:12,} tokens: peak memory {peaks[0]:.0f} MiB in the writer, {peaks[1]:.0f} MiB in the "
-          f"largest worker; the writer, which generates the text too, does {tokens / seconds:,.0f} tokens a CPU "
-          "second")
+          f"largest worker; the writer, which generates the text too, does {tokens / seconds:,.0f} tokens a "
+          "CPU second")
 
 
 def bench_memory(options) -> None:

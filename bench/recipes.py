@@ -45,7 +45,8 @@ def losses_of(
     start = time.perf_counter()
     train.train(size="tiny", data=str(corpus), out=str(out), device="cpu", precision=recipe,
                 steps=options.steps, seq_len=options.seq_len, batch_size=options.batch_size,
-                micro_batch=micro_batch, learning_rate=3e-3, eval_steps=options.steps, logging_steps=50, max_eval_samples=32,
+                micro_batch=micro_batch, learning_rate=3e-3, eval_steps=options.steps, logging_steps=50,
+                max_eval_samples=32,
                 stop_after=options.steps)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return rows, time.perf_counter() - start

@@ -73,7 +73,8 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, default=32, metavar="N", help="lm-eval's batch size (default: 32, the cards')"
     )
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch, for both (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N",
+                        help="threads of torch, for both (default: 2)")
     args = parser.parse_args()
     folder = find_run(args.run).resolve()
     torch.set_num_threads(args.threads)
