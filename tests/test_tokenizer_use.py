@@ -69,7 +69,7 @@ def test_what_is_not_there_is_named(bare, tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             find(name)
         assert "\n" not in str(caught.value) and str(name) in str(caught.value)
-    with pytest.raises(UserError, match="not to be used"):
+    with pytest.raises(UserError, match="switched off"):
         find(NAME, network=False)
 
 
