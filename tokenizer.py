@@ -678,7 +678,7 @@ class FastEncoder:
             while state < stop_at:
                 path.append(state)
                 state = next_state[state]
-        path = np.array(path)
+        path = np.array(path, dtype=np.int64)
         ids = np.stack([ids[path], np.where(deletes[path], self.delete, -1)], axis=1).ravel()
         return ids[ids >= 0], np.repeat(path // 2, 2)[ids >= 0], state // 2, state % 2
 

@@ -120,7 +120,8 @@ def problem_of_rows(path: Path) -> str | None:
 def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
     """The readable files at a path, in the order of their names, and what is skipped: reason -> names.
 
-    In a folder, hidden folders and files, caches, binaries and unknown formats are skipped. A link is
+    In a folder, hidden folders and files, caches, virtual environments, binaries and unknown formats are
+    skipped. A link is
     followed, and its target is read once. Raises UserError for a single file that cannot be read, and for a
     folder without a readable file.
     """
@@ -143,7 +144,7 @@ def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
             name = str(entry.relative_to(path))
             if entry.name.startswith("."):
                 skipped["hidden"].append(name)
-            elif entry.name in CACHES:
+            elif entry.name in CACHES or (entry / "pyvenv.cfg").is_file():
                 skipped["cache"].append(name)
             elif not entry.exists():
                 skipped["broken link"].append(name)

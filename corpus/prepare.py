@@ -196,8 +196,9 @@ class OtherRecipe(UserError):
     """The folder holds a corpus, or part of one, with other text or settings."""
 
     def __init__(self, folder: Path, changed: list[str]):
-        super().__init__(f"{folder} was made with another setting of {', '.join(changed)}; choose another "
-                         "folder, or remove that one first")
+        named = [name if name != "sources" else "sources (other files, or edited ones)" for name in changed]
+        super().__init__(f"{folder} was made with another setting of {', '.join(named)}; choose another "
+                         "folder with --out, or remove that one first")
 
 
 def changed_settings(stored: Any, recipe: dict) -> list[str]:

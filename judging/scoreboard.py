@@ -239,8 +239,9 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
     try:
         context = args.context or (stored["settings"]["seq_len"] if stored else None)
-        if context is not None and type(context) is not int or stored and type(stored["data"]) is not str:
-            raise TypeError("seq_len must be an integer, data a folder")
+        good = context is None or type(context) is int and context > 0
+        if not good or stored and type(stored["data"]) is not str:
+            raise TypeError("seq_len must be a positive integer, data a folder")
     except (KeyError, TypeError) as error:
         raise UserError(f"{home / 'run.json'}: not the record of a run ({error})") from None
     weights = [sha256_file(file) for file in sorted(folder.glob("model*.safetensors"))]

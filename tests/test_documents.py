@@ -104,6 +104,7 @@ def test_a_folder_skips_what_is_not_text_and_says_so(tmp_path, capsys):
                           ("logo.png", b"\0"), ("blob.txt", b"\0\1"), ("package.json", b'{"a": 1}'),
                           ("t.csv", b"a,b\n1,2\n"),
                           (".ipynb_checkpoints/a.py", b"x = 1\n"), ("a.py", b"x = 1\n"),
+                          ("env/pyvenv.cfg", b"home = /usr\n"), ("env/library.py", b"y = 2\n"),
                           ("sub/b.C", b"int y;\n")):
         write(folder / name, content)
     write(tmp_path / "elsewhere" / "c.py", b"z = 3\n")
@@ -115,7 +116,7 @@ def test_a_folder_skips_what_is_not_text_and_says_so(tmp_path, capsys):
     assert [str(file.relative_to(folder)) for file in files] == ["a.py", "sub/b.C", "sub/link/c.py"]
     assert kind_of(folder) == "code"
     counts = {reason: len(names) for reason, names in skipped.items()}
-    assert counts == {"hidden": 3, "cache": 1, "not a known format": 1, "binary": 1, "broken link": 1,
+    assert counts == {"hidden": 3, "cache": 2, "not a known format": 1, "binary": 1, "broken link": 1,
                       "without documents in a column text or content": 2,
                       "already read through another name": 2}
     prepare([path_source("code", folder)], tmp_path / "out", workers=1)

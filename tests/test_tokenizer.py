@@ -424,6 +424,7 @@ def test_many_short_texts_in_one_block(builtin, real):
     texts = ["", "x", *("".join(rng.choice(pieces) for _ in range(rng.randrange(12))) for _ in range(400))]
     texts.insert(200, "Once upon a time. " * 3000)
     for coder in (builtin, *real.values()):
+        assert coder.encode_many(["", ""]) == [[], []] and coder.encode_many([]) == []
         for document in (False, True):
             one_by_one = [coder.encode_plain(text, document) for text in texts]
             assert coder.encode_many(texts, document) == one_by_one
