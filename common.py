@@ -214,7 +214,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         shown = options.pop("shown", field.default)
         if kinds[0] is bool:
-            options["action"] = "store_true"
+            options.setdefault("action", "store_true")
         else:
             names = options.get("choices", ())
             plain = str.lower if names and all(name == name.lower() for name in names) else kinds[0]

@@ -75,6 +75,15 @@ def forward_in_fp32(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
     return y.to(x.dtype)
 
 
+def forward_rounded(norm: RMSNorm, x: Tensor) -> Tensor:
+    """The norm's own forward, its result in the dtype of the products that read it.
+
+    Autocast would round it once for each of them: three times before attention, twice before the MLP.
+    """
+    y, kind = RMSNorm.forward(norm, x), x.device.type
+    return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
+
+
 def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
     """The model's own forward with matrix products in the recipe's low dtype, which the logits have too."""
     with torch.autocast(input_ids.device.type, dtype=model.recipe.autocast):
@@ -104,8 +113,10 @@ def apply_precision(model: Llama, recipe: str | Precision, device: torch.device 
         layer = model.model.layers[index]
         layer.forward = types.MethodType(forward_in_fp32, layer)
     for module in model.modules():
-        if recipe.fp32_norms and isinstance(module, RMSNorm):
+        if isinstance(module, RMSNorm) and recipe.fp32_norms:
             module.forward = types.MethodType(forward_in_fp32, module)
+        elif isinstance(module, RMSNorm) and recipe.autocast:
+            module.forward = types.MethodType(forward_rounded, module)
     return model
 
 

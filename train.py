@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import precision
-from model import Llama, next_token_loss
+from model import Llama
 from training.announce import announce, conclude, nothing_left
 from training.chunked_loss import ChunkedLoss
 from training.compiled import CompiledLoss
@@ -166,7 +166,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: 
                 loss = network(input_ids, mask=mask)                          # wrap() made it return the loss
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
-                loss = next_token_loss(logits, input_ids)
+                loss = job.device.loss(logits, input_ids)
             loss = loss / len(pieces)
             (loss * loss_scale).backward()
         total += loss.detach()

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training step on this machine beside transformers' LlamaForCausalLM: same loop, same dtype, same batch,
-in one run.
+"""The training step on this machine beside transformers' LlamaForCausalLM.
 
     python -m bench.training_step                     # 20m at the laptop recipe
-    python -m bench.training_step --size 20m --seq-len 4096 --batch-size 64 --micro-batch 16 --nanogpt nanoGPT/model.py      # on a GPU
+    python -m bench.training_step --size tiny
+    python -m bench.training_step --size 20m --seq-len 4096 --batch-size 64 --micro-batch 16 \\
+        --nanogpt nanoGPT/model.py                    # on a GPU
 
-Each round times every contender for some steps in turn, so that a busy machine is busy for all of them; the
-figure is the median over rounds. A step is zero_grad, forward, loss, backward, clip, AdamW. transformers gets
-torch's own clip and AdamW, as its Trainer does; "FP32 default" is that model without autocast, which is what
-it does when nobody asks for anything else. On a CPU our run keeps freed memory (devices/open.py); what
-that alone is worth, to either, stands in two rows of its own. On a GPU both are also compiled, and nanoGPT's
-GPT can be timed beside them: the width and head width of the size, with as many layers as come nearest to its
-parameters (GELU, learned positions, tied head, its own optimizer). There the table adds the share of an
-H100's or H200's peak (bf16) by the FLOPs of `params.flops`, and the memory that a step needs over what stands
-there between steps. At the end a profile says where our step's time goes.
+All contenders run the same loop on the same batch in one process: forward, loss, backward, clip, AdamW. Each
+round times each of them for a few steps, so that a busy machine is busy for all; the figure is the median
+over the rounds.
+
+* "ours": what train.py does on this device;
+* "ours, plain forms": `model.sdpa`, `model.next_token_loss` and AdamW as train.py writes it out;
+* "transformers": with torch's own clipping and AdamW, as its Trainer has them. "FP32 default" is that model
+  without autocast, which is what it does when nobody asks for anything else.
+
+On a CPU train.py keeps freed memory (devices/open.py). Two more rows say what that alone is worth, to
+either. On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them: the width and head width
+of the size, with as many layers as come nearest to its parameters (GELU, learned positions, tied head, its
+own optimizer). There the table also has the share of the peak of an H100 or H200 (bf16), by the FLOPs of
+`params.flops`, and the memory that a step needs over what is allocated between steps. On a CPU a line gives
+the rate of a large matrix product and the share of it that our step reaches. At the end a profile says where
+our step's time goes.
 """
 from __future__ import annotations
 
@@ -21,10 +29,12 @@ import contextlib
 import importlib.util
 import json
 import platform
+import re
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Callable
 
 import torch
@@ -32,10 +42,11 @@ import torch
 from common import Parser, UserError, add_flags, flag, run
 from training.compiled import CompiledLoss, lacking
 from audit.cost import HARDWARE
+from devices.device import Device
 from devices.open import keep_freed_memory, open_device
 from training.resolve import default_values, recipe_values
 from training.settings import TrainSettings
-from model import SIZES, Llama, next_token_loss
+from model import SIZES, Llama, next_token_loss, sdpa
 from params import count, flops, training_memory
 from precision import PRECISIONS, apply_precision, choose_precision
 
@@ -57,7 +68,7 @@ class Options:
     nanogpt: str | None = flag(None, "on a GPU: nanoGPT's model.py, to time its GPT too", metavar="FILE")
     rounds: int = flag(7, "how often each contender is timed")
     steps: int = flag(3, "steps in a round")
-    compile: bool = flag(False, "also our step as train.py --fused --compile makes it, on a CPU")
+    compile: bool = flag(False, "also our step as train.py --compile makes it, on a CPU")
     json: bool = flag(False, "print JSON")
 
 
@@ -76,17 +87,19 @@ def accumulated(
     return total
 
 
-def our_step(
-    options: Options, recipe: str, ids: torch.Tensor, device: Any, fused: bool, compiled: bool
-) -> Step:
-    """One step of train.py's own pieces, with AdamW written out or torch's fused kernel of it, eager or by
-    torch.compile.
+def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Device, *, plain: bool = False,
+             compiled: bool = False) -> Step:
+    """One step of train.py's own pieces: as it trains on this device, or `plain` forms throughout.
+
+    `compiled` takes torch.compile as train.py --compile does.
     """
     import train
     torch.manual_seed(0)
-    model = apply_precision(Llama(SIZES[options.size], attend=device.attend), recipe, device.torch_device)
-    loss_of = CompiledLoss(model) if compiled else lambda piece: next_token_loss(model(piece), piece)
-    optimizer = train.AdamW(model, 0.01, fused=fused)
+    model = Llama(SIZES[options.size], sdpa if plain else device.attend)
+    model = apply_precision(model, recipe, device.torch_device)
+    loss = next_token_loss if plain else device.loss
+    loss_of = CompiledLoss(model) if compiled else lambda piece: loss(model(piece), piece)
+    optimizer = train.AdamW(model, 0.01, fused=not plain)
     numbers = iter(range(1, 10**9))
 
     def step() -> torch.Tensor:
@@ -210,6 +223,24 @@ def seconds_of(step: Step, steps: int, device: Any) -> tuple[float, float]:
     return (time.perf_counter() - begun) / steps, (time.process_time() - busy) / steps
 
 
+def matrix_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of the product of two 1,024 x 1,024 matrices on this CPU, over a tenth of a second."""
+    x = torch.randn(1024, 1024).to(dtype)                                     # (1024, 1024)
+    products, began = 0, time.perf_counter()
+    while time.perf_counter() < began + 0.1:
+        x @ x
+        products += 1
+    return products * 2 * 1024**3 / (time.perf_counter() - began)
+
+
+def processor() -> str:
+    """The processor's name and its best instructions, as far as this system and torch say."""
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", file.read_text(), re.M) if file.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def profile(step: Step) -> list[tuple[str, float]]:
     """The operations that take most of one step, with their share of its time on the CPU (or the GPU, where
     there is one).
@@ -247,12 +278,12 @@ def main() -> int:
         raise UserError(f"bench_train compiles here, which needs {lacking(device.kind)}: install it")
     contenders = {}
     if on_gpu:
-        # as train.py trains, and in the arithmetic of the others
-        for recipe_key in dict.fromkeys([key, "bf16"]):
-            contenders[f"ours, {recipe_key}"] = (our_step(options, recipe_key, ids, device, True, True), True)
-        contenders["ours, bf16, eager"] = (our_step(options, "bf16", ids, device, True, False), True)
+        for recipe_key in dict.fromkeys([key, "bf16"]):           # as train.py trains, and as the others do
+            compiled_step = our_step(options, recipe_key, ids, device, compiled=True)
+            contenders[f"ours, {recipe_key}"] = (compiled_step, True)
+        contenders["ours, bf16, eager"] = (our_step(options, "bf16", ids, device), True)
         contenders["transformers, bf16, compiled"] = (
-            transformers_step(options, "bf16", ids, device, True),
+            transformers_step(options, "bf16", ids, device, compiled=True),
             False,
         )
         contenders["transformers, bf16"] = (transformers_step(options, "bf16", ids, device), False)
@@ -260,19 +291,14 @@ def main() -> int:
             name, step = nanogpt_step(options, ids, device)
             contenders[name] = (step, False)
     else:
-        contenders[f"ours, {key}"] = (our_step(options, key, ids, device, False, False), True)
+        contenders[f"ours, {key}"] = (our_step(options, key, ids, device), True)
         contenders[f"transformers, {key}"] = (transformers_step(options, key, ids, device), False)
-        contenders[f"ours, {key}, --fused"] = (our_step(options, key, ids, device, True, False), True)
-        if options.compile:
-            contenders[f"ours, {key}, --fused --compile"] = (
-                our_step(options, key, ids, device, True, True),
-                True,
-            )
         if key != "fp32":
-            contenders["transformers, FP32 default"] = (
-                transformers_step(options, "fp32", ids, device),
-                False,
-            )
+            in_fp32 = transformers_step(options, "fp32", ids, device)
+            contenders["transformers, FP32 default"] = (in_fp32, False)
+        contenders[f"ours, {key}, plain forms"] = (our_step(options, key, ids, device, plain=True), True)
+        if options.compile:
+            contenders[f"ours, {key}, --compile"] = (our_step(options, key, ids, device, compiled=True), True)
     ours = contenders[f"ours, {key}"][0]
     if keep_freed_memory():
         if not on_gpu:
@@ -283,7 +309,9 @@ def main() -> int:
             }
     losses = {name: step().item() for name, (step, _) in contenders.items()}  # the first step also warms up
     rounds = {name: [] for name in contenders}
+    rates = []
     for _ in range(options.rounds):
+        rates += [] if on_gpu else [matrix_rate(PRECISIONS[key].autocast or torch.float32)]
         for name, (step, keep) in contenders.items():
             keep_freed_memory(keep)  # as train.py does on a CPU, and as a plain loop does not
             rounds[name].append(seconds_of(step, options.steps, device))
@@ -291,46 +319,39 @@ def main() -> int:
         name: [statistics.median(column) for column in zip(*seconds)] for name, seconds in rounds.items()
     }
     peaks = {name: peak_growth(step) for name, (step, _) in contenders.items()} if on_gpu else {}
-    first = next(iter(medians.values()))
     keep_freed_memory(True)
     shares = profile(ours)
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "size": options.size,
-                    "shape": shape,
-                    "seconds": rounds,
-                    "first_losses": losses,
-                    "profile": shares,
-                    "peak_bytes": peaks,
-                }
-            )
-        )
+        print(json.dumps({
+            "size": options.size, "shape": shape, "seconds": rounds, "first_losses": losses,
+            "profile": shares, "peak_bytes": peaks, "matrix_flops": rates,
+        }))
         return 0
     print(
-        f"{options.size}, {shape[0]} x {shape[1]} tokens, {device.kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"python {platform.python_version()}"
+        f"{options.size}, {shape[0]} x {shape[1]} tokens, {device.kind}, {processor()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, python {platform.python_version()}"
     )
-    print(
-        f"  {'':<36}{'tokens/s':>10}{'s a step':>10}{'of CPU':>10}{'ours is faster, clock':>24}{'of CPU':>10}{'loss':>10}"
-    )
+    print(f"  {'':<36}{'tokens/s':>10}{'s a step':>10}{'of CPU':>10}{'ours is faster, clock':>24}"
+          f"{'of CPU':>10}{'loss':>10}")
+    first = next(iter(medians.values()))
+    work = flops(SIZES[options.size], shape[1])
     for name, (clock, busy) in medians.items():
         ratios = f"{clock / first[0]:>22.2f} x{busy / first[1]:>8.2f} x"
         gpu = f"{peaks[name] / 2**30:>10.1f} GiB" if on_gpu else ""
         if on_gpu and "nanoGPT" not in name:
-            used = (
-                flops(SIZES[options.size], shape[1])["training"] * ids.numel() / clock / HARDWARE["H200"].peak
-            )
+            used = work["training"] * ids.numel() / clock / HARDWARE["H200"].peak
             gpu += f"{100 * used:>8.1f}% of 989 TFLOP/s"
-        print(
-            f"  {name:<36}{ids.numel() / clock:>10,.0f}{clock:>10.3f}{busy:>10.3f}{ratios}{losses[name]:>10.3f}{gpu}"
-        )
+        print(f"  {name:<36}{ids.numel() / clock:>10,.0f}{clock:>10.3f}{busy:>10.3f}{ratios}"
+              f"{losses[name]:>10.3f}{gpu}")
     if on_gpu:
         rows = options.micro_batch or shape[0]
         memory = training_memory(SIZES[options.size], rows, shape[1], True, accumulate=rows < shape[0])
         growth = memory["peak"] - memory["weights"] - memory["moments"]
         print(f"  params.py --memory predicts {growth / 2**30:.1f} GiB for the eager step in bf16")
+    else:
+        rate, done = statistics.median(rates), work["training matmul"] * ids.numel() / first[0]
+        print(f"  matrix products of our step: {done / 1e9:.0f} GFLOP/s, {100 * done / rate:.0f}% of the "
+              f"{rate / 1e9:.0f} GFLOP/s of a product of two 1,024 x 1,024 matrices in the same rounds")
     print("  where our step goes: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares))
     return 0
 

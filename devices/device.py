@@ -14,7 +14,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from model import sdpa
+from devices.loss_cpu import loss_in_blocks
+from model import next_token_loss, sdpa
 
 
 @dataclass
@@ -40,6 +41,12 @@ class Device:
     def put(self, ids: numpy.ndarray) -> Tensor:
         """Token ids (B, T), copied to the device."""
         return torch.from_numpy(ids).to(self.torch_device)
+
+    def loss(self, logits: Tensor, input_ids: Tensor) -> Tensor:
+        """`next_token_loss` of logits (B, T, V) and ids (B, T), in the form that is faster here."""
+        if self.kind == "cpu" and logits.dtype == torch.bfloat16 and logits.requires_grad:
+            return loss_in_blocks(logits, input_ids)
+        return next_token_loss(logits, input_ids)
 
     def replicate(self, tensors: list[Tensor]) -> None:
         """Declare that every chip holds these tensors in full; only a mesh of chips needs it."""

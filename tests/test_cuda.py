@@ -132,9 +132,11 @@ def test_a_device_decides_what_is_its_own(monkeypatch):
     stored, moved = {"device": "cuda"}, {**values, "compile": True, "fused": True, "micro_batch": 16}
     assert for_device(moved, gpu, stored) == {}
     assert for_device(moved, cpu, stored) == dict(compile=False)
-    assert for_device(moved, xla, stored) == dict(compile=False, micro_batch="auto")
-    assert for_device(values, tpu, {}) == dict(compile=True)
-    assert for_device(moved, tpu, stored) == dict(micro_batch="auto")
+    assert for_device(moved, xla, stored) == dict(fused=False, compile=False, micro_batch="auto")
+    assert for_device(values, cpu, {}) == dict(fused=True)
+    assert for_device(values, tpu, {}) == dict(fused=False, compile=True)
+    assert for_device({**values, "fused": False}, cpu, {}) == {}
+    assert for_device(moved, tpu, stored) == dict(fused=False, micro_batch="auto")
     changes = for_device({**values, "micro_batch": 2}, gpu, {"device": "cpu"})
     assert changes == dict(fused=True, compile=True, micro_batch="auto")
     monkeypatch.setattr(resolve, "lacking", lambda kind: "a C compiler")

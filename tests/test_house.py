@@ -24,7 +24,7 @@ vocab_files: by_name tokenizer_files bpe
 tokenizer
 model
 params
-devices: attention_cpu attention_gpu attention_tpu device torchtpu xla open
+devices: loss_cpu attention_cpu attention_gpu attention_tpu device torchtpu xla open
 precision
 data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
@@ -98,7 +98,6 @@ PRINTED = {"tests/test_tokenizer.py", "tests/test_tokenizer_unicode.py"}
 # Lines that are still to be shortened, by file: these numbers may only fall.
 STILL_TOO_LONG: dict[str, int] = {
     "bench/decoding.py": 3,
-    "bench/training_step.py": 4,
 }
 
 

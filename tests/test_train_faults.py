@@ -17,7 +17,7 @@ import common
 import train
 import training.job
 from common import CheckFailed, UserError, lock_folder
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, next_token_loss
 from training.job import State, open_job
 from training.settings import TrainSettings
 
@@ -52,7 +52,7 @@ def test_validation_rows_do_not_depend_on_the_micro_batch(corpus, tmp_path):
     assert max(losses) - min(losses) < 1e-6
     rows = [torch.from_numpy(job.validation.batch(row)) for row in range(15)]
     with torch.no_grad():
-        exact = [train.next_token_loss(model(ids), ids).double() for ids in rows]
+        exact = [next_token_loss(model(ids), ids).double() for ids in rows]
     assert losses[0] == pytest.approx(float(sum(exact) / 15), abs=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_validation_is_masked_where_training_is(corpus, tmp_path):
         for row in range(3):
             ids = torch.from_numpy(job.validation.batch(row))
             mask = train.document_mask(ids, job.tokenizer.eos_id)
-            exact.append(float(train.next_token_loss(model(ids, mask=mask), ids)))
+            exact.append(float(next_token_loss(model(ids, mask=mask), ids)))
     masked = train.evaluate(model, job)[""]
     assert masked == pytest.approx(sum(exact) / 3, abs=1e-5)
     unmasked = open_job(settings(corpus, tmp_path / "run", max_eval_samples=3))

@@ -68,9 +68,18 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
         ("data", f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens{kind_of_text(job)}"),
         *mixture(job),
         ("run", f"{steps}, into {job.folder}"),
-        ("device", f"{device.kind}{where}, in {job.settings.precision} ({job.precision_reason})"),
+        ("device", f"{device.kind}{where}, in {job.settings.precision} ({job.precision_reason})"
+         f"{attention(job)}"),
         *recipe(job),
     ]
+
+
+def attention(job: Job) -> str:
+    """On a CPU, which form of attention its dtype and row length take."""
+    if job.device.kind != "cpu":
+        return ""
+    heads, low = job.model_config.num_attention_heads, job.precision.autocast
+    return ", " + attention_cpu.summary(low, job.micro_batch, heads, job.settings.seq_len)
 
 
 def kind_of_text(job: Job) -> str:
@@ -118,8 +127,9 @@ def details(job: Job) -> list[tuple[str, str]]:
         compiled = "torch.compile for blocks and loss" if settings.compile else "no torch.compile"
         lines.append(("kernels", f"fused AdamW; {compiled}; FP32 products in {products}"))
     if device.kind == "cpu":
-        heads, low = job.model_config.num_attention_heads, job.precision.autocast
-        lines.append(("attention", attention_cpu.summary(low, job.micro_batch, heads, settings.seq_len)))
+        adamw = "fused AdamW" if settings.fused else "AdamW as written out in train.py"
+        blocks = "; loss in blocks" if job.precision.autocast == torch.bfloat16 else ""
+        lines.append(("kernels", adamw + blocks))
     if job.validation.entropy() is not None:
         lines.append(("corpus", f"its entropy is {job.validation.entropy():.3f} nats per token: no model can "
                       "have a lower loss"))

@@ -149,10 +149,13 @@ def stored_settings(record: dict[str, Any]) -> dict[str, Any]:
 def for_device(values: dict[str, Any], device: Device, record: dict[str, Any]) -> dict[str, Any]:
     """What the device changes before the corpus is known.
 
-    CUDA takes the fused AdamW. CUDA and TorchTPU compile the model, if a compiler is there. `record` is the
-    run.json of a resumed run. If that ran on another kind of device, its compile and micro_batch are dropped.
+    The CPU and CUDA take the fused AdamW. CUDA and TorchTPU compile the model, if a compiler is there.
+    `record` is the run.json of a resumed run. If that ran on another kind of device, its fused, compile and
+    micro_batch are dropped.
     """
     changes = {}
+    if values["fused"] == "auto" or record and record.get("device") != device.kind:
+        changes["fused"] = device.kind in ("cpu", "cuda")
     compiles = values["compile"]
     if record and record.get("device") != device.kind:
         compiles = False
@@ -160,7 +163,6 @@ def for_device(values: dict[str, Any], device: Device, record: dict[str, Any]) -
             changes["micro_batch"] = "auto"
     asked = values["compile"] and not record
     changes["compile"] = asked or (compiles or device.kind in ("cuda", "tpu")) and not lacking(device.kind)
-    changes["fused"] = values["fused"] or device.kind == "cuda"
     return {name: value for name, value in changes.items() if value != values[name]}
 
 

@@ -7,6 +7,7 @@ in RECIPES, the device, the run that --resume continues, the command line. `reso
 """
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from common import duration, flag
@@ -67,7 +68,8 @@ class TrainSettings:
                            "work")
     loss_chunk: int | str | None = flag("auto", "positions whose logits are held in memory at once",
                                         shown="all; 512 on a TPU where the vocabulary is large")
-    fused: bool = flag(False, "update with torch's fused AdamW kernel instead of ours (always on CUDA)")
+    fused: bool | str = flag("auto", "update with torch's fused AdamW kernel instead of ours (default: on "
+                             "a CPU and on CUDA)", action=argparse.BooleanOptionalAction)
     compile: bool = flag(False, "torch.compile blocks and loss (always with TorchTPU, on CUDA if possible)")
     skip_nonfinite: bool = flag(False, "skip a step whose gradient is not finite, instead of stopping")
     document_mask: bool = flag(False, "a token attends only to its own document (the cards: no mask)")
