@@ -213,7 +213,8 @@ def train(**given: Any) -> History:
         history.folder = job.folder                               # another name if that one was taken
         device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
-        with StopSignals() as stop, progress(total=job.end(), initial=state.step, bar_format=BAR) as bar:
+        total = max(job.end(), state.step)
+        with StopSignals() as stop, progress(total=total, initial=state.step, bar_format=BAR) as bar:
             if state.step and job.evaluation_due(state.step):     # a signal came before this one was made
                 history.signal = evaluate_and_keep(job, folder, log, stop)
             if state.step >= job.end():
@@ -438,10 +439,12 @@ def main(argv: list[str] | None = None) -> int:
     if history.complete and history.first:
         from publishing.card import show_sample, write_card
         write_card(history.folder)
-        print(f"\nA sample:\n{for_terminal(shortened(show_sample(history.folder), lines=6))}")
+        sample = show_sample(history.folder)
+        prompt = "Once upon a time" if sample.startswith("Once upon a time") else "The"
+        print(f"\nA sample:\n{for_terminal(shortened(sample, lines=6))}")
         print("\nNext:")
         print(f"  look   {history.folder / 'training_curves.svg'}")
-        print(f"  ask    {command('sample.py', history.folder, 'Once upon a time')}")
+        print(f"  ask    {command('sample.py', history.folder, prompt)}")
         print(f"  learn  {command('lessons/01_map.py')}")
     return 128 + history.signal if history.signal else 0
 
