@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""precision.py: what computes in which dtype during a real forward and backward, counts, names and files,
-loss scaling, the choice by device.
-"""
+"""precision.py: which dtype computes what, counts, names and files, loss scaling, the choice by device."""
 import json
 import math
 from collections import defaultdict
@@ -190,9 +188,7 @@ def test_the_dtype_follows_the_capability(monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["tpu-bf16", "bf16"])
 def test_evaluation_losses_are_no_bf16_numbers(recipe):
-    """The two TPU models' published losses are all multiples of 1/64 (BF16 between 2 and 4). Ours are means
-    in double precision of FP32 losses.
-    """
+    """The cards' losses are multiples of 1/64 (BF16 between 2 and 4); ours are means of FP32 losses."""
     torch.manual_seed(0)
     model = apply_precision(Llama(CONFIG), recipe, "cpu")
     batches = [torch.randint(0, 64, (2, 16)).numpy() for _ in range(5)]

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py: optimizer, schedule, one step, the golden trace, overfitting, exact resume, signals, settings and
-misuse.
-"""
+"""train.py: optimizer, schedule, one step, the golden trace, exact resume, signals, settings, misuse."""
 import dataclasses
 import json
 import math
@@ -188,8 +186,9 @@ def golden_run(corpus: Path, out: Path) -> list[float]:
 
 
 def test_golden_trace(corpus, tmp_path):
-    """The first 20 losses of tiny on generated mathematics. CPUs add in different orders: 2e-3 is allowed, 20
-    times what two of them differed.
+    """The first 20 losses of tiny on generated mathematics.
+
+    CPUs add in different orders: 2e-3 is allowed, 20 times the difference between two of them.
     """
     losses = golden_run(corpus, tmp_path / "one")
     assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], abs=2e-3)
@@ -233,9 +232,7 @@ def test_what_a_resume_changed_lasts(corpus, tmp_path):
 
 
 def test_best_is_the_last_model_where_no_evaluation_competed_before(corpus, tmp_path):
-    """`best_eval_start_step` beyond the end, as in a short run of a card's recipe: interrupted or not, best/
-    is the model of the end.
-    """
+    """With a `best_eval_start_step` beyond the end, best/ is the last model, interrupted or not."""
     train.train(**settings(corpus, tmp_path / "whole", best_eval_start_step=100))
     train.train(**settings(corpus, tmp_path / "run", best_eval_start_step=100, stop_after=5))
     train.train(resume=str(tmp_path / "run"))
@@ -256,9 +253,7 @@ def test_resume_into_another_folder_leaves_the_source_untouched(corpus, tmp_path
 
 
 def test_a_new_folder_holds_the_checkpoint_from_the_start(corpus, tmp_path, monkeypatch):
-    """A read-only source, and a kill before the new folder's own first save: it still goes on from the
-    source's step.
-    """
+    """After a kill before the new folder's first own save, it continues at the source's step."""
     source, out = tmp_path / "source", tmp_path / "out"
     train.train(**settings(corpus, source, stop_after=6))
     for path in [source, *source.rglob("*")]:
@@ -478,9 +473,7 @@ def test_the_plot_is_drawn_at_evaluations_only_and_the_log_is_bounded(corpus, tm
 
 @pytest.mark.slow
 def test_memory_is_flat_over_2000_steps_of_tiny(corpus, tmp_path):
-    """Resident memory after 2,000 steps, with evaluations and checkpoints, is that after 200, but for a few
-    MiB of the allocator's.
-    """
+    """Resident memory after 2,000 steps is that after 200, but for a few MiB of the allocator's."""
     code = (
         "import sys, pathlib, publishing.card, training.log, train\n"
         "publishing.card.write_card = print\n"
@@ -617,7 +610,7 @@ def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_a_gpu_goes_on_on_a_cpu_without_a_compiler(corpus, tmp_path, monkeypatch):
+def test_a_run_of_a_gpu_continues_on_a_cpu_without_a_compiler(corpus, tmp_path, monkeypatch):
     whole = train.train(**settings(corpus, tmp_path / "whole", fused=True)).losses
     run = train.train(**settings(corpus, tmp_path / "run", fused=True, stop_after=6)).folder
     stored = json.loads((run / "run.json").read_text())

@@ -75,8 +75,7 @@ class Job:
         return sum(split["train"] for split in self.corpus.num_tokens.values())
 
     def schedule_end(self) -> int:
-        """The step at which the run is complete: the last of its schedule, or its limit of tokens or epochs.
-        """
+        """The step at which the run is complete: the schedule's last, or a limit of tokens or epochs."""
         settings = self.settings
         limits = [settings.steps]
         if settings.tokens:
@@ -295,8 +294,7 @@ def check_out(out: Path, resumed: Path | None) -> None:
 
 def check_vocabulary(words: tokenizer.Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
                      resumed: Path | None, record: dict) -> None:
-    """Raise UserError unless the ids of the corpus are those of the model, of --init, and of the resumed run.
-    """
+    """Raise UserError unless corpus, model, --init and the resumed run have the same token ids."""
     if resumed:
         for what, now in (("corpus", corpus.fingerprint), ("vocabulary", words.fingerprint)):
             if record.get(what) != now:

@@ -267,8 +267,7 @@ def after_nonfinite(job: Job) -> str:
 
 
 def finite_or_none(value: Any) -> Any:
-    """`value` (a number, or a list or dictionary of such) with None for infinity and NaN, which JSON lacks.
-    """
+    """`value`, with None for every infinity and NaN in it, which JSON does not have."""
     if isinstance(value, dict):
         return {name: finite_or_none(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

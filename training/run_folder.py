@@ -210,9 +210,7 @@ def create_folder(job: Job, parameters: int) -> None:
 
 
 def place(new: Path, job: Job) -> None:
-    """Rename the folder `new` to the run's name, or to the next free one if that is taken and `--out` is
-    auto.
-    """
+    """Rename the folder `new` to the run's name; if that is taken and --out is auto, to the next one."""
     while True:
         try:
             os.replace(new, job.folder)
