@@ -23,9 +23,11 @@ from vocab_files.tokenizer_files import CHAT_TEMPLATE
 
 HELP = """\
 Write a line and press Enter: the model continues the chat as the assistant.
-  /new   forget the turns so far     /help  this text     /quit or an empty line ends the chat
-The model reads all turns each time; when its context is full, the oldest are dropped. Length, temperature
-and seed are flags: python sample.py --help"""
+  /new    forget the turns so far
+  /help   show this text
+  /quit   end the chat, like an empty line
+The model reads all turns each time; when its context is full, it drops the
+oldest. Length, temperature and seed are flags: python sample.py --help"""
 LONGEST_TEMPLATE = 1 << 20                  # bytes
 Turn = tuple[str, str]                      # (role, message); the roles are user and assistant
 
@@ -150,7 +152,7 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
     form, turns = format_of(loaded), []
     if form.note:
         print(f"note: {form.note}", file=sys.stderr)
-    print(BASE_MODEL, "/help explains, an empty line ends the chat.")
+    print(BASE_MODEL, "/help explains, an empty line ends the chat.", sep="\n")
     while said := read_line():
         if said in ("/quit", "/exit"):
             break

@@ -47,10 +47,12 @@ EXAMPLES = """  python tokenizer.py encode "Because the cat sat"
 
 
 LEGEND = """\
-⌫ drops the next byte, · space, ⏎ line feed, ⇥ tab, [·] a space that is not in the text (after a delete token)
+⌫ drops the next byte, · space, ⏎ line feed, ⇥ tab,
+[·] a space that is not in the text (after a delete token)
 number, token    the place in D and the longest token there, the candidate
-1, 2, 3          pairs: the candidate, or one of its two shorter alternatives, + the token that could follow
-1b, 2b, 3b       the same with a delete token between the two; last the score, the highest wins
+1, 2, 3          pairs: the candidate, or one of its two shorter alternatives,
+                 + the token that could follow; last the score, the highest wins
+1b, 2b, 3b       the same with a delete token between the two
 """
 
 

@@ -158,11 +158,6 @@ class RunFolder:
             shutil.rmtree(beside(self.path / "best", ".old"), ignore_errors=True)
         return better
 
-    def checkpoint_step(self) -> int | None:
-        """The step of the checkpoint in last/; None if there is none."""
-        file = self.path / "last" / "trainer_state.json"
-        return read_json(file)["step"] if file.is_file() else None
-
 
 def run_json(job: Job, parameters: int) -> dict:
     """How this run was made: settings and their origin, model, data, precision, versions, git commit."""
