@@ -50,9 +50,9 @@ LEGEND = """\
 ⌫ drops the next byte, · space, ⏎ line feed, ⇥ tab,
 [·] a space that is not in the text (after a delete token)
 number, token    the place in D and the longest token there, the candidate
-1, 2, 3          pairs: the candidate, or one of its two shorter alternatives,
-                 + the token that could follow; last the score, the highest wins
+1, 2, 3          the candidate or a shorter token, + one that could follow
 1b, 2b, 3b       the same with a delete token between the two
+last number      the score of the pair; the highest wins
 """
 
 
