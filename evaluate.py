@@ -433,9 +433,9 @@ def blimp(
         return [Query(ids, max(start, len(first))) for ids in pair]
 
     def judge(pairs: list[dict]) -> list[float]:
-        sentences = [[blank + pair["sentence_good"], blank + pair["sentence_bad"]] for pair in pairs]
-        encoded = [[first + tokenizer.encode(text, document=True) for text in pair] for pair in sentences]
-        groups = [query(pair) for pair in encoded]
+        sentences = [blank + pair[key] for pair in pairs for key in ("sentence_good", "sentence_bad")]
+        encoded = [first + ids for ids in tokenizer.encode_many(sentences, document=True)]
+        groups = [query(list(pair)) for pair in zip(encoded[::2], encoded[1::2])]
         results = []
         for (good, bad), (right, wrong) in zip(score(model, groups), groups):
             difference = 0.0 if right == wrong else float(good.log_probs.sum() - bad.log_probs.sum())

@@ -78,6 +78,9 @@ class Toy:
             left = left[len(best):]
         return ids
 
+    def encode_many(self, texts, document=False):
+        return [self.encode(text, document) for text in texts]
+
     def token_bytes(self, ids):
         return b"".join(self.pieces[token] for token in ids if token < len(self.pieces))
 

@@ -115,6 +115,9 @@ class Prefixed:
     def encode(self, text, document=False):
         return [2 + byte % 62 for byte in text.encode()]
 
+    def encode_many(self, texts, document=False):
+        return [self.encode(text, document) for text in texts]
+
     def token_bytes(self, ids):
         return bytes(id + 60 for id in ids)
 
