@@ -28,7 +28,7 @@ from corpus.documents import rows_of
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
-POSITIONS = 4096        # positions in one forward pass: enough to keep a CPU busy, few enough for its caches
+POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and leave the caches
 SHARING_PAYS = 1.25     # share prefixes if without sharing this many times as many positions are computed
 
 
