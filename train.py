@@ -438,12 +438,13 @@ def main(argv: list[str] | None = None) -> int:
     history = train(**vars(parser.parse_args(argv)))
     if history.complete and history.first:
         from publishing.card import show_sample, write_card
+        from publishing.report import write_report
         write_card(history.folder)
         sample = show_sample(history.folder)
         prompt = "Once upon a time" if sample.startswith("Once upon a time") else "The"
         print(f"\nA sample:\n{for_terminal(shortened(sample, lines=6))}")
         print("\nNext:")
-        print(f"  look   {history.folder / 'training_curves.svg'}")
+        print(f"  look   {write_report(history.folder)}")
         print(f"  ask    {command('sample.py', history.folder, prompt)}")
         print(f"  learn  {command('lessons/01_map.py')}")
     return 128 + history.signal if history.signal else 0

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from common import UserError, atomic_write, colour, for_terminal
+from model import Llama
 from sample import Draw, SampleSettings, decode
 from sampling import history
 from sampling.answers import Answer, LoadedModel, prompt_ids
@@ -92,6 +93,18 @@ def explore(
             answer.ids.append(token)
             answer.text += text
     return choices, answer
+
+
+@torch.inference_mode()
+def reading(model: Llama, tokenizer: Tokenizer, ids: list[int]) -> list[Choice]:
+    """A Choice for each token of a given text but the first, which nothing predicts."""
+    logits = model(torch.tensor([ids], device=model.model.embed_tokens.weight.device))[0].cpu()     # (T, V)
+    stream, choices = tokenizer.stream(), []
+    stream.feed(ids[:1])
+    for position, token in enumerate(ids[1:]):
+        text = "" if token in tokenizer.stop_ids else stream.feed([token])
+        choices.append(choice_of(logits[position], token, text, tokenizer))
+    return choices
 
 
 def colour_by_surprise(share: float) -> str:

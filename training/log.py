@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a run: log.jsonl, the lines on the terminal, table and plot, and when a deadline is near.
+"""The log of a run: log.jsonl, the lines on the terminal, and when a deadline is near.
 
 log.jsonl has a row per optimizer step and a row per evaluation. A step's loss and gradient norm stay on the
 device as tensors until `flush` reads those of many steps in one transfer, so that the host does not wait for
@@ -8,8 +8,6 @@ the device at every step.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
 import os
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from common import CheckFailed, atomic_write, colour, naming, read_json, text_width, wrapped
 from corpus.builtin import KINDS
+from training.curves import write_curves
 from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
@@ -170,7 +169,8 @@ class Log:
         self.history.evals.append(row)
         self.write([row])
         if self.job.device.rank == 0:
-            write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch())
+            write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch(),
+                         self.job.model_config.vocab_size)
         self.slowest_evaluation = max(self.slowest_evaluation, seconds)
         self.clock = time.monotonic()
         if row["eval_loss"] is None:
@@ -293,59 +293,3 @@ def cut_log(file: Path, step: int) -> None:
     """Drop what a run wrote after its checkpoint at `step`: later steps, and this step's evaluation."""
     rows = [row for row in read_log(file) if row["step"] < step + ("loss" in row)]
     atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def learned_columns(row: dict) -> dict[str, float]:
-    """The columns of the table after the cards': losses by source, and what was learned."""
-    columns = {f"eval_loss_{name}": loss for name, loss in row.get("losses", {}).items()}
-    names = ("training_mixture", "whole_loss", "entropy", "unigram_entropy", "share_of_the_way", "name_first",
-             "name_later")
-    columns |= {name: row[name] for name in names if name in row}
-    kept = row.get("kept", {})
-    if kept.get("tales"):
-        facts = ("name", "pronoun", "thing", "faultless")
-        columns |= {f"kept_{name}": kept[name] / kept["tales"] for name in facts}
-    return columns
-
-
-def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int) -> None:
-    """Write training_curves.csv (the cards' columns) and training_curves.svg from the rows of log.jsonl.
-
-    The table has a line per evaluation, the plot the loss of every step.
-    """
-    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    evals = [row for row in rows if "eval_loss" in row]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    more = list(dict.fromkeys(name for row in evals for name in learned_columns(row)))
-    writer.writerow(["step", "epoch", "train_loss", "eval_loss", "eval_ppl", "note", *more])
-    for row in evals:
-        columns = learned_columns(row)
-        writer.writerow([row["step"], row["tokens"] // tokens_per_epoch, losses.get(row["step"]),
-                         row["eval_loss"], row["eval_ppl"], row["note"],
-                         *(columns.get(name) for name in more)])
-    atomic_write(folder / "training_curves.csv", table.getvalue())
-
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(7, 4))
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
-    axes.plot(losses.keys(), losses.values(), linewidth=0.8, label="training")
-    axes.plot([row["step"] for row in evals], [row["eval_loss"] or math.nan for row in evals], marker="o",
-              label="validation")
-    for name in dict.fromkeys(name for row in evals for name in row.get("losses", {})):
-        points = [(row["step"], row["losses"][name]) for row in evals if name in row.get("losses", {})]
-        axes.plot(*zip(*points), linewidth=0.8, linestyle="--", label=f"validation, {name}")
-    if evals and "entropy" in evals[-1]:
-        axes.axhline(evals[-1]["entropy"], color="black", linewidth=0.8, label="entropy of the corpus")
-    axes.legend(loc="upper right")                                # losses fall, so that corner is free
-    kept = [(row["step"], row["kept"]["name"] / row["kept"]["tales"]) for row in evals
-            if row.get("kept", {}).get("tales")]
-    if kept:
-        shares = axes.twinx()
-        shares.plot(*zip(*kept), color="tab:green", marker=".", linestyle=":")
-        shares.set(ylim=(0, 1.02), ylabel="share of tales that keep their names (dotted)")
-    image = io.BytesIO()
-    figure.savefig(image, format="svg")
-    atomic_write(folder / "training_curves.svg", image.getvalue())

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as one page: `runs/NAME/report.html`, self-contained, for a screen, a phone or paper.
+
+    python -m publishing.report                          the newest run
+    python -m publishing.report runs/tiny runs/20m --out class.html
+
+train.py writes it when a run ends. This command makes it at any time, also of a run that is still training or
+that an older version made: a part whose data are missing is left out. Several runs on one page are compared
+first.
+"""
+from __future__ import annotations
+
+import html
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizer
+from audit.cost import HARDWARE, KG_CO2_PER_KWH, THIS_MACHINE_WATTS, energy
+from common import Parser, UserError, atomic_write, command, newest_run, read_json, run
+from data import Corpus
+from judging.curve import published
+from model import Llama, ModelConfig
+from params import count, flops
+from publishing.report_page import bar, commands, explorer, page, paragraph, table, terms
+from sampling.answers import valid_text
+from sampling.explore import Choice, reading
+from training.curves import COLOURS, Line, chart, levels_of, loss_chart, number, series, share_chart
+from training.log import read_log, read_samples
+from training.settings import TrainSettings
+
+STATES = 7                                                        # snapshots under the slider, at most
+TOKENS = (60, 180)                                                # of the document that they read
+SAMPLE_LETTERS = 420                                              # of a sample; tales are shorter
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is written from; `corpus`, the validation split, is None where it is gone or changed."""
+
+    folder: Path
+    info: dict[str, Any]                                          # run.json
+    config: ModelConfig
+    rows: list[dict]                                              # log.jsonl
+    corpus: Corpus | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.info["settings"]
+
+    @property
+    def evals(self) -> list[dict]:
+        return [row for row in self.rows if number(row, "eval_loss") is not None]
+
+    @property
+    def best(self) -> dict | None:
+        """The evaluation whose model is in best/."""
+        marked = [row for row in self.evals if row.get("note") == "best"]
+        return (marked or self.evals or [None])[-1]
+
+    @property
+    def step(self) -> int:
+        return max([row["step"] for row in self.rows], default=0)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.settings["seq_len"] * self.settings["batch_size"]
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.tokens_per_step
+
+    @property
+    def end(self) -> int:
+        """The step at which the schedule ends, as far as run.json says it."""
+        steps, tokens = self.settings["steps"], self.settings.get("tokens")
+        return min(steps, max(1, tokens // self.tokens_per_step)) if tokens else steps
+
+    @property
+    def seconds(self) -> float:
+        """Of all calls: the clock in the log starts again with each."""
+        clock = [seconds for _, seconds in series(self.rows, "seconds")]
+        return sum(before for before, after in zip(clock, [*clock[1:], 0.0]) if after < before)
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError for a folder that holds no run."""
+    info = read_json(folder / "run.json")
+    try:
+        config, settings = ModelConfig(**info["model"]), info["settings"]
+        if not all(type(settings[name]) is int for name in ("seq_len", "batch_size", "steps")):
+            raise TypeError("seq_len, batch_size and steps must be whole numbers")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'run.json'}: not the settings of a run ({error})") from None
+    try:
+        corpus = Corpus(info.get("data", ""), settings["seq_len"], 1, split="validation", verify=False)
+        corpus = corpus if corpus.fingerprint == info.get("corpus") else None
+    except (UserError, OSError, TypeError):
+        corpus = None
+    return Run(folder, info, config, list(read_log(folder / "log.jsonl")), corpus)
+
+
+# ------------------------------------------------------------------------------------------------ the parts
+
+def name_of(of: Run) -> str:
+    return of.folder.resolve().name
+
+
+def clock(seconds: float) -> str:
+    """A time in words, without false precision.
+
+    >>> clock(54.2), clock(187), clock(9000)
+    ('54 s', '3 min 7 s', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def result(of: Run) -> str:
+    """What was trained, how good it is, and whether it is complete."""
+    size = "own shape" if of.settings.get("model") else of.settings.get("size", "")
+    text = (f"A language model of {count(of.config)['total']:,} parameters ({size}), trained from "
+            f"{'the weights of ' + str(of.settings['init']) if of.settings.get('init') else 'scratch'} on "
+            f"{of.tokens:,} tokens in {clock(of.seconds)} on {of.info.get('device', 'an unknown device')}.")
+    best = of.best
+    if best:
+        loss = best["eval_loss"]
+        text += f" Validation loss {loss:.3f} nats per token, perplexity {ppl(loss)}.{distance(of, best)}"
+    parts = paragraph(text, "lead")
+    if of.step < of.end:
+        parts += paragraph(f"Step {of.step:,} of {of.end:,}: this run is still training, or was stopped.")
+    return parts
+
+
+def ppl(loss: float) -> str:
+    """The perplexity e^loss."""
+    return f"{math.exp(min(loss, 700)):,.2f}"
+
+
+def distance(of: Run, row: dict) -> str:
+    """How far the model has come, in words: to the entropy where it is known, else from token frequencies."""
+    way, entropy, unigram = (number(row, name) for name in ("share_of_the_way", "entropy", "unigram_entropy"))
+    if None not in (way, entropy, unigram) and way > 0:
+        return (f" On complete documents it has come {way:.1%} of the way from token frequencies alone "
+                f"({unigram:.2f}) to the corpus's entropy ({entropy:.2f}), which no model can pass.")
+    if row["eval_loss"] > math.log(of.config.vocab_size):
+        return " That is worse than a uniform guess."
+    return ""
+
+
+def levels(of: Run) -> dict[str, float]:
+    """What the losses are compared with; of real text, token frequencies are counted in the corpus."""
+    found = levels_of(of.rows, of.config.vocab_size)
+    if of.corpus and len(found) == 1:
+        rows = min(len(of.corpus), of.settings.get("max_eval_samples") or 200)
+        found["token frequencies alone:"] = of.corpus.unigram_entropy(rows)
+    return found
+
+
+def charts(of: Run) -> str:
+    """The losses, and beside them what was learned."""
+    if not of.rows:
+        return paragraph("The log holds no step yet.")
+    shares = share_chart(of.rows)
+    words = "The pale points are single steps."
+    if shares:
+        words += (" Validation rows begin in the middle of a document, which costs a few hundredths of a "
+                  "nat. Only the loss on complete documents can be compared with the entropy.")
+    return (f'<h3>Loss over the steps</h3><div class="two">{loss_chart(of.rows, levels(of))}{shares}</div>\n'
+            + paragraph(words, "soft"))
+
+
+def samples(of: Run) -> str:
+    """The continuation of one prompt after each evaluation."""
+    rows = [(f"step {row['step']:,}", short(row["text"])) for row in read_samples(of.folder)]
+    if not rows:
+        return ""
+    return f"<h3>What it writes: the same beginning, step by step</h3>{terms(rows)}"
+
+
+def short(text: str) -> str:
+    """The beginning of a text, cut between words."""
+    return text if len(text) <= SAMPLE_LETTERS else text[:SAMPLE_LETTERS].rsplit(" ", 1)[0] + " ..."
+
+
+def states(of: Run) -> list[tuple[str, Path]]:
+    """(label, model folder) of at most STATES snapshots, first and last included; best/ if there are none."""
+    found = [folder for folder in (of.folder / "snapshots").glob("*")
+             if folder.name.isdigit() and (folder / "config.json").is_file()]
+    found.sort(key=lambda folder: int(folder.name))
+    if len(found) > STATES:
+        found = [found[round(i * (len(found) - 1) / (STATES - 1))] for i in range(STATES)]
+    if not found and (of.folder / "best" / "config.json").is_file():
+        return [("best", of.folder / "best")]
+    return [(f"step {int(folder.name):,}", folder) for folder in found]
+
+
+def document(of: Run, words: tokenizer.Tokenizer) -> list[int]:
+    """A validation document of the first source, with a separator before and after, cut to TOKENS; or []."""
+    if of.corpus is None:
+        return []
+    chosen = of.corpus.documents(of.corpus.names[0], 50)
+    fitting = [ids for ids in chosen if TOKENS[0] <= len(ids) <= TOKENS[1]] or chosen
+    ids = [words.eos_id, *fitting[0].tolist()] if fitting else []
+    return ids[:min(TOKENS[1], of.config.max_position_embeddings)]
+
+
+def seen(of: Run) -> str:
+    """The token explorer: a validation document as the model saw it at each snapshot."""
+    folders = states(of)
+    if not folders:
+        return ""
+    words = tokenizer.load(folders[-1][1])
+    ids = document(of, words)
+    if len(ids) < 2:
+        return paragraph("The token explorer needs the corpus, which is no longer in "
+                         f"{of.info.get('data')}.", "soft")
+    read: list[tuple[str, list[Choice]]] = [
+        (label, reading(Llama.from_pretrained(folder).eval(), words, ids)) for label, folder in folders]
+    what = "Move the slider: the tokens turn from red to green as the model learns. " if len(read) > 1 else ""
+    return ("<h3>A validation document, token by token</h3>"
+            + paragraph(f"{what}The model never trained on this text. Point at a token, tap it, or use the "
+                        "arrow keys, to see what else the model considered.")
+            + explorer(read))
+
+
+def differing(of: Run) -> str:
+    """The settings that are not the default, with where each comes from."""
+    origin, default = of.info.get("origin", {}), vars(TrainSettings())
+    hidden = ("resume", "dry_run", "model", "out")
+    rows = [(name, "none" if value is None else value, origin.get(name, ""))
+            for name, value in of.settings.items() if name not in hidden and value != default.get(name)]
+    if not rows:
+        return ""
+    return ("<h3>Settings that differ from the default</h3>" + table(["setting", "value", "from"], rows)
+            + paragraph(f"The command: {of.info.get('command', 'not recorded')}", "soft"))
+
+
+def parameters(of: Run) -> str:
+    """Where the parameters are, as a bar."""
+    parts = {name: value for name, value in count(of.config).items() if value and name != "total"}
+    total = sum(parts.values())
+    rows = [(name, value / total, COLOURS[place % len(COLOURS)])
+            for place, (name, value) in enumerate(parts.items())]
+    return f"<h3>Where its {total:,} parameters are</h3>{bar(rows)}"
+
+
+def hardware(of: Run) -> tuple[float, str]:
+    """Watts of the machine while it trained, and the assumption behind them in words."""
+    device, replicas = of.info.get("device"), of.info.get("replicas") or 1
+    if device in ("tpu", "xla") and replicas == 8:
+        return HARDWARE["TPU v5e-8"].watts, "200 W for each of 8 v5e chips, an assumption"
+    if device == "cuda" and of.settings.get("precision") == "t4-fp16":
+        return replicas * HARDWARE["T4"].watts, "the rated power of a T4"
+    if device == "cuda":
+        return replicas * HARDWARE["H200"].watts, "the rated power of an H200; other cards draw less"
+    return THIS_MACHINE_WATTS, f"{THIS_MACHINE_WATTS:.0f} W for the machine, an assumption"
+
+
+def cost(of: Run) -> str:
+    """FLOPs, time, energy."""
+    per_token = flops(of.config, of.settings["seq_len"])["training"]
+    watts, assumption = hardware(of)
+    _, _, kwh, carbon = energy(of.seconds, watts)
+    speeds = [speed for _, speed in series(of.rows, "tokens_per_second") if speed]
+    rows = [("compute", f"{per_token * of.tokens:.2e} FLOPs", f"{per_token / 1e6:,.1f} MFLOP a token"),
+            ("time", clock(of.seconds), "of all calls, evaluations included")]
+    if speeds:
+        median = statistics.median(speeds)
+        rows.append(("speed", f"{median:,.0f} tokens/s", f"median; {median * per_token / 1e9:,.0f} GFLOP/s"))
+    rows += [("energy", f"{1000 * kwh:,.2g} Wh" if kwh < 1 else f"{kwh:,.1f} kWh", assumption),
+             ("CO2", f"{1000 * carbon:,.2g} g" if carbon < 1 else f"{carbon:,.1f} kg",
+              f"{KG_CO2_PER_KWH} kg a kWh, an assumption")]
+    return f"<h3>Cost</h3>{table(['', 'this run', 'how'], rows)}"
+
+
+def beside_card(of: Run) -> str:
+    """The published model of this size beside the run; "" where there is none."""
+    card = {} if of.settings.get("model") else published(of.settings.get("size", ""))
+    if not card or not of.best:
+        return ""
+    loss = of.best["eval_loss"]
+    rows = [("training tokens", f"{of.tokens:,}", str(card["tokens"])),
+            ("validation loss", f"{loss:.3f}", f"{card['best']:.3f}"),
+            ("perplexity", ppl(loss), ppl(card["best"])),
+            ("data", Path(str(of.info.get("data"))).name, card["data"]),
+            ("vocabulary", f"{of.config.vocab_size:,} rows", str(card["vocabulary"]))]
+    curve = ""
+    if card["history"]:
+        curve = chart(f"{card['name']}: published validation loss", [
+            Line(f"{card['name']}, published", card["history"], COLOURS[3], "marked")
+        ], "training tokens", "nats per token")
+    return (f"<h3>Beside the card of {html.escape(card['name'])}</h3>"
+            + table(["", "this run", "the card"], rows) + curve
+            + paragraph("Text, vocabulary and length of training differ, so the losses cannot be compared; "
+                        "the shapes of the curves can.", "soft"))
+
+
+def next_steps(of: Run) -> str:
+    """Commands that go on from here."""
+    prompt = "Once upon a time" if of.info.get("entropy") is not None else "The"
+    rows = [("Let it write:", command("sample.py", of.folder, prompt)),
+            ("See every token of an answer, and what else the model considered:",
+             command("sample.py", of.folder, prompt, "--explore", "page.html")),
+            ("Learn how the curve comes about, step by step:", command("lessons/08_training_step.py"))]
+    if of.info.get("entropy") is not None:
+        rows.insert(2, ("Count what it has learned:", command("evaluate.py", of.folder, "--builtin")))
+    if of.step < of.end:
+        rows.insert(0, ("Continue the run:", command("train.py", "--resume", of.folder)))
+    return f"<h3>What to do next</h3>{commands(rows)}"
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+def compared(runs: list[Run]) -> str:
+    """Several runs in one table and one chart."""
+    lines, rows = [], []
+    for place, of in enumerate(runs):
+        points = [(row["step"] * of.tokens_per_step, row["eval_loss"]) for row in of.evals]
+        lines.append(Line(name_of(of), points, COLOURS[place % len(COLOURS)], "marked"))
+        way = number(of.best or {}, "share_of_the_way")
+        rows.append((name_of(of), f"{count(of.config)['total']:,}", f"{of.tokens:,}", clock(of.seconds),
+                     f"{of.best['eval_loss']:.3f}" if of.best else "none yet", f"{way:.1%}" if way else "",
+                     f"{of.step:,} of {of.end:,}"))
+    head = ["run", "parameters", "tokens", "time", "validation loss", "way to the entropy", "step"]
+    corpora = {of.info.get("corpus") for of in runs}
+    warning = "" if len(corpora) == 1 else paragraph(
+        "These runs have different corpora: their losses cannot be compared.")
+    return (table(head, rows) + warning
+            + chart("validation loss of the runs", lines, "training tokens",
+                    "validation loss, nats per token, logarithmic", log=True))
+
+
+def of_run(of: Run) -> str:
+    """All parts of one run."""
+    parts = (result, charts, samples, seen, parameters, cost, beside_card, differing, next_steps)
+    return "".join(part(of) for part in parts)
+
+
+def report(folders: list[Path]) -> str:
+    """The page of these runs. Raises UserError for a folder that holds no run."""
+    runs = [read_run(folder) for folder in folders]
+    if len(runs) == 1:
+        return valid_text(page(name_of(runs[0]), [of_run(runs[0])]))
+    parts = [compared(runs)]
+    parts += [f"<h2>{html.escape(name_of(of))}</h2>\n{of_run(of)}" for of in runs]
+    return valid_text(page("Runs: " + ", ".join(map(name_of, runs)), parts))
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html of a run and return its path. Raises UserError for a folder that holds no run."""
+    file = Path(folder) / "report.html"
+    atomic_write(file, report([Path(folder)]))
+    return file
+
+
+def main() -> int:
+    parser = Parser("Write the report of a run, or of several runs on one page.",
+                    "  python -m publishing.report runs/tiny\n"
+                    "  python -m publishing.report runs/tiny runs/20m --out class.html",
+                    prog="python -m publishing.report")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN",
+                        help="run folder (default: the newest under runs/)")
+    parser.add_argument("--out", type=Path, metavar="FILE",
+                        help="where to write (default: report.html of the run)")
+    args = parser.parse_args()
+    folders = args.runs or [newest_run()]
+    if len(folders) > 1 and args.out is None:
+        raise UserError("several runs: name the file of their report with --out FILE.html")
+    file = args.out or folders[0] / "report.html"
+    if not file.parent.is_dir() or file.is_dir():
+        problem = "that is a folder" if file.is_dir() else "there is no such folder"
+        raise UserError(f"--out {file}: {problem}; name a file, such as report.html")
+    atomic_write(file, report(folders))
+    print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
