@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Read this lesson as a page or notebook: `python lessons/build.py 02` writes both to lessons/built/.
 
 # %% [markdown]
 # # 2. Text to tokens
@@ -20,6 +21,7 @@ import itertools
 import math
 import re
 import shutil
+from collections import Counter
 
 from lessons.tools import FAST, OUT, finish, save_figure, table
 import matplotlib.pyplot as plt
@@ -231,9 +233,37 @@ print(f"{len(tales) + 1} texts, the same ids from both encoders")
 #
 # A larger list has longer pieces, so a text takes fewer tokens, and the model does less work for it. But each
 # token needs its own row of parameters in the model, and a rare token is seen too seldom to be learned. Which
-# tokens are worth a place? The trainer, `tokenizing/trainer.py:train_vocab`, starts with all pieces that
-# occur often, encodes the text with many random selections of them, and throws out, round after round, what
-# helped least.
+# tokens are worth a place?
+#
+# The best known answer is **BPE**, byte-pair encoding (Sennrich et al. 2016, section 3.2): begin with single
+# characters, join the pair of neighbours that occurs most often, and repeat. It takes ten lines.
+
+# %%
+def join_pairs(text, merges):
+    """The pieces of a text after `merges` joins, each of the pair that is most frequent then."""
+    pieces = list(text)
+    for _ in range(merges):
+        counts = Counter(zip(pieces, pieces[1:]))
+        first, second = max(counts, key=counts.get)
+        joined = []
+        for piece in pieces:
+            fits = joined and joined[-1] == first and piece == second
+            joined[-1:] = [first + second] if fits else [*joined[-1:], piece]
+        pieces = joined
+    return pieces
+
+
+sample = " ".join(tales[:5])
+for merges in (0, 50, 200):
+    pieces = join_pairs(sample, merges)
+    print(f"{merges:3} joins: {len(pieces)} pieces:", " | ".join(pieces[:14]))
+    assert "".join(pieces) == sample
+assert len(join_pairs(sample, 200)) < len(join_pairs(sample, 50)) < len(sample)
+
+# %% [markdown]
+# The trainer of this project goes the other way. `tokenizing/trainer.py:train_vocab` starts with all pieces
+# that occur often, encodes the text with many random selections of them, and throws out, round after round,
+# what helped least.
 #
 # We train small vocabularies on other tales of our corpus and cut the forty with each.
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Read this lesson as a page or notebook: `python lessons/build.py 06` writes both to lessons/built/.
 
 # %% [markdown]
 # # 6. Attention and grouped heads

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Read this lesson as a page or notebook: `python lessons/build.py 12` writes both to lessons/built/.
 
 # %% [markdown]
 # # 12. Evaluate and publish

@@ -4,19 +4,22 @@ lessons/built/.
 
     NN_name.ipynb    the cells with their outputs and figures, for Jupyter, Colab or Kaggle
     NN_name.html     one page that needs nothing else, readable in dark and light
-    index.html       the list of lessons
+    index.html       the list of lessons, with minutes and what each needs
+    glossary.html    the words of the course (from TEACHING.md)
 
 A lesson is a Python file in percent format: `# %% [markdown]` begins a cell of prose, `# %%` one of code. The
 cells of a lesson run one after the other in one namespace, as in a notebook; what a cell prints, and the
-figures it names ("figure: 06_causality"), become its outputs. The prose uses a small part of Markdown, and
-`page_of` turns exactly that part into HTML.
+figures it names ("figure: 06_causality in ..."), become its outputs. The prose uses a small part of
+Markdown, and `page_of` turns exactly that part into HTML.
 """
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import html
 import io
+import itertools
 import json
 import keyword
 import re
@@ -79,7 +82,7 @@ def run_cells(cells: list[Cell], path: Path) -> None:
         with contextlib.redirect_stdout(printed):
             exec(program, namespace)
         lines = printed.getvalue().splitlines()
-        cell.figures = [line.removeprefix("figure: ") for line in lines if line.startswith("figure: ")]
+        cell.figures = [line.split()[1] for line in lines if line.startswith("figure: ")]
         cell.printed = "\n".join(line for line in lines if not line.startswith("figure: "))
 
 
@@ -210,6 +213,33 @@ def code_html(source: str) -> str:
     return "".join(pieces) + html.escape(source[done:], quote=False)
 
 
+def folded(source: str) -> list[tuple[str, bool]]:
+    """A cell's code in pieces, each with whether the page folds it: imports (the first cell) and asserts."""
+    if source.startswith("import sys\nfrom pathlib import Path"):
+        return [(source, True)]
+    lines = source.splitlines()
+    kinds = [False] * len(lines)
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assert):
+            kinds[node.lineno - 1:node.end_lineno] = [True] * (node.end_lineno - node.lineno + 1)
+    pieces = []
+    for is_folded, group in itertools.groupby(range(len(lines)), key=kinds.__getitem__):
+        text = "\n".join(lines[number] for number in group).strip("\n")
+        if text:
+            pieces.append((text, is_folded))
+    return pieces
+
+
+def code_or_folded(piece: tuple[str, bool]) -> str:
+    """A piece of code as HTML: open, or folded under one line."""
+    source, is_folded = piece
+    shown = f"<pre class=code>{code_html(source)}</pre>"
+    if not is_folded:
+        return shown
+    title = "checks of the numbers in the text" if source.startswith("assert") else "imports"
+    return f"<details><summary>{title}</summary>{shown}</details>"
+
+
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1d2127; --soft: #f4f5f7; --line: #d8dce2;
   --accent: #0b5fa5;
@@ -252,7 +282,7 @@ def page_of(cells: list[Cell], links: str) -> str:
         if cell.kind == "markdown":
             parts.append(markdown_html(cell.source))
             continue
-        parts.append(f"<pre class=code>{code_html(cell.source)}</pre>")
+        parts += [code_or_folded(part) for part in folded(cell.source)]
         if cell.printed:
             parts.append(f"<pre class=out>{html.escape(cell.printed, quote=False)}</pre>")
         for name in cell.figures:
@@ -281,7 +311,38 @@ def links_of(files: list[Path], number: int) -> str:
         if number + 1 < len(files)
         else "<span></span>"
     )
-    return f'<nav>{before}<a href="index.html">all lessons</a>{after}</nav>'
+    middle = '<a href="index.html">all lessons</a><a href="glossary.html">glossary</a>'
+    return f"<nav>{before}{middle}{after}</nav>"
+
+
+def section_of(text: str, title: str) -> str:
+    """What stands under the heading `## title` of a Markdown text, up to the next heading of that level."""
+    return re.split(r"^## ", text.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.M)[0].strip()
+
+
+def glossary_page() -> str:
+    """The glossary of TEACHING.md as a page."""
+    text = section_of((ROOT / "TEACHING.md").read_text(encoding="utf-8"), "Glossary")
+    body = f"<nav><a href='index.html'>all lessons</a></nav><h1>Glossary</h1>{markdown_html(text)}"
+    return frame("Glossary", body)
+
+
+def index_page(titles: dict[str, str]) -> str:
+    """The list of lessons: title, minutes and prerequisites from the table in TEACHING.md."""
+    text = section_of((ROOT / "TEACHING.md").read_text(encoding="utf-8"), "The lessons")
+    plan = {line[2:4]: [cell.strip() for cell in line.strip("| \n").split("|")]
+            for line in text.splitlines() if re.match(r"\| \d\d ", line)}
+    rows = []
+    for stem, title in titles.items():
+        _, minutes, needs, aim = plan.get(stem[:2], ["", "", "", ""])
+        rows.append(f'<tr><td><a href="{stem}.html">{html.escape(title)}</a></td><td>{minutes}</td>'
+                    f"<td>{inline(needs)}</td><td>{inline(aim)}</td></tr>")
+    head = "<tr><th>lesson</th><th>minutes</th><th>needs</th><th>afterwards you can</th></tr>"
+    yours = ("<p>Beside these, <code>lessons/yours/</code> leads you to write the model yourself, in twelve "
+             "graded steps; its README says how. It needs lessons 04 to 08.</p>")
+    body = ('<h1>Stentor from Scratch: the course</h1><p>Read the lessons in order. New words are in '
+            f'the <a href="glossary.html">glossary</a>.</p><table>{head}{"".join(rows)}</table>{yours}')
+    return frame("Stentor from Scratch: the course", body)
 
 
 def build(names: list[str], folder: Path) -> list[Path]:
@@ -304,16 +365,9 @@ def build(names: list[str], folder: Path) -> list[Path]:
         written += [folder / f"{file.stem}.ipynb", folder / f"{file.stem}.html"]
         atomic_write(written[-2], json.dumps(notebook_of(cells), indent=1, ensure_ascii=False) + "\n")
         atomic_write(written[-1], page_of(cells, links_of(files, files.index(file))))
-    entries = "".join(
-        f'<li><a href="{stem}.html">{html.escape(title)}</a></li>' for stem, title in titles.items()
-    )
-    atomic_write(
-        folder / "index.html",
-        frame(
-            "Stentor from Scratch: the course", f"<h1>Stentor from Scratch: the course</h1><ul>{entries}</ul>"
-        ),
-    )
-    return [*written, folder / "index.html"]
+    atomic_write(folder / "index.html", index_page(titles))
+    atomic_write(folder / "glossary.html", glossary_page())
+    return [*written, folder / "index.html", folder / "glossary.html"]
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, Sequence
@@ -30,6 +33,9 @@ matplotlib.rcParams.update(
         "font.size": 9,
     }
 )
+
+if hasattr(signal, "SIGPIPE") and re.match(r"\d\d_", Path(sys.argv[0]).name):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)                 # `python lessons/NN_name.py | head` just ends
 
 FAST = os.environ.get("LESSON_FAST") == "1"
 HOME = Path(os.environ.get("LESSON_HOME") or ROOT)
@@ -76,7 +82,7 @@ def save_figure(figure: Any, name: str) -> None:
     figure.savefig(OUT / f"{name}.png", dpi=150)
     figure.savefig(OUT / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
-    print(f"figure: {name}")
+    print(f"figure: {name} in {OUT / name}.png")
 
 
 def finish(lesson: str, results: dict[str, Any]) -> None:

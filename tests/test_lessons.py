@@ -280,7 +280,7 @@ def run_lesson(lesson: Path, home: Path, fast: bool) -> tuple[float, float]:
     out = home / "runs" / "lessons"
     results = json.loads((out / f"{lesson.stem}.json").read_text())
     assert results and all(type(value) in (int, float, bool, str) for value in results.values())
-    figures = re.findall(r"^figure: (\S+)$", done.stdout, flags=re.MULTILINE)
+    figures = re.findall(r"^figure: (\S+) in ", done.stdout, flags=re.MULTILINE)
     assert set(figures) == set(
         re.findall(r'save_figure\([\w.]+, "([^"]+)"\)', lesson.read_text(encoding="utf-8"))
     )

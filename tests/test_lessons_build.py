@@ -111,6 +111,7 @@ def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
     assert sorted(file.name for file in (tmp_path / "built").iterdir()) == [
         "07_block_size.html",
         "07_block_size.ipynb",
+        "glossary.html",
         "index.html",
     ]
 
@@ -133,9 +134,11 @@ def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
         address.startswith("data:image/svg+xml;base64,") or re.fullmatch(r"[\w]+\.html", address)
         for address in tags.addresses
     )
-    assert len(Tags((tmp_path / "built" / "index.html").read_text(encoding="utf-8")).addresses) == len(
-        LESSONS
-    )
+    index = (tmp_path / "built" / "index.html").read_text(encoding="utf-8")
+    assert len(Tags(index).addresses) == len(LESSONS) + 1 and 'href="glossary.html"' in index
+    glossary = (tmp_path / "built" / "glossary.html").read_text(encoding="utf-8")
+    assert Tags(glossary).counts["tr"] > 50 and "perplexity" in glossary
+    assert page.count("<details>") > 3 and page.count('href="glossary.html"') == 2
 
 
 def test_an_unknown_lesson_is_one_clear_line(tmp_path):
