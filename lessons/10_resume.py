@@ -44,7 +44,7 @@ from train import AdamW, TrainSettings, clip_gradients, learning_rate, train
 # %%
 folder = corpus("math")
 plan = dict(size="tiny", data=str(folder), device="cpu", precision="fp32", steps=20, seq_len=32, batch_size=4,
-            learning_rate=3e-3, warmup_steps=2, schedule="cosine", seed=10, eval_steps=5, max_eval_samples=4)
+            learning_rate=3e-3, warmup_steps=2, schedule="cosine", seed=10, eval_steps=10, max_eval_samples=4)
 
 
 def quietly(**settings):
