@@ -44,7 +44,8 @@ from train import AdamW, TrainSettings, clip_gradients, learning_rate, train
 # %%
 folder = corpus("math")
 plan = dict(size="tiny", data=str(folder), device="cpu", precision="fp32", steps=20, seq_len=32, batch_size=4,
-            learning_rate=3e-3, warmup_steps=2, schedule="cosine", seed=10, eval_steps=10, max_eval_samples=4)
+            learning_rate=3e-3, warmup_steps=2, schedule="cosine", seed=10, eval_steps=10, max_eval_samples=4,
+            fused=False)                                    # AdamW as it is written out in train.py
 
 
 def quietly(**settings):
@@ -217,7 +218,7 @@ for step in range(1, 40):
     stream = torch.cat([stream, torch.from_numpy(text.batch(step % 20)).flatten()])
 
 
-def drawn(generator):
+def batches_from(generator):
     """A loader that draws its rows: a new batch at each call, whatever step it is asked for."""
     def batch(step):
         starts = torch.randint(len(stream) - 32, (4,), generator=generator)
@@ -226,7 +227,7 @@ def drawn(generator):
 
 
 generator = torch.Generator().manual_seed(10)
-draw, drawn_batches = drawn(generator), []
+draw, drawn_batches = batches_from(generator), []
 
 
 def noted(step):
@@ -252,7 +253,7 @@ def resumed_with(generator):
     for kind, tensors in (("exp_avg", optimizer.exp_avg), ("exp_avg_sq", optimizer.exp_avg_sq)):
         for name, tensor in zip(optimizer.names, tensors):
             tensor.copy_(saved_moments[f"{kind}.{name}"])
-    return naive_loop(model, optimizer, 10, 20, batch=drawn(generator))
+    return naive_loop(model, optimizer, 10, 20, batch=batches_from(generator))
 
 
 restored_generator, restored_copy = torch.Generator(), torch.Generator()
@@ -261,8 +262,8 @@ restored_copy.set_state(saved_generator)
 kept = resumed_with(restored_generator)
 reseeded = resumed_with(torch.Generator().manual_seed(10))
 first_ever = drawn_batches[0]                               # what step 1 of this run trained on
-after_reseeding = drawn(torch.Generator().manual_seed(10))(10)
-after_restoring = drawn(restored_copy)(10)
+after_reseeding = batches_from(torch.Generator().manual_seed(10))(10)
+after_restoring = batches_from(restored_copy)(10)
 print("generator restored, equal to uninterrupted:", kept == uninterrupted)
 print("generator reseeded, equal to uninterrupted:", reseeded == uninterrupted)
 repeated = bool((after_reseeding == first_ever).all())
