@@ -35,7 +35,7 @@ matplotlib.rcParams.update(
 )
 
 if hasattr(signal, "SIGPIPE") and re.match(r"\d\d_", Path(sys.argv[0]).name):
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)                 # `python lessons/NN_name.py | head` just ends
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `python lessons/NN_name.py | head` just ends
 
 FAST = os.environ.get("LESSON_FAST") == "1"
 HOME = Path(os.environ.get("LESSON_HOME") or ROOT)
