@@ -36,7 +36,7 @@ sampling: fast_decoder cuda_graph weights answers history terminal chat speculat
 evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_card own_folder
-publishing: gallery run_numbers card report_page report to_gguf to_onnx kaggle_notebook
+publishing: gallery run_numbers card report_page report readme_picture to_gguf to_onnx kaggle_notebook
 bench: pipeline encoder attention training_step
 bench: recipes shakespeare weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """

@@ -13,6 +13,7 @@ from corpus import builtin
 from corpus.documents import builtin_source
 from corpus.prepare import prepare
 from model import ModelConfig
+from publishing import readme_picture
 from publishing.report import main, report
 from training.curves import Line, chart, loss_chart
 from training.log import read_log, read_samples
@@ -164,3 +165,7 @@ def test_a_chart_of_one_point_and_of_nothing():
         for log in (False, True):
             xml.fromstring(chart("a < b", [Line("x & y", points, "#000")], "step", "loss", log))
     xml.fromstring(loss_chart([{"step": 1, "loss": 8.0}], {}))
+
+
+def test_the_picture_of_the_readme_is_that_of_the_recorded_run():
+    assert readme_picture.FILE.read_text(encoding="utf-8") == readme_picture.picture()
