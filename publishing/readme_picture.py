@@ -19,7 +19,8 @@ RECORDED = ROOT / "judging" / "reference_tiny.jsonl"
 def picture() -> str:
     """The losses of the recorded run, as SVG."""
     rows = list(read_log(RECORDED))
-    return loss_chart(rows, levels_of(rows, SIZES["tiny"].vocab_size), "tiny: loss over the steps of training")
+    levels = levels_of(rows, SIZES["tiny"].vocab_size)
+    return loss_chart(rows, levels, "tiny: loss over the steps of training")
 
 
 def main() -> int:

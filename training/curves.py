@@ -71,10 +71,10 @@ def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
             for group in groups] or points
 
 
-def smoothed(points: list[tuple[float, float]], reach: int = 12) -> list[tuple[float, float]]:
+def smoothed(points: list[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
     """The mean of each point and of up to `reach` neighbours on each side, as many on one as on the other.
 
-    >>> smoothed([(1, 4.0), (2, 1.0), (3, 1.0)])
+    >>> smoothed([(1, 4.0), (2, 1.0), (3, 1.0)], 12)
     [(1, 4.0), (2, 2.0), (3, 1.0)]
     """
     found = []
@@ -201,14 +201,15 @@ def loss_chart(rows: list[dict], levels: dict[str, float], title: str = "loss ov
     generated = any("entropy" in row for row in rows)
     training, validation = series(rows, "loss"), series(rows, "eval_loss")
     lines = [Line("training, each step", thinned(training), COLOURS[0], "points"),
-             Line("training, smoothed", thinned(smoothed(training)), COLOURS[0]),
+             Line("training, smoothed", thinned(smoothed(training, 1 + len(training) // 100)), COLOURS[0]),
              Line("validation", validation, COLOURS[4], "marked")]
     sources = by_source(rows, "losses")
     colour = dict(zip(sources, (*COLOURS[1:4], *COLOURS[5:])))
     for source, points in by_source(rows, "train_losses").items():
         if source in colour:
             name = source_name(source, generated)
-            lines.append(Line(f"{name}, training", thinned(smoothed(points)), colour[source]))
+            points = thinned(smoothed(points, 1 + len(points) // 100))
+            lines.append(Line(f"{name}, training", points, colour[source]))
     for source, points in sources.items():
         name = f"{source_name(source, generated)}, validation"
         lines.append(Line(name, points, colour.get(source, GREY), "dashed"))
