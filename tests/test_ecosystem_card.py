@@ -202,7 +202,7 @@ def test_mistakes_are_one_line(tmp_path, ended):
         card.write_card(tmp_path)
     shutil.copytree(ended.folder, tmp_path / "r")
     (tmp_path / "r" / "log.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="not got far enough"):
+    with pytest.raises(UserError, match="a card needs one of each"):
         card.write_card(tmp_path / "r")
     (tmp_path / "r" / "log.jsonl").write_text("[1, 2")
     with pytest.raises(UserError, match="cannot be read"):
