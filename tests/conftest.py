@@ -3,6 +3,7 @@
 STENTOR_SHARED names their folder.
 """
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -13,6 +14,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    # A program leaves a signal alone that was ignored when it started, as under `nohup` and in a script's
+    # background. With a handler here, the programs that the tests start find the default, wherever pytest
+    # itself was started.
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.hookimpl(tryfirst=True)
