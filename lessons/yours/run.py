@@ -110,8 +110,12 @@ def measure(model: Callable[[Tensor], Tensor], documents: list[list[int]], separ
 
 
 def in_low_precision() -> contextlib.AbstractContextManager:
-    """BF16 matrix products where this processor has them: the same training in less time."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_multiplies_bf16())
+    """BF16 matrix products where this processor has them: the same training in less time.
+
+    Without autocast's cache: it keeps the BF16 copy of each weight until the context ends, so a training loop
+    inside the context would compute every gradient with the first weights.
+    """
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_multiplies_bf16(), cache_enabled=False)
 
 
 # -------------------------------------------------------------------------------------------- what is trained
