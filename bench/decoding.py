@@ -4,11 +4,13 @@ memory's speed that is.
 
     python -m bench.decoding                              a 20m with random weights, at a short context and
                                                           near 4,096
-    python -m bench.decoding --run runs/20m --text validation.txt     and what BF16 and INT8 weights cost in loss on a text
+    python -m bench.decoding --run runs/20m --text validation.txt
+                                                          and what BF16 and INT8 weights cost on a text
 
 A decoding step reads every weight once and the keys and values of all positions, so
 
-    bytes per token = weights + context * layers * 2 * K * F * 4,      achieved bandwidth = bytes per token * tokens per second
+    bytes per token = weights + context * layers * 2 * K * F * 4
+    achieved bandwidth = bytes per token * tokens per second
 
 On a GPU "ours" replays one CUDA graph per token (its recording, once for each text, is in the time); "fast
 step" is the same work without. A step that achieves what the machine measures (a sum over a tensor far larger
@@ -125,7 +127,8 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
         for name, (measure, _) in ways.items():
             best[name] = min(best[name], measure())
     print(
-        f"\ncontext {context}, {tokens} tokens, best of {rounds}\n{'':20}{'tokens/s':>10}{'ratio':>8}{'GB/s':>8}{'of memory':>11}"
+        f"\ncontext {context}, {tokens} tokens, best of {rounds}\n"
+        f"{'':20}{'tokens/s':>10}{'ratio':>8}{'GB/s':>8}{'of memory':>11}"
     )
     for name, (_, size) in ways.items():
         speed = 1 / best[name]

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -50,7 +49,16 @@ class Steps(MetaPathFinder):
 
     def module(self, step: int) -> ModuleType:
         """The module of a step, imported with all that it uses."""
-        return importlib.import_module(STEPS[step - 1])
+        name = STEPS[step - 1]
+        if name not in sys.modules:
+            spec = self.find_spec(name)
+            sys.modules[name] = module_from_spec(spec)
+            try:
+                spec.loader.exec_module(sys.modules[name])
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
 
 
 def number(name: str) -> int:
