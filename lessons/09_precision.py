@@ -340,9 +340,9 @@ print("the two replicas still hold the same weights, bit for bit:", equal)
 #
 # ## Compiled devices want one shape
 #
-# There are two ways to a TPU. torch_xla, whose last release is 2.9, is the one of Kaggle's image: one process
-# drives all chips (`--device xla`). TorchTPU replaces it: one process for each chip, as on several GPUs
-# (`--device tpu`). We have run neither on a chip. This section is about the first.
+# There are two ways to a TPU. torch_xla, which has had its last release, is the one of Kaggle's image: one
+# process drives all chips (`--device xla`). TorchTPU replaces it: one process for each chip, as on several
+# GPUs (`--device tpu`). We have run neither on a chip. This section is about the first.
 #
 # A TPU does not run operation by operation. PyTorch/XLA *records* the operations of a step as a graph,
 # compiles the graph once, and keeps it. If the next step records the same graph it is reused; if anything
