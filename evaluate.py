@@ -362,6 +362,8 @@ def wilson_interval(share: float, count: int) -> list[float]:
     >>> [round(end, 2) for end in wilson_interval(0.0, 24)]
     [0.0, 0.14]
     """
+    if not count:
+        return [0.0, 1.0]
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -12,7 +12,6 @@ results are known.
 from __future__ import annotations
 
 import ast
-import math
 import re
 from dataclasses import dataclass
 
@@ -148,17 +147,3 @@ def check_sheet(text: str) -> Sheet:
     sorts = [sort for sort, _, _ in reading.spans if sort == "answer"]
     wrong = sum(sort == "answer" for sort in reading.mistakes)
     return Sheet(max(text.count("Answer:"), len(sorts)), len(sorts) - wrong)
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927).
-
-    >>> [round(bound, 3) for bound in wilson(90, 100)]
-    [0.826, 0.945]
-    """
-    if not trials:
-        return 0.0, 1.0
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy
 
 from corpus import builtin, checker, exercises, programs
+from evaluate import wilson_interval
 from model import Llama
 from training import learned
 from training.learned import Document, continuations, openings
@@ -44,7 +45,7 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
     right = kept["faultless"] / max(1, kept["tales"])
     return {
         "task": "builtin", "acc": right, "acc_norm": None, "items": kept["tales"],
-        "interval": list(checker.wilson(kept["faultless"], kept["tales"])), "tales": kept, "texts": tales,
+        "interval": wilson_interval(right, kept["tales"]), "tales": kept, "texts": tales,
         "programs": {
             "parse": (sum(program.parses for program in written), count),
             "run": (sum(program.runs for program in written), count),
@@ -99,6 +100,6 @@ def table(result: dict[str, Any]) -> str:
 
 def share(label: str, right: int, of: int) -> str:
     """One line: a share and its interval, in percent."""
-    low, high = checker.wilson(right, of)
+    low, high = wilson_interval(right / max(1, of), of)
     percent = f"{100 * right / of:5.1f}%" if of else "    -"
     return f"  {label:<36}{percent}   [{100 * low:.1f}, {100 * high:.1f}]   {right} of {of}"

@@ -26,6 +26,7 @@ from judging.curve import published
 from model import Llama, ModelConfig
 from params import count, flops
 from publishing.report_page import bar, commands, explorer, page, paragraph, table, terms
+from publishing.run_numbers import duration
 from sampling.answers import valid_text
 from sampling.explore import Choice, reading
 from training.curves import COLOURS, Line, chart, levels_of, loss_chart, number, series, share_chart
@@ -81,9 +82,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Of all calls: the clock in the log starts again with each."""
-        clock = [seconds for _, seconds in series(self.rows, "seconds")]
-        return sum(before for before, after in zip(clock, [*clock[1:], 0.0]) if after < before)
+        """Of all calls."""
+        return duration([row for row in self.rows if number(row, "seconds") is not None])
 
 
 def read_run(folder: Path) -> Run:

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from common import CheckFailed, atomic_write, colour, naming, read_json, text_width, wrapped
-from corpus.builtin import KINDS
-from training.curves import write_curves
+from training.curves import source_name, write_curves
 from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
@@ -216,8 +215,8 @@ def rounded_time(seconds: float) -> str:
 def learned_lines(row: dict) -> Iterator[str]:
     """What an evaluation row says of sources and of what was learned, in lines for the terminal."""
     if "losses" in row:
-        names = {kind: about.name for kind, about in KINDS.items()} if "entropy" in row else {}
-        losses = ", ".join(f"{names.get(name, name)} {loss:.3f}" for name, loss in row["losses"].items())
+        losses = ", ".join(f"{source_name(name, 'entropy' in row)} {loss:.3f}"
+                           for name, loss in row["losses"].items())
         yield f"{losses}; in the training mixture {row['training_mixture']:.3f}"
     if row.get("whole_loss") is not None:
         yield f"complete documents {row['whole_loss']:.3f}: {way(row)}"
@@ -239,14 +238,8 @@ def way(row: dict) -> str:
 
 def read_samples(folder: Path) -> list[dict]:
     """The rows {"step", "text"} of a run's samples.jsonl, without lines that are cut or damaged."""
-    rows = []
-    file = folder / "samples.jsonl"
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and type(row.get("step")) is int and type(row.get("text")) is str:
-                rows.append(row)
-    return rows
+    return [row for row in objects(folder / "samples.jsonl")
+            if type(row.get("step")) is int and type(row.get("text")) is str]
 
 
 def shortened(text: str, lines: int = 2) -> str:
@@ -277,16 +270,20 @@ def finite_or_none(value: Any) -> Any:
 
 def read_log(file: Path) -> Iterator[dict]:
     """The rows of a log.jsonl, without lines that are cut or damaged."""
+    for row in objects(file):
+        if isinstance(row.get("step"), int) and ("eval_loss" in row or "loss" in row):
+            yield row
+
+
+def objects(file: Path) -> Iterator[dict]:
+    """The JSON objects of a file, one a line; other lines are left out. None where there is no file."""
     if file.is_file():
         with open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                try:
+                with contextlib.suppress(ValueError):
                     row = json.loads(line)
-                except ValueError:
-                    continue
-                known = isinstance(row, dict) and isinstance(row.get("step"), int)
-                if known and ("eval_loss" in row or "loss" in row):
-                    yield row
+                    if isinstance(row, dict):
+                        yield row
 
 
 def cut_log(file: Path, step: int) -> None:
