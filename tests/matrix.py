@@ -3,8 +3,7 @@
 
     python tests/matrix.py                 # every row; about 3 minutes each on 2 cores
     python tests/matrix.py --list          # the rows
-    python tests/matrix.py --ends          # the two ends of the supported versions, as .ci/run does
-    python tests/matrix.py newest blank    # rows whose name contains one of these words
+    python tests/matrix.py oldest blank    # rows whose name contains one of these words
 
 Each row runs README's test command in a clone of this checkout (the last commit), with its own home folder.
 Environments with other versions are made once under --environments. Exit code 1 if a test failed in any row.
@@ -122,12 +121,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("names", nargs="*", help="words of the rows to run (default: all)")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
-    parser.add_argument("--ends", action="store_true", help="only the oldest and the newest versions")
     parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "stentor-matrix",
                         help="where environments are kept (default: %(default)s)")
     options = parser.parse_args()
-    words = ["oldest", "newest"] if options.ends else options.names
-    rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
+    rows = [row for row in ROWS if not options.names or any(word in row.name for word in options.names)]
     if options.list or not rows:
         print("\n".join(row.name for row in rows or ROWS))
         return 0 if rows else 2
