@@ -19,20 +19,9 @@ from model import SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORT = [
-    "--steps",
-    "3",
-    "--seq-len",
-    "32",
-    "--batch-size",
-    "2",
-    "--eval-steps",
-    "3",
-    "--max-eval-samples",
-    "2",
-    "--device",
-    "cpu",
-]
+SHORT = shlex.split(
+    "--steps 3 --seq-len 32 --batch-size 2 --eval-steps 3 --max-eval-samples 2 --device cpu"
+)
 # the set-up and the test command themselves
 NOT_RUN = ("python3 -m venv", "pip install", ". .venv", "pytest")
 
@@ -46,8 +35,8 @@ def commands() -> list[str]:
         r"(?<!\| )`(python (?:train|sample|params|tokenizer|data|evaluate)\.py [^`]+)`", README
     )
     found = [command for command in dict.fromkeys(found) if not any(word in command for word in NOT_RUN)]
-    # run by test_data_prepare.py, on local files, and by test_lessons.py
-    elsewhere = ("--source hub", "python lessons/")
+    # run by test_data_prepare.py, on local files, by test_lessons.py and by test_xla.py
+    elsewhere = ("--source hub", "python lessons/", "--device xla")
     return [command for command in found if not any(word in command for word in elsewhere)]
 
 
