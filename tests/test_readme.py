@@ -37,7 +37,8 @@ def commands() -> list[str]:
     found = [command for command in dict.fromkeys(found) if not any(word in command for word in NOT_RUN)]
     # run by test_data_prepare.py, on local files, by test_lessons.py and by test_xla.py
     elsewhere = ("--source hub", "python lessons/", "--device xla")
-    return [command for command in found if not any(word in command for word in elsewhere)]
+    found = [command for command in found if not any(word in command for word in elsewhere)]
+    return sorted(found, key=lambda command: "--size 20m" in command)   # last: --resume takes the newest run
 
 
 @pytest.fixture(scope="module")

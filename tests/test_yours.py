@@ -110,6 +110,7 @@ def test_one_file_has_the_weights_logits_and_losses_of_the_real_model(tied):
     torch.testing.assert_close(whole.next_token_loss(mine(ids), ids), real.next_token_loss(right(ids), ids))
 
 
+@pytest.mark.ci
 def test_one_file_trains_samples_and_saves_a_llama_folder(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The fox met the hen. The hen met the fox.\n" * 100)
