@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens per second of decoding one row, beside transformers' `generate` in the same run, and how much of the
-memory's speed that is.
+"""Tokens per second of decoding one row, beside transformers' `generate` and llama.cpp in the same run.
+
+The table also says how much of the memory's speed that is. llama.cpp takes part on a CPU, where its package
+(pip install llama-cpp-python) is installed.
 
     python -m bench.decoding                              a 20m with random weights, at a short context and
                                                           near 4,096
@@ -17,15 +19,20 @@ step" is the same work without. A step that achieves what the machine measures (
 than the caches) is bound by memory. What is missing beyond that is the overhead of starting operations. The
 clock starts when the first new token is there: reading the prompt is not in it. Greedy, the same folder, the
 same number of threads; the ways take turns, and each one's best turn counts.
+
+llama.cpp reads the same weights, exported by `publishing.to_gguf`, in as many bytes each: f32, f16 and q8_0
+beside our FP32, BF16 and INT8. Its keys and values are FP16, its default; ours are FP32.
 """
 from __future__ import annotations
 
+import importlib.util
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Callable
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -36,7 +43,11 @@ from sampling.fast_decoder import FastDecoder
 from sampling.weights import FORMS, bytes_read, quantized
 from model import SIZES, Llama, ModelConfig
 from sample import Draw, NextLogits, SampleSettings, decode
+from publishing.to_gguf import export
 from sampling.answers import load_model_of
+
+# Our form of the weights -> llama.cpp's type with as many bytes a weight (q8_0: 34 bytes for 32 weights).
+LLAMA_CPP = {"fp32": "f32", "bf16": "f16", "int8": "q8_0"}
 
 
 def memory_bandwidth(device: str, megabytes: int = 512) -> float:
@@ -94,13 +105,47 @@ def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
     return (ends[-1] - ends[0]) / (tokens - 1)
 
 
-def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float, device: str) -> None:
-    """Print one table: transformers, our plain step, our step in each form of the weights."""
+class LlamaCpp:
+    """The model in `folder` as llama.cpp computes it, with its matrices in the GGUF type `kind`.
+
+    The GGUF file is written to the folder `scratch`, once for all contexts.
+    """
+
+    def __init__(self, folder: Path, kind: str, context: int, scratch: Path):
+        import llama_cpp
+        file = scratch / f"{kind}.gguf"
+        if not file.exists():
+            export(folder, file, kind)
+        threads = torch.get_num_threads()
+        self.model = llama_cpp.Llama(
+            str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+        self.logits_of = llama_cpp.llama_get_logits_ith
+
+    def seconds(self, ids: list[int], tokens: int) -> float:
+        """Seconds per token, from the end of the first new token to the end of the last."""
+        self.model.reset()
+        newest, ends = ids, []
+        for _ in range(tokens):
+            self.model.eval(newest)
+            logits = numpy.ctypeslib.as_array(self.logits_of(self.model.ctx, -1), (self.model.n_vocab(),))
+            newest = [int(logits.argmax())]
+            ends.append(time.perf_counter())
+        return (ends[-1] - ends[0]) / (tokens - 1)
+
+
+def compare(
+    folder: Path, context: int, tokens: int, rounds: int, machine: float, device: str, scratch: Path
+) -> None:
+    """Print one table: transformers, our plain step, our step in each form of the weights, llama.cpp.
+
+    `machine` is the memory's speed in bytes per second; `scratch` is an empty folder for llama.cpp's files.
+    """
     try:
         from transformers import LlamaForCausalLM
         from transformers.utils import logging
     except ImportError:
-        raise UserError("bench_sample compares with transformers: pip install transformers") from None
+        raise UserError("bench.decoding compares with transformers: pip install transformers") from None
     logging.disable_progress_bar()
     model = Llama.from_pretrained(folder).to(device).eval()
     theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
@@ -108,7 +153,8 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
         model.config.vocab_size, (context - tokens,), generator=torch.Generator().manual_seed(0)
     ).tolist()
     forms = [form for form in FORMS if device == "cpu" or not form.startswith("int8")]
-    read = {form: bytes_read(model, form) + cache_bytes(model.config, context) for form in forms}
+    cache = cache_bytes(model.config, context)
+    read = {form: bytes_read(model, form) + cache for form in forms}
     ways: dict[str, tuple[Callable[[], float], int]] = {
         "transformers fp32": (lambda: their_seconds(theirs, ids, tokens), read["fp32"]),
         "plain step fp32": (lambda: our_seconds(model, None, ids, tokens), read["fp32"]),
@@ -122,6 +168,12 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
             lambda stored=stored, step=step: our_seconds(stored, step, ids, tokens),
             read[form],
         )
+    if device == "cpu" and importlib.util.find_spec("llama_cpp"):
+        for form, kind in LLAMA_CPP.items():
+            other = LlamaCpp(folder, kind, context, scratch)
+            ways[f"llama.cpp {kind}"] = (
+                lambda other=other: other.seconds(ids, tokens), read[form] - cache // 2
+            )
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, (measure, _) in ways.items():
@@ -137,6 +189,10 @@ def compare(folder: Path, context: int, tokens: int, rounds: int, machine: float
             f"{name:20}{speed:10.1f}{ratio:8.2f}{size * speed / 1e9:8.2f}{size * speed / machine:11.0%}",
             flush=True,
         )
+    for form, kind in LLAMA_CPP.items():
+        if f"llama.cpp {kind}" in ways:
+            ratio = best[f"llama.cpp {kind}"] / best[f"ours {form}"]
+            print(f"ours {form} beside llama.cpp {kind}: {ratio:.2f}")
 
 
 def losses(run_folder: str, text: str) -> None:
@@ -183,13 +239,14 @@ def main() -> int:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, memory reads {machine / 1e9:.1f} GB/s"
     )
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        scratch = Path(temporary)
         if args.run:
             folder = load_model_of(args.run).folder
         else:
+            folder = scratch / "model"
             Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=tokenizer.load().eos_id)
         for context in args.contexts:
-            compare(folder, context, args.tokens, args.rounds, machine, args.device)
+            compare(folder, context, args.tokens, args.rounds, machine, args.device, scratch)
     if args.text:
         losses(args.run, Path(args.text).read_text(encoding="utf-8", errors="replace"))
     return 0

@@ -5,13 +5,14 @@
 A small model's step is bound by two things: every weight is read once, and every operation costs some
 microseconds to start. So:
 
-* the rows of a weight are shared out between the threads (FP32), or stored in fewer bytes
-  (`sampling.weights`);
+* the rows of a weight are multiplied in several parts (FP32), or stored in fewer bytes (`sampling.weights`);
 * q, k and v come from one product, gate and up from another;
+* the position's rotation is one matrix, the same for every layer and head;
+* q, k and v lie in the same memory in every layer, so that its views are made once a step;
 * the H/K query heads that share a key/value head go to attention as H/K query positions, so that keys and
   values are read once and not copied.
 
-`python -m bench.decoding` measures it.
+`python -m bench.decoding` measures it; what each of these gave is in BENCHMARKS.md.
 """
 from __future__ import annotations
 
@@ -25,18 +26,18 @@ from torch import Tensor
 from model import KVCache, Llama
 
 Product = Callable[[Tensor], Tensor]
+PARTS = 8                           # parts of a weight on a CPU; from 2 to 32 the time is the same
 
 
-def shared_out(weight: Tensor) -> Product:
-    """The function x (B, in) -> x weight^T (B, out) with the rows of the weight in equal parts, one for each
-    thread: [W1; W2] x = [W1 x; W2 x].
+def in_parts(weight: Tensor) -> Product:
+    """The function x (B, in) -> x weight^T (B, out), with the rows of the weight in PARTS equal parts.
 
-    The product of one row with a matrix is as fast as the matrix is read. `F.linear` leaves that to one
-    thread where the matrix is small; a batched product (parts, out/parts, in) x (parts, in, B) gives each
-    thread a part. The parts are a view: nothing is copied.
+    [W1; W2] x = [W1 x; W2 x]. The product of one row with a matrix is as fast as the matrix is read.
+    `F.linear` reads it at a third of the memory's speed, and a small matrix in one thread. The batched
+    product (parts, out/parts, in) x (parts, in, B) reads it at nearly that speed, and each thread takes some
+    of the parts. The parts are a view: nothing is copied.
     """
-    threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
-    parts = threads if len(weight) % threads == 0 else 1
+    parts = math.gcd(len(weight), PARTS) if weight.device.type == "cpu" else 1
     kept = weight.detach().unflatten(0, (parts, -1))                          # (parts, out/parts, in)
 
     def product(x: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class FastDecoder:
     have changed.
     """
 
-    def __init__(self, model: Llama, prepare: Callable[[Tensor], Product] = shared_out):
+    def __init__(self, model: Llama, prepare: Callable[[Tensor], Product] = in_parts):
         config, decoder = model.config, model.model
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads,
@@ -63,16 +64,13 @@ class FastDecoder:
         )
         self.embedding = decoder.embed_tokens.weight                          # (V, D)
         device, D = self.embedding.device, config.hidden_size
-        self.M = config.intermediate_size
         self.D_eps = torch.tensor(math.sqrt(D * config.rms_norm_eps), device=device)
         self.norm = math.sqrt(D) * decoder.norm.weight                        # (D,)
         self.project = prepare(self.embedding if config.tie_word_embeddings else model.lm_head.weight)
-        self.cos = decoder.cos                                                # (T, F)
-        first, second = decoder.sin.chunk(2, dim=1)                           # (T, F/2)
-        self.sin = torch.cat([-first, second], dim=1)  # (T, F), with the sign of rotate's first half
-        self.other_half = torch.arange(self.head_dim, device=device).roll(
-            self.head_dim // 2
-        )  # (F,), the partner of each feature
+        self.cos, self.sin = decoder.cos, decoder.sin                         # (T, F) each
+        self.identity = torch.eye(self.head_dim, device=device)               # (F, F)
+        first, second = self.identity.chunk(2, dim=1)                         # (F, F/2)
+        self.turned = torch.cat([-second, first], dim=1)                      # (F, F)
         self.layers = []  # norm, qkv, output, norm, gate and up, down
         for layer in decoder.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -91,8 +89,8 @@ class FastDecoder:
         """x (B, D) over sqrt(|x|^2 / D + eps), times g, written as x / sqrt(|x|^2 + D eps) * (sqrt(D) g):
         four operations for nine.
         """
-        length = torch.hypot(torch.linalg.vector_norm(x, dim=1, keepdim=True), self.D_eps)    # (B, 1)
-        return x / length * weight                                            # (B, D)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).hypot_(self.D_eps)          # (B, 1)
+        return (x / length).mul_(weight)                                      # (B, D)
 
     @torch.inference_mode()
     def __call__(self, newest: Tensor, cache: KVCache) -> Tensor:
@@ -131,16 +129,20 @@ class FastDecoder:
         its key and value (B, K, F) into the cache; attention then reads `keys` and `values`, (B, K, S, F) for
         each layer, where `mask` (1, S) allows. Returns logits (B, V).
         """
-        B, H, K = len(newest), self.heads, self.kv_heads
+        B, H, K, width = len(newest), self.heads, self.kv_heads, self.head_dim
+        qkv = torch.empty(B, (H + 2 * K) * width, device=newest.device)       # (B, (H+2K)*F)
+        qk, v = qkv.view(B, -1, width).split([H + K, K], dim=1)               # (B, H+K, F), (B, K, F)
+        rotated = torch.empty(B, H + K, width, device=newest.device)          # (B, H+K, F)
+        q = rotated[:, :H].view(B, K, -1, width)                              # (B, K, H/K, F)
+        k = rotated[:, H:]                                                    # (B, K, F)
+        rotation = self.identity * cos + self.turned * sin                    # (F, F)
         x = self.embedding[newest[:, 0]]                                      # (B, D)
-        for i, (attention_norm, qkv, output, mlp_norm, gate_up, down) in enumerate(self.layers):
-            y = qkv(self.rms_norm(x, attention_norm)).view(B, -1, self.head_dim)              # (B, H+2K, F)
-            qk = y[:, :H + K]                                                 # (B, H+K, F)
-            qk = torch.addcmul(qk * cos, qk.index_select(2, self.other_half), sin)
-            store(i, qk[:, H:], y[:, H + K:])
-            q = qk[:, :H].view(B, K, -1, self.head_dim)                       # (B, K, H/K, F)
+        for i, (attention_norm, to_qkv, to_output, mlp_norm, to_gate_up, to_down) in enumerate(self.layers):
+            qkv.copy_(to_qkv(self.rms_norm(x, attention_norm)))               # (B, (H+2K)*F)
+            torch.matmul(qk, rotation, out=rotated)                           # (B, H+K, F)
+            store(i, k, v)
             attended = self.attend(q, keys[i], values[i], mask)               # (B, K, H/K, F)
-            x = x + output(attended.reshape(B, -1))                           # (B, D)
-            y = gate_up(self.rms_norm(x, mlp_norm))                           # (B, 2M)
-            x = x + down(F.silu(y[:, :self.M]) * y[:, self.M:])               # (B, D)
+            x.add_(to_output(attended.reshape(B, -1)))                        # (B, D)
+            gate, up = to_gate_up(self.rms_norm(x, mlp_norm)).chunk(2, dim=1)                 # (B, M) each
+            x.add_(to_down(F.silu(gate).mul_(up)))                            # (B, D)
         return self.project(self.rms_norm(x, self.norm)).float()              # (B, V)

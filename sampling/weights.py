@@ -9,11 +9,12 @@ fast, if the processor can multiply what it reads. The forms:
     int8          each row of a weight is integers -127..127 times one scale; inputs are BF16
     int8-dynamic  torch's dynamic quantization: inputs are INT8 too, each row with its own scale
 
-Norms, the residual stream and the embedding's rows stay FP32 in all of them. A tied embedding gets a second,
-smaller copy for the head. `python -m bench.weight_forms` measures speed and loss of each form.
+Norms, the residual stream and the embedding's rows stay FP32 in all of them. A tied embedding gets smaller
+copies for the head. `python -m bench.weight_forms` measures speed and loss of each form.
 """
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -24,19 +25,36 @@ from torch import Tensor, nn
 from common import UserError
 from model import Llama
 from sampling.cuda_graph import GraphDecoder
-from sampling.fast_decoder import FastDecoder, Product, shared_out
+from sampling.fast_decoder import FastDecoder, Product, in_parts
 
+ONEDNN_CHOICE = threading.Lock()
 INT8_WIDTH = 16         # torch's INT8 kernel reads so many columns at a time, past the end of other widths
 
 
-def bf16_product(weight: Tensor) -> Product:
-    """x (B, in) -> x weight^T (B, out) in BF16, with weight and x rounded to BF16."""
+def bf16_product(weight: Tensor, onednn: bool = True) -> Product:
+    """x (B, in) -> x weight^T (B, out) in BF16, with weight and x rounded to BF16.
+
+    On a CPU with BF16 units torch leaves this product to oneDNN, which reorders the weight at every call.
+    That is right for the rows of a prompt, but takes more than half of the time of one row. `onednn=False`
+    uses torch's own kernel, which takes the rows one by one. The choice is a setting of the process: hence
+    the lock.
+    """
     rounded = weight.detach().bfloat16()                                      # (out, in)
 
     def product(x: Tensor) -> Tensor:
-        return F.linear(x.bfloat16(), rounded)                                # (B, out)
+        with ONEDNN_CHOICE:
+            torch.backends.mkldnn.enabled = onednn
+            try:
+                return F.linear(x.bfloat16(), rounded)                        # (B, out)
+            finally:
+                torch.backends.mkldnn.enabled = True
 
     return product
+
+
+def bf16_row_product(weight: Tensor) -> Product:
+    """`bf16_product` for the few rows of a decoding step on a CPU."""
+    return bf16_product(weight, onednn=False)
 
 
 def int8_product(weight: Tensor) -> Product:
@@ -83,7 +101,7 @@ def int8_dynamic_product(weight: Tensor) -> Product:
 
 
 FORMS: dict[str, Callable[[Tensor], Product]] = {
-    "fp32": shared_out, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
+    "fp32": in_parts, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
 }
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
 
@@ -110,13 +128,17 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastDecoder]:
     if form.startswith("int8") and not on_cpu:
         raise UserError(f"--weights {form} is for the CPU; on this device use fp32 or bf16")
     prepare = FORMS[form]
-    decoder = FastDecoder(model, prepare) if on_cpu else GraphDecoder(model, prepare)
+    if on_cpu:
+        decoder = FastDecoder(model, bf16_row_product if form == "bf16" else prepare)
+    else:
+        decoder = GraphDecoder(model, prepare)
     if form != "fp32":
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(module, name, Quantized(prepare(child.weight)))
-        model.project = Quantized(decoder.project).forward
+        if model.config.tie_word_embeddings:
+            model.project = Quantized(prepare(model.model.embed_tokens.weight)).forward
     return model, decoder
 
 

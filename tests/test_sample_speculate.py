@@ -5,6 +5,7 @@ forms of the weights change.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import sys
 
@@ -188,9 +189,9 @@ def test_forms_stay_near_fp32_and_the_step_equals_the_model(form, limit, size):
     assert float((last - logits[:, -1]).norm() / logits[:, -1].norm()) < max(limit, 1e-4)
 
 
-@pytest.mark.parametrize(
-    "form, limit", [("fp32", 1e-5), ("bf16", 0.02), ("int8", 0.03), ("int8-dynamic", 0.1)]
-)
+@pytest.mark.parametrize("form, limit", [
+    ("fp32", 1e-5), ("bf16", 0.02), ("bf16 rows", 0.02), ("int8", 0.03), ("int8-dynamic", 0.1),
+])
 def test_forms_take_every_width_and_no_row_depends_on_the_others(form, limit):
     """Each product beside the exact one, for widths that are not multiples of what a kernel reads at once.
 
@@ -202,7 +203,7 @@ def test_forms_take_every_width_and_no_row_depends_on_the_others(form, limit):
         weight = torch.randn(outputs, width, generator=draw)
         sizes = torch.tensor([1, 1000, 0.01, 1, 1])[:, None]  # (B, 1)
         x = torch.randn(5, width, generator=draw) * sizes  # (B, in)
-        product = weights.FORMS[form](weight)
+        product = {**weights.FORMS, "bf16 rows": weights.bf16_row_product}[form](weight)
         with torch.inference_mode():
             together = product(x).float()  # (B, out)
             alone = torch.cat([product(row).float() for row in x.split(1)])  # (B, out)
@@ -280,6 +281,8 @@ def test_benchmark_prints_every_way_beside_the_memory(runs, tmp_path, monkeypatc
     assert bench_sample.main() == 0
     out = capsys.readouterr().out
     ways = ["transformers fp32", "plain step fp32", *(f"ours {form}" for form in weights.FORMS)]
+    if importlib.util.find_spec("llama_cpp"):
+        ways += [f"llama.cpp {kind}" for kind in bench_sample.LLAMA_CPP.values()]
     rows = [line[20:].split() for line in out.splitlines() if line[:20].strip() in ways]
     assert len(rows) == len(ways) and rows[0][1] == "1.00" and all(float(row[0]) > 0 for row in rows)
     assert len(
