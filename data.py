@@ -35,7 +35,7 @@ START = {"web": 0.75, "code": 0.15, "math": 0.10}  # the cards' mixture
 END = {"web": 0.50, "code": 0.30, "math": 0.20}
 ANNEAL = 0.15  # the last part of the token budget, over which START moves to END
 SPLITS = ("train", "validation")
-BUILTIN_KINDS = ("web", "code", "math")
+BUILTIN_KINDS = {"web": "tales", "code": "programs", "math": "exercises"}  # source of the cards -> ours
 FORMAT = "stentor-corpus-1"
 
 
@@ -278,6 +278,11 @@ class Corpus:
         }
 
     @property
+    def titles(self) -> list[str]:
+        """The sources as tables call them: of the built-in corpus "tales (web)", else their own names."""
+        return [title(name, source) for name, source in self.manifest["sources"].items()]
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of tokenizer, mixture and shards, which decide the batches.
 
@@ -340,6 +345,12 @@ class Corpus:
                 "prepare it again"
             )
         return batch
+
+    def sources(self, step: int, rank: int = 0, world: int = 1) -> list[int]:
+        """The source of each row of `batch(step, rank, world)`, as an index into `names`."""
+        rows = self.batch_size // world
+        first = step * self.batch_size + rank * rows
+        return [self.mixture.block(number)[0] for number in range(first, first + rows)]
 
     def locate(self, number: int) -> tuple[int, int]:
         """(source, block within the source) of block `number` of the run."""
@@ -447,6 +458,21 @@ def tokens_of(split: dict) -> int:
     return sum(shard["tokens"] for shard in split["shards"])
 
 
+def source_name(source: str, generated: bool) -> str:
+    """A source as sentences and charts call it: of the built-in corpus its kind, else its own name.
+
+    >>> source_name("web", True), source_name("web", False)
+    ('tales', 'web')
+    """
+    return BUILTIN_KINDS.get(source, source) if generated else source
+
+
+def title(name: str, source: dict) -> str:
+    """A source of a manifest as tables call it; only generated text has nats: "tales (web)"."""
+    kind = source_name(name, source["train"].get("nats") is not None)
+    return name if kind == name else f"{kind} ({name})"
+
+
 def deciding(record: dict) -> dict:
     """A source's record in a manifest without the counts that do not affect batches."""
     kept = {key: value for key, value in record.items() if key not in ("nats", "lost", "without_text")}
@@ -535,13 +561,14 @@ def mixture_table(corpus: Corpus) -> str:
     """The mixture over a run as text: the shares at some steps, and the epochs of each source."""
     end = len(corpus)
     turn = round((1 - corpus.mixture.anneal) * end)
-    lines = ["step".rjust(10) + "".join(name.rjust(10) for name in corpus.names)]
+    titles = corpus.titles
+    wide = max(10, *(len(name) + 2 for name in titles))
+    lines = ["step".rjust(10) + "".join(name.rjust(wide) for name in titles)]
     for step in sorted({0, turn, (2 * turn + end) // 3, (turn + 2 * end) // 3, end}):
-        lines.append(
-            f"{step:10,}" + "".join(f"{100 * share:9.1f}%" for share in corpus.weights(step).values())
-        )
+        shares = "".join(f"{share:.1%}".rjust(wide) for share in corpus.weights(step).values())
+        lines.append(f"{step:10,}{shares}")
     epochs = corpus.epochs(end)
-    lines.append("epochs".rjust(10) + "".join(f"{number:10.2f}" for number in epochs.values()))
+    lines.append("epochs".rjust(10) + "".join(f"{number:{wide}.2f}" for number in epochs.values()))
     if max(epochs.values()) > 1:
         lines.append("a source that ends starts another epoch, in another order; the shares do not change")
     return "\n".join(lines)

@@ -363,6 +363,19 @@ def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
 
 
+def next_token_losses(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """`next_token_loss` (scalar), and the loss of each row (B,), which has no gradient; both FP32.
+
+    cross_entropy takes the same two steps, so the first result is bit-equal to `next_token_loss`. Where
+    log p is computed, the losses of the rows cost one look-up for each position.
+    """
+    target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
+    log_p = F.log_softmax(logits.float().flatten(0, 1), dim=1)                # (B*T, V)
+    loss = F.nll_loss(log_p, target.flatten(), ignore_index=-100)
+    each = F.nll_loss(log_p.detach(), target.flatten(), ignore_index=-100, reduction="none")      # (B*T,)
+    return loss, each.view(target.shape).sum(1) / (target.shape[1] - 1)
+
+
 def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
     """`next_token_loss` in plain operations; a test compares the two."""
     logits = logits[:, :-1].float()                                           # (B, T-1, V)

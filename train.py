@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a model of the family: one plain loop for CPU, CUDA and TPU.
 
-    main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_loss
+    main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_losses
 
 In reading order: the schedule, AdamW, one training step, the loop (`train`) and its parts, the validation
 loss. The settings are in training/settings.py, opening a run is in training/job.py, checkpoints are in
@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import precision
-from model import Llama
+from model import Llama, next_token_losses
 from training.announce import announce, conclude, nothing_left
 from training.chunked_loss import ChunkedLoss
 from training.compiled import CompiledLoss
@@ -148,14 +148,15 @@ def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
 
 # ------------------------------------------------------------------------------------------ one training step
 
-def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: float = 1.0) -> Tensor:
-    """Forward and backward over the rows `ids` (B, T) of this process; returns the mean loss.
+def training_step(network: nn.Module, ids: numpy.ndarray, job: Job,
+                  loss_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Forward and backward over the rows `ids` (B, T) of this process.
 
-    `job.micro_batch` rows are computed at a time, and their gradients add up to those of the mean loss. All
-    micro-batches have the same number of tokens, so the mean of their losses is the mean over all tokens. It
-    is returned in FP32, on the device.
+    Returns the mean loss (scalar) and the loss of each row (B,), in FP32, on the device. `job.micro_batch`
+    rows are computed at a time, and their gradients add up to those of the mean loss. All micro-batches have
+    the same number of tokens, so the mean of their losses is the mean over all tokens.
     """
-    pieces = numpy.split(ids, len(ids) // job.micro_batch)
+    pieces, rows = numpy.split(ids, len(ids) // job.micro_batch), []
     total = torch.zeros((), device=job.device.torch_device)
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
@@ -163,16 +164,17 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job, loss_scale: 
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.settings.loss_chunk or job.settings.compile:
-                loss = network(input_ids, mask=mask)                          # wrap() made it return the loss
+                loss, losses = network(input_ids, mask=mask)                  # wrap() put the loss into it
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
-                loss = job.device.loss(logits, input_ids)
+                loss, losses = job.device.loss(logits, input_ids)             # (), (B,)
             loss = loss / len(pieces)
             (loss * loss_scale).backward()
         total += loss.detach()
+        rows.append(job.device.gathered(losses))                              # (B,)
         if not last:
             job.device.sync()                                                 # XLA: one micro-batch at a time
-    return total
+    return total, torch.cat(rows)
 
 
 def document_mask(input_ids: Tensor, separator: int) -> Tensor:
@@ -223,7 +225,7 @@ def train(**given: Any) -> History:
                 ids = job.corpus.batch(state.step, device.rank, device.world)             # (B, T)
                 lr = learning_rate(settings, state.step)
                 try:
-                    loss = training_step(network, ids, job, state.loss_scale)  # forward and backward
+                    loss, rows = training_step(network, ids, job, state.loss_scale)   # forward, backward
                 except torch.OutOfMemoryError:
                     job.halve_micro_batch(len(ids))
                     network.zero_grad(set_to_none=True)
@@ -232,7 +234,7 @@ def train(**given: Any) -> History:
                 norm = update(optimizer, job, state, lr)          # clip, AdamW
                 device.sync()
                 state.step += 1
-                log.add(state.step, loss, norm, lr)
+                log.add(state.step, loss, norm, lr, rows)
                 bar.update()
                 history.signal, late = agreed(job, stop.received, log.deadline_is_near())
                 due = job.evaluation_due(state.step)
@@ -355,18 +357,11 @@ def validation_losses(model: Llama, ids: numpy.ndarray, job: Job) -> Tensor:
             for piece in numpy.split(ids, range(job.micro_batch, len(ids), job.micro_batch)):
                 input_ids = job.device.put(piece)                             # (B, T)
                 mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
-                losses.append(row_losses(model(input_ids, mask=mask), input_ids))         # (B,)
+                losses.append(next_token_losses(model(input_ids, mask=mask), input_ids)[1])     # (B,)
             return torch.cat(losses)
         except torch.OutOfMemoryError:
             job.halve_micro_batch(len(ids))
             torch.cuda.empty_cache()
-
-
-def row_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """`next_token_loss` of each row: logits (B, T, V) and ids (B, T) to (B,), FP32."""
-    target = nn.functional.pad(input_ids[:, 1:], (0, 1), value=-100)          # (B, T)
-    losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
-    return losses.view(target.shape).sum(1) / (target.shape[1] - 1)           # (B,)
 
 
 def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals | None = None,

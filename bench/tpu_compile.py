@@ -110,9 +110,9 @@ def recorded_by_xla(args: argparse.Namespace, file: Path) -> dict:
         with torch.no_grad():
             written = [train.validation_losses(model, ids, job)]
     else:
-        loss = train.training_step(train.wrap(model, job), ids, job)
+        loss, rows = train.training_step(train.wrap(model, job), ids, job)
         norm = train.update(optimizer, job, State(), 1e-3)
-        written = [loss, norm, *model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq]
+        written = [loss, rows, norm, *model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq]
     file.write_bytes(torch_xla._XLAC._get_xla_tensors_hlo_proto(written))
     return described(args, job, optimizer)
 
@@ -174,9 +174,9 @@ def recorded_by_torchtpu(args: argparse.Namespace, file: Path) -> dict:
             if args.evaluation:
                 with torch.no_grad():
                     return [train.validation_losses(network, numpy.zeros(shape, dtype=numpy.int64), job)]
-            loss = train.training_step(network, numpy.zeros(shape, dtype=numpy.int64), job)
+            loss, rows = train.training_step(network, numpy.zeros(shape, dtype=numpy.int64), job)
         norm = train.update(optimizer, job, State(), 1e-3)
-        return [loss, norm, *optimizer.params, *optimizer.exp_avg, *optimizer.exp_avg_sq]
+        return [loss, rows, norm, *optimizer.params, *optimizer.exp_avg, *optimizer.exp_avg_sq]
 
     ids = torch.zeros(shape, dtype=torch.long, device="tpu")
     inputs = [ids, *weights, *optimizer.exp_avg, *optimizer.exp_avg_sq]

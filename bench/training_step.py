@@ -97,10 +97,14 @@ def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Device, *
     torch.manual_seed(0)
     model = Llama(SIZES[options.size], sdpa if plain else device.attend)
     model = apply_precision(model, recipe, device.torch_device)
-    loss = next_token_loss if plain else device.loss
-    loss_of = CompiledLoss(model) if compiled else lambda piece: loss(model(piece), piece)
+    network = CompiledLoss(model) if compiled else model
     optimizer = train.AdamW(model, 0.01, fused=not plain)
     numbers = iter(range(1, 10**9))
+
+    def loss_of(piece: torch.Tensor) -> torch.Tensor:
+        if plain:
+            return next_token_loss(model(piece), piece)
+        return network(piece)[0] if compiled else device.loss(model(piece), piece)[0]
 
     def step() -> torch.Tensor:
         loss = accumulated(loss_of, ids, options)

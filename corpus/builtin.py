@@ -19,6 +19,7 @@ from typing import Iterator
 
 from corpus import exercises, programs, tales
 from corpus.grammar import Grammar, Written
+from data import BUILTIN_KINDS
 
 GENERATOR = "tales-5"  # changes whenever the same number gives another text
 
@@ -33,9 +34,9 @@ class Kind:
 
 
 KINDS = {
-    "web": Kind("tales", tales.GRAMMAR, 26_000),
-    "code": Kind("programs", programs.GRAMMAR, 12_000),
-    "math": Kind("exercises", exercises.GRAMMAR, 8_000),
+    "web": Kind(BUILTIN_KINDS["web"], tales.GRAMMAR, 26_000),
+    "code": Kind(BUILTIN_KINDS["code"], programs.GRAMMAR, 12_000),
+    "math": Kind(BUILTIN_KINDS["math"], exercises.GRAMMAR, 8_000),
 }
 
 

@@ -14,6 +14,7 @@ import sys
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Iterable
 
 import tokenizer
 from common import Parser, UserError, command, count_of
@@ -23,7 +24,7 @@ from corpus.documents import (
 from corpus.prepare import OtherRecipe, prepare
 from corpus.python_docs import KINDS as PYTHON_KINDS
 from corpus.report import info_command, show_command
-from data import BUILTIN_KINDS, END, START, read_manifest, tokens_of
+from data import BUILTIN_KINDS, END, START, read_manifest, title, tokens_of
 
 
 # ------------------------------------------------------------------------------------------------- mixtures
@@ -61,7 +62,7 @@ MIXES = {
 # ------------------------------------------------------------------------------------ preparing in one line
 
 def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | None = None,
-                    kinds: tuple[str, ...] = BUILTIN_KINDS) -> Path:
+                    kinds: Iterable[str] = BUILTIN_KINDS) -> Path:
     """Prepare the built-in corpus, or find it prepared already, and return its folder.
 
     A folder of an older generator or another vocabulary stays for the runs that need it; the new corpus gets
@@ -147,7 +148,7 @@ def prepare_command(options: Namespace) -> None:
     )
     for name, source in read_manifest(folder)["sources"].items():
         train, validation = tokens_of(source["train"]), tokens_of(source["validation"])
-        print(f"{name}: {train:,} training tokens, {validation:,} for validation")
+        print(f"{title(name, source)}: {train:,} training tokens, {validation:,} for validation")
     print(f"{folder}: ready; look at it with: {command('data.py', 'info', folder)}")
 
 

@@ -20,7 +20,7 @@ def plot_mixture(corpus: Corpus, path: str | Path) -> None:
     weights = [corpus.mixture.weights(step * corpus.batch_size) for step in steps]
     shares = np.array(weights)  # (steps, sources)
     axes = Figure(figsize=(6, 3), layout="constrained").subplots()
-    axes.stackplot(steps, 100 * shares.T, labels=corpus.names)
+    axes.stackplot(steps, 100 * shares.T, labels=corpus.titles)
     axes.set(xlabel="step", ylabel="share of the blocks, %", xlim=(0, len(corpus)), ylim=(0, 100))
     axes.legend(loc="lower left")
     try:
@@ -31,23 +31,24 @@ def plot_mixture(corpus: Corpus, path: str | Path) -> None:
 
 def describe(corpus: Corpus) -> str:
     """A prepared folder in words: documents, tokens, characters per token, shares, and an excerpt."""
-    fingerprint = corpus.fingerprint[:12]
+    fingerprint, titles = corpus.fingerprint[:12], corpus.titles
     lines = [f"{corpus.folder}: {corpus.vocab_size:,} token ids, separator {corpus.eos_id}, "
              f"fingerprint {fingerprint}"]
-    lines.append(f"{'source':12}{'split':12}{'documents':>12}{'tokens':>16}{'chars/token':>13}{'share':>8}")
+    lines.append(f"{'source':18}{'split':12}{'documents':>12}{'tokens':>16}{'chars/token':>13}{'share':>8}")
     for split in SPLITS:
         total = sum(tokens[split] for tokens in corpus.num_tokens.values())
-        for name, tokens in corpus.num_tokens.items():
+        for name, label, tokens in zip(corpus.names, titles, corpus.num_tokens.values()):
             record, count = corpus.manifest["sources"][name][split], tokens[split]
             ratio = record["characters"] / max(1, count)
             share = 100 * count / max(1, total)
-            lines.append(f"{name:12}{split:12}{record['documents']:12,}{count:16,}{ratio:13.2f}{share:7.1f}%")
-    for name in corpus.names:
+            documents = record["documents"]
+            lines.append(f"{label:18}{split:12}{documents:12,}{count:16,}{ratio:13.2f}{share:7.1f}%")
+    for name, label in zip(corpus.names, titles):
         if corpus.entropy(name) is not None:
             about = corpus.manifest["recipe"]["sources"][name]
-            lines.append(f"{name}: {about}; no model can go below {corpus.entropy(name):.3f} nats per token")
+            lines.append(f"{label}: {about}; no model can go below {corpus.entropy(name):.3f} nats per token")
     lines += lost_notes(corpus.manifest)
-    tails = [f"{name} {starts[-1] % corpus.seq_len}" for name, starts in zip(corpus.names, corpus.starts)]
+    tails = [f"{name} {starts[-1] % corpus.seq_len}" for name, starts in zip(titles, corpus.starts)]
     lines.append(f"rows of {corpus.seq_len} tokens have no padding; tokens left over at the end of each "
                  f"source: {', '.join(tails)}")
     text = tokenizer.load(corpus.vocab_path).decode(corpus.batch(0)[0].tolist())
@@ -84,7 +85,8 @@ def info_command(options: Namespace) -> None:
     if options.mix_at is not None:
         if not 0 <= options.mix_at <= len(corpus):
             raise UserError(f"--mix-at {options.mix_at}: {options.folder} has {length}")
-        shares = [f"{name} {100 * share:.1f}%" for name, share in corpus.weights(options.mix_at).items()]
+        weights = corpus.weights(options.mix_at).values()
+        shares = [f"{name} {share:.1%}" for name, share in zip(corpus.titles, weights)]
         print(f"step {options.mix_at} of {options.folder}, {length}: {', '.join(shares)}")
         return
     print(for_terminal(describe(corpus)))
@@ -102,7 +104,7 @@ def show_command(options: Namespace) -> None:
         raise UserError(f"step {step}, row {number}: this run has {len(corpus)} steps of "
                         f"{corpus.batch_size} rows")
     source, block = corpus.locate(step * corpus.batch_size + number)
-    print(f"step {step}, row {number}: block {block} of {corpus.blocks[source]} of {corpus.names[source]}\n")
+    print(f"step {step}, row {number}: block {block} of {corpus.blocks[source]} of {corpus.titles[source]}\n")
     coder = tokenizer.load(corpus.vocab_path)
     row = corpus.batch(step)[number]  # (T,)
     documents = np.split(row, np.flatnonzero(row == corpus.eos_id) + 1)

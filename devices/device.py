@@ -15,7 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from devices.loss_cpu import loss_in_blocks
-from model import next_token_loss, sdpa
+from model import next_token_losses, sdpa
 
 
 @dataclass
@@ -42,11 +42,15 @@ class Device:
         """Token ids (B, T), copied to the device."""
         return torch.from_numpy(ids).to(self.torch_device)
 
-    def loss(self, logits: Tensor, input_ids: Tensor) -> Tensor:
-        """`next_token_loss` of logits (B, T, V) and ids (B, T), in the form that is faster here."""
+    def loss(self, logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`next_token_losses` of logits (B, T, V) and ids (B, T), in the form that is faster here."""
         if self.kind == "cpu" and logits.dtype == torch.bfloat16 and logits.requires_grad:
             return loss_in_blocks(logits, input_ids)
-        return next_token_loss(logits, input_ids)
+        return next_token_losses(logits, input_ids)
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The tensor, in full on every chip; only a mesh of chips divides one."""
+        return tensor
 
     def replicate(self, tensors: list[Tensor]) -> None:
         """Declare that every chip holds these tensors in full; only a mesh of chips needs it."""

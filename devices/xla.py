@@ -37,13 +37,18 @@ class XlaDevice(Device):
         spmd.mark_sharding(tensor, self.mesh, ("data", None))
         return tensor
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The tensor in full on every chip: without this, reading it would compile a graph of its own."""
+        spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
+        return tensor
+
     def replicate(self, tensors: list[Tensor]) -> None:
         """Declare that every chip holds these tensors in full.
 
         Without it the first step would compile another graph than all later ones.
         """
         for tensor in tensors:
-            spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
+            self.gathered(tensor)
         self.sync()
 
     def sync(self) -> None:

@@ -90,11 +90,12 @@ def table(result: dict[str, Any]) -> str:
     lines.append(share("well-formed sentences", kept["good_sentences"], kept["sentences"]))
     for kind in ("programs", "exercises"):
         lines += [share(f"{kind}: {what}", right, of) for what, (right, of) in result[kind].items()]
-    lines.append("  nats per token, complete documents    unigram     loss    bound  covered")
+    lines.append("  nats per token, complete documents")
+    lines.append("              unigram     loss    bound  covered    loss - bound")
     for kind, way in result["way"].items():
         numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{100 * way['share']:8.1f}%"
-        above = f"loss - bound = {way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"
-        lines.append(f"  {builtin.KINDS[kind].name:<36}{numbers}   {above}")
+        above = f"{way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"
+        lines.append(f"  {builtin.KINDS[kind].name:<10}{numbers}    {above}")
     return "\n".join(lines)
 
 

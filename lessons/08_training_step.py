@@ -41,7 +41,7 @@ from train import AdamW, TrainSettings, clip_gradients, learning_rate, training_
 # ```text
 # ids  = corpus.batch(step)                        which tokens            (lesson 03)
 # lr   = learning_rate(settings, step)              how far to go in this step
-# loss = training_step(model, ids, ...)            forward, loss, backward
+# loss, _ = training_step(model, ids, ...)         forward, loss, backward
 # norm = clip_gradients(parameters, 1.0)           gradients that are too long are shortened
 # optimizer.step(step + 1, lr)                     move the weights
 # ```
@@ -74,7 +74,7 @@ def gradient_of(rows_at_once):
     """Loss and gradients of the batch, `rows_at_once` at a time."""
     model.zero_grad(set_to_none=True)
     job.micro_batch = rows_at_once
-    loss = training_step(model, ids, job)
+    loss, _ = training_step(model, ids, job)
     return float(loss), [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -274,7 +274,7 @@ job.micro_batch = 4
 assert batch.size == 128
 overfit = []
 for step in range(25 if FAST else 60):
-    overfit.append(float(training_step(model, batch, job)))
+    overfit.append(float(training_step(model, batch, job)[0]))
     clip_gradients(optimizer.params, 1.0)
     optimizer.step(step + 1, 3e-3)
     model.zero_grad(set_to_none=True)

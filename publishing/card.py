@@ -21,6 +21,7 @@ from typing import Any
 
 from common import Parser, atomic_write, newest_run, read_json, run, sha256_file
 from audit.own_card import FORM, GALLERY_SETTINGS, adamw, results_of
+from data import title
 from judging.scoreboard import headline
 from model import Llama
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops
@@ -58,7 +59,7 @@ def hub_datasets(of: Run) -> list[str]:
 
 def front_matter(of: Run, found: dict[str, Any], name: str) -> str:
     """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
-    dataset = {"name": f"validation split of {Path(of.info['data']).name}", "type": of.info["corpus"][:16]}
+    dataset = {"name": f"validation split of {Path(of.info['data']).name}", "type": Path(of.info["data"]).name}
     tags = ["llama", "tokenmonster", "small-language-model", "from-scratch", "base-model"]
     return f"""---
 license: apache-2.0
@@ -91,6 +92,9 @@ def result(of: Run, found: dict[str, Any], name: str) -> str:
     if found["best_eval_loss"] > math.log(vocabulary):
         expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
                   f"perplexity {vocabulary:,}.")
+    elif of.info.get("entropy") is not None:
+        expect = ("It learned from generated tales, programs and exercises, and can write only such texts: "
+                  "it knows no facts and follows no instructions.")
     elif found["tokens_per_parameter"] < 1:
         expect = ("It has seen little text: it imitates the style of its training data, "
                   "and often makes no sense.")
@@ -138,7 +142,7 @@ def data_section(of: Run, found: dict[str, Any]) -> str:
         described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
         rows = [
             (
-                name, described.get(name, ""), f"{source['train']['documents']:,}",
+                title(name, source), described.get(name, ""), f"{source['train']['documents']:,}",
                 f"{source['train']['tokens']:,}", f"{source['validation']['tokens']:,}",
                 mixture["start"][name], mixture["end"][name],
             )

@@ -112,12 +112,13 @@ def name_of(of: Run) -> str:
 def clock(seconds: float) -> str:
     """A time in words, without false precision.
 
-    >>> clock(54.2), clock(187), clock(9000)
-    ('54 s', '3 min 7 s', '2.5 h')
+    >>> clock(54.2), clock(179.6), clock(9000)
+    ('54 s', '3 min 0 s', '2.5 h')
     """
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def result(of: Run) -> str:

@@ -79,6 +79,16 @@ def shared() -> Path:
     return Path(folder).resolve()
 
 
+@pytest.fixture
+def two_sources(tmp_path) -> Path:
+    """A small corpus of two sources: this project's prose and its code."""
+    from corpus.documents import path_source
+    from corpus.prepare import prepare
+    root = Path(__file__).resolve().parent.parent
+    sources = [path_source("text", root / "BENCHMARKS.md"), path_source("code", root / "training")]
+    return prepare(sources, tmp_path / "two-sources")
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for

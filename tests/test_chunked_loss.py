@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from training.chunked_loss import ChunkedLoss
-from model import SIZES, Llama, next_token_loss
+from model import SIZES, Llama, next_token_loss, next_token_losses
 from precision import apply_precision
 
 AGAIN = functools.partial(checkpoint, use_reentrant=False)
@@ -38,7 +38,8 @@ def test_loss_and_gradients_are_those_of_the_whole(tied, recipe, dtype, chunk):
     model = apply_precision(Llama(dataclasses.replace(CONFIG, tie_word_embeddings=tied)), recipe, "cpu")
     ids = torch.randint(512, (2, 33))
     whole = next_token_loss(model(ids), ids)
-    pieces = ChunkedLoss(model, chunk, AGAIN)(ids)
+    pieces, rows = ChunkedLoss(model, chunk, AGAIN)(ids)
+    torch.testing.assert_close(rows, next_token_losses(model(ids), ids)[1])
     assert pieces.dtype == torch.float32
     assert pieces.item() == pytest.approx(whole.item(), rel=64 * torch.finfo(torch.float32).eps)
     tolerance = {torch.float32: 512, torch.bfloat16: 64**0.5}[dtype] * torch.finfo(dtype).eps
@@ -64,7 +65,7 @@ def test_no_more_logits_than_a_chunk_are_there():
     model = apply_precision(Llama(CONFIG), "fp32", "cpu")
     ids = torch.randint(512, (4, 257))
     seen = []
-    for loss in (lambda: next_token_loss(model(ids), ids), lambda: ChunkedLoss(model, 64, AGAIN)(ids)):
+    for loss in (lambda: next_token_loss(model(ids), ids), lambda: ChunkedLoss(model, 64, AGAIN)(ids)[0]):
         with Largest() as mode:
             loss().backward()
         seen.append(mode.positions)

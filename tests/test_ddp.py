@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.ci
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_two_processes_equal_one(tmp_path, corpus, compiled):
+def test_two_processes_equal_one(tmp_path, two_sources, compiled):
     """Also with torch.compile and the fused AdamW in the two, as several GPUs do it."""
     if compiled and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler")
@@ -29,7 +29,7 @@ def test_two_processes_equal_one(tmp_path, corpus, compiled):
         "--size",
         "tiny",
         "--data",
-        str(corpus),
+        str(two_sources),
         "--device",
         "cpu",
         "--precision",
@@ -73,6 +73,7 @@ def test_two_processes_equal_one(tmp_path, corpus, compiled):
         for key in {"loss", "grad_norm", "eval_loss"} & set(one):
             # The two add the rows in another order: a few roundings a step, each at most 2^-24 of the sum.
             assert abs(one[key] - two[key]) < 200 * 2**-23 * two[key], (one, two)
+        assert one["train_losses"] == pytest.approx(two["train_losses"], rel=1e-4)
 
 
 @pytest.mark.ci

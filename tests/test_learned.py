@@ -16,7 +16,7 @@ from corpus import builtin, checker, tales
 from corpus.documents import builtin_source
 from corpus.prepare import prepare
 from judging.builtin import judge_builtin, table
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, next_token_loss
 from tokenizer import load
 from training import learned
 from training.log import read_log, read_samples
@@ -136,7 +136,7 @@ def test_losses_of_padded_documents_are_those_of_each_alone():
     together = learned.token_losses(model, documents, torch.device("cpu"))
     for document, losses in zip(documents, together):
         ids = torch.tensor([document.ids])
-        alone = train.row_losses(model(ids), ids)
+        alone = next_token_loss(model(ids), ids)
         assert losses.mean() == pytest.approx(alone.item(), abs=1e-4)
 
 

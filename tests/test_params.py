@@ -186,7 +186,7 @@ def again(function, *inputs):
 
 def step(model, ids, optimizer, chunk=None):
     if chunk:
-        ChunkedLoss(model, chunk, again)(ids).backward()
+        ChunkedLoss(model, chunk, again)(ids)[0].backward()
     else:
         logits = model(ids)
         next_token_loss(logits, ids).backward()

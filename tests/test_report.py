@@ -167,5 +167,7 @@ def test_a_chart_of_one_point_and_of_nothing():
     xml.fromstring(loss_chart([{"step": 1, "loss": 8.0}], {}))
 
 
-def test_the_picture_of_the_readme_is_that_of_the_recorded_run():
-    assert readme_picture.FILE.read_text(encoding="utf-8") == readme_picture.picture()
+def test_the_pictures_of_the_readme_are_those_of_the_records():
+    assert readme_picture.CURVE.read_text(encoding="utf-8") == readme_picture.curve()
+    assert readme_picture.EXPLORER.read_text(encoding="utf-8") == readme_picture.explorer()
+    xml.fromstring(readme_picture.explorer())

@@ -53,7 +53,7 @@ def record(arguments: list[str]) -> tuple[list[str], list[str]]:
         first_batch = from_train and name.endswith("batch")
         calls = after if after or first_batch else before
         calls.append(f"{file}:{name}")
-        if after and name == "next_token_loss":
+        if after and name == "next_token_losses":
             done.append(True)
 
     sys.settrace(tracer)

@@ -269,20 +269,47 @@ def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeyp
     job = open_job(settings(corpus, tmp_path / "run"))
     model = Llama(SMALL)
     whole = train.evaluate(model, job)[""]
-    real, sizes = train.row_losses, []
+    real, sizes = train.next_token_losses, []
 
     def scarce(logits, ids):
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(logits, ids)
-    monkeypatch.setattr(train, "row_losses", scarce)
+    monkeypatch.setattr(train, "next_token_losses", scarce)
     assert (
         abs(train.evaluate(model, job)[""] - whole) < 1e-6
         and job.micro_batch == 2
         and sizes[0] == 4
         and set(sizes[1:]) == {2}
     )
+
+
+def test_the_training_loss_of_each_source_is_logged(two_sources, tmp_path, capsys):
+    """In each step the mean over its rows, at an evaluation that of the last steps; losses stay the same."""
+    run = tmp_path / "run"
+    train.train(**settings(two_sources, run, logging_steps=5, micro_batch=2, eval_steps=6, max_eval_samples=60))
+    job = open_job(settings(two_sources, tmp_path / "other"))
+    rows = rows_without_times(run)
+    steps = [row for row in rows if "loss" in row]
+    assert len(steps) == 12
+    for row in steps:
+        names = [job.corpus.names[source] for source in job.corpus.sources(row["step"] - 1)]
+        assert set(row["train_losses"]) == set(names)
+        mean = sum(row["train_losses"][name] for name in names) / len(names)
+        assert mean == pytest.approx(row["loss"], rel=1e-5)
+    model, ids = train.build_model(job), torch.from_numpy(job.corpus.batch(0))     # step 1: the first weights
+    losses = [next_token_loss(model(row[None]), row[None]).item() for row in ids]
+    for number, name in enumerate(job.corpus.names):
+        own = [loss for loss, source in zip(losses, job.corpus.sources(0)) if source == number]
+        assert sum(own) / len(own) == pytest.approx(steps[0]["train_losses"][name], rel=1e-4)
+    last = next(row for row in reversed(rows) if "eval_loss" in row)
+    known = [row["train_losses"]["text"] for row in steps if "text" in row["train_losses"]]
+    assert last["train_losses"]["text"] == pytest.approx(sum(known) / len(known))
+    assert f"(training {last['train_losses']['text']:.3f})" in capsys.readouterr().out
+    head = (run / "training_curves.csv").read_text().splitlines()[0]
+    assert head.startswith("step,epoch,train_loss,eval_loss,eval_ppl,note,train_loss_text,train_loss_code,")
+    assert "text, training" in (run / "training_curves.svg").read_text()
 
 
 def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):

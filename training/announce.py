@@ -10,7 +10,6 @@ import torch
 
 import data
 from common import colour, command, wrapped
-from corpus.builtin import KINDS
 from devices import attention_cpu
 from model import Llama
 from params import CARD_OF, read_cards
@@ -100,9 +99,8 @@ def mixture(job: Job) -> list[tuple[str, str]]:
 def shares(job: Job, step: int) -> str:
     """The shares of the sources at a step."""
     generated = job.validation.entropy() is not None
-    names = {kind: about.name for kind, about in KINDS.items()} if generated else {}
     weights = job.corpus.weights(step).items()
-    return ", ".join(f"{names.get(name, name)} {share:.0%}" for name, share in weights)
+    return ", ".join(f"{data.source_name(name, generated)} {share:.0%}" for name, share in weights)
 
 
 def recipe(job: Job) -> list[tuple[str, str]]:

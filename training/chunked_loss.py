@@ -19,8 +19,9 @@ from model import Llama
 
 
 class ChunkedLoss(nn.Module):
-    """ids (B, T) -> their mean next-token loss (FP32, scalar), under the model's precision recipe.
+    """ids (B, T) -> their mean next-token loss (scalar) and that of each row (B,), FP32.
 
+    The products are made under the model's precision recipe.
     `chunk` positions are computed at a time. `checkpoint(function, *inputs)` drops the intermediate results
     and computes them again in the backward pass, as for recomputed layers.
     """
@@ -29,20 +30,22 @@ class ChunkedLoss(nn.Module):
         super().__init__()
         self.model, self.chunk, self.checkpoint = model, chunk, checkpoint
 
-    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         low = self.model.recipe.autocast
         products = torch.autocast(input_ids.device.type, dtype=low) if low else contextlib.nullcontext()
         with products:
             x = self.model.model(input_ids, mask=mask)                        # (B, T, D)
             hidden = x[:, :-1].split(self.chunk, dim=1)                       # pieces (B, chunk, D)
             target = input_ids[:, 1:].split(self.chunk, dim=1)                # pieces (B, chunk)
-            total = torch.zeros((), device=x.device)
+            rows = torch.zeros(len(x), device=x.device)                       # (B,)
             for piece, wanted in zip(hidden, target):
-                total = total + self.checkpoint(summed_loss, self.model, piece, wanted)
-        return total / input_ids[:, 1:].numel()
+                rows = rows + self.checkpoint(summed_losses, self.model, piece, wanted)   # (B,)
+        rows = rows / (input_ids.shape[1] - 1)                                # (B,)
+        return rows.mean(), rows.detach()
 
 
-def summed_loss(model: Llama, x: Tensor, target: Tensor) -> Tensor:
-    """Sum of -log p(target) over the positions of one piece: x (B, chunk, D), target (B, chunk)."""
+def summed_losses(model: Llama, x: Tensor, target: Tensor) -> Tensor:
+    """Sum of -log p(target) of each row over one piece: x (B, chunk, D), target (B, chunk) -> (B,)."""
     logits = model.project(x).float()                                         # (B, chunk, V)
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+    losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")    # (B*chunk,)
+    return losses.view(target.shape).sum(1)                                   # (B,)

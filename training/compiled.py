@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model import Llama, next_token_loss
+from model import Llama, next_token_losses
 
 
 def lacking(kind: str) -> str | None:
@@ -40,7 +40,7 @@ def lacking(kind: str) -> str | None:
 
 
 class CompiledLoss(nn.Module):
-    """ids (B, T) -> their mean next-token loss (FP32, scalar).
+    """ids (B, T) -> their mean next-token loss (scalar) and that of each row (B,), FP32.
 
     Compiles the model's blocks in place, so that evaluation uses them too. Each shape is compiled by itself
     (`dynamic=False`): a run has two or three.
@@ -51,7 +51,7 @@ class CompiledLoss(nn.Module):
         self.model = model
         for layer in model.model.layers:
             layer.compile(dynamic=False)
-        self.loss = torch.compile(next_token_loss, dynamic=False)
+        self.loss = torch.compile(next_token_losses, dynamic=False)
 
-    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.loss(self.model(input_ids, mask=mask), input_ids)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import atomic_write
-from corpus.builtin import KINDS
+from data import source_name
 
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e62", "#a86bc4", "#d1495b", "#1f9aa8", "#9a8a2c")
 GREY = "#7a7a7a"
@@ -184,15 +184,6 @@ def by_source(rows: list[dict], name: str) -> dict[str, list[tuple[float, float]
     return found
 
 
-def source_name(source: str, generated: bool) -> str:
-    """A source as tables and charts call it: of the built-in corpus its kind, else its own name.
-
-    >>> source_name("web", True), source_name("web", False)
-    ('tales', 'web')
-    """
-    return KINDS[source].name if generated and source in KINDS else source
-
-
 def loss_chart(rows: list[dict], levels: dict[str, float], title: str = "loss over the steps") -> str:
     """Training loss (pale points, and their moving average), validation loss, the same of each source.
 
@@ -205,7 +196,8 @@ def loss_chart(rows: list[dict], levels: dict[str, float], title: str = "loss ov
              Line("validation", validation, COLOURS[4], "marked")]
     sources = by_source(rows, "losses")
     colour = dict(zip(sources, (*COLOURS[1:4], *COLOURS[5:])))
-    for source, points in by_source(rows, "train_losses").items():
+    steps = [row for row in rows if "loss" in row]
+    for source, points in by_source(steps, "train_losses").items():
         if source in colour:
             name = source_name(source, generated)
             points = thinned(smoothed(points, 1 + len(points) // 100))

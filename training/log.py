@@ -11,8 +11,10 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import textwrap
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
@@ -21,12 +23,14 @@ import torch
 from torch import Tensor
 
 from common import CheckFailed, atomic_write, colour, naming, read_json, text_width, wrapped
-from training.curves import source_name, write_curves
+from data import source_name
+from training.curves import by_source, write_curves
 from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
 MEMORY = 0.98                                                     # weight of the past in the usual norm
 EARLY = (1, 4)                                                    # steps of a call that are logged at once
+RECENT = 50                                                       # steps in a source's training loss
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Log:
     history: History
     state: State
     started: float
-    pending: list[tuple[int, Tensor, Tensor, float]] = field(default_factory=list)
+    pending: list[tuple[int, Tensor, Tensor, float, Tensor]] = field(default_factory=list)
     clock: float = field(default_factory=time.monotonic)          # when the last flush or evaluation ended
     graphs: int = 0                                               # compiled so far
     time_said: bool = False
@@ -53,21 +57,21 @@ class Log:
         steps = len(self.history.losses) + len(self.pending)
         return steps in EARLY or self.state.step % self.job.settings.logging_steps == 0
 
-    def add(self, step: int, loss: Tensor, norm: Tensor, lr: float) -> None:
-        """Keep one step's numbers where they are, on the device, until the next flush."""
-        self.pending.append((step, loss, norm, lr))
+    def add(self, step: int, loss: Tensor, norm: Tensor, lr: float, rows: Tensor) -> None:
+        """Keep one step's numbers where they are, on the device, until the next flush.
+
+        `rows` (B,) are the losses of the rows of this process.
+        """
+        self.pending.append((step, loss, norm, lr, rows))
 
     def flush(self, bar: Any) -> None:
-        """Read the kept numbers in one transfer, check them, write their rows.
+        """Read the kept numbers, check them, write their rows.
 
         Raises CheckFailed for a number that is not finite.
         """
-        numbers = [number for _, loss, norm, _ in self.pending for number in (loss, norm)]
-        numbers = torch.stack(self.job.device.read(numbers)).float()
-        if self.job.device.world > 1:
-            torch.distributed.all_reduce(numbers)
-            numbers = numbers / self.job.device.world
-        numbers = numbers.cpu().tolist()
+        numbers = [number for _, loss, norm, _, _ in self.pending for number in (loss, norm)]
+        numbers = self.mean(torch.stack(self.job.device.read(numbers)).float()).cpu().tolist()
+        of_sources = self.source_losses()
         now = time.monotonic()
         per_step = self.job.tokens_per_step()
         seconds = max(now - self.clock, 1e-9) / len(self.pending)
@@ -78,9 +82,10 @@ class Log:
         if self.history.losses:                                   # the first step also warms up or compiles
             self.slowest_step = max(self.slowest_step, seconds)
         rows, bad = [], None
-        for (step, _, _, lr), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
+        for (step, _, _, lr, _), loss, norm in zip(self.pending, numbers[0::2], numbers[1::2]):
             row = {"step": step, "tokens": step * per_step, "loss": loss, "grad_norm": norm, "lr": lr,
                    "tokens_per_second": speed, "seconds": round(now - self.started, 2)}
+            row |= {"train_losses": finite_or_none(of_sources[step])} if of_sources else {}
             if not self.judge(row):
                 bad = row
                 break
@@ -94,6 +99,31 @@ class Log:
         self.show(rows[-1], bar)
         if speed and not self.time_said and len(self.history.losses) > 1:
             self.say_time_left(seconds)
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        """The mean over the processes."""
+        if self.job.device.world == 1:
+            return numbers
+        torch.distributed.all_reduce(numbers)
+        return numbers / self.job.device.world
+
+    def source_losses(self) -> dict[int, dict[str, float]]:
+        """Pending step -> source -> mean loss of its rows in that step; {} for a corpus of one source.
+
+        A row of a batch comes from one source, and the same step of a run always from the same ones.
+        """
+        device, corpus = self.job.device, self.job.corpus
+        if len(corpus.names) == 1:
+            return {}
+        losses = torch.stack(device.read([rows for *_, rows in self.pending])).float()        # (steps, rows)
+        sums, counts = torch.zeros(len(losses), len(corpus.names)), []
+        for i, (step, *_) in enumerate(self.pending):
+            counts.append(Counter(corpus.sources(step - 1)))
+            here = torch.tensor(corpus.sources(step - 1, device.rank, device.world))          # (rows,)
+            sums[i].index_add_(0, here, losses[i].cpu())                                      # (sources,)
+        sums = self.mean(sums.to(losses.device) * device.world).tolist()
+        return {step: {corpus.names[source]: total[source] / count[source] for source in sorted(count)}
+                for (step, *_), total, count in zip(self.pending, sums, counts)}
 
     def judge(self, row: dict) -> bool:
         """Mark a row whose step was skipped, or whose gradient norm is a spike; False if the run has to stop.
@@ -160,11 +190,16 @@ class Log:
         """Write the row of one evaluation, which took `seconds`, and draw table and plot again.
 
         `fields` are added to the row: the loss of each source, and of the built-in corpus what was learned.
+        Here the training loss of each source is added, the mean over the last RECENT steps.
         """
+        recent = [step_row for step_row in read_log(self.file)
+                  if "loss" in step_row and step - RECENT < step_row["step"] <= step]
+        trained = {name: statistics.mean(loss for _, loss in points)
+                   for name, points in by_source(recent, "train_losses").items()}
         row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss,
                "eval_ppl": math.exp(min(loss, 700)), "note": note if math.isfinite(loss) else "not finite",
                "seconds": round(time.monotonic() - self.started, 2)}
-        row = finite_or_none(row | fields)
+        row = finite_or_none(row | fields | ({"train_losses": trained} if trained else {}))
         self.history.evals.append(row)
         self.write([row])
         if self.job.device.rank == 0:
@@ -215,7 +250,9 @@ def rounded_time(seconds: float) -> str:
 def learned_lines(row: dict) -> Iterator[str]:
     """What an evaluation row says of sources and of what was learned, in lines for the terminal."""
     if "losses" in row:
+        trained = row.get("train_losses", {})
         losses = ", ".join(f"{source_name(name, 'entropy' in row)} {loss:.3f}"
+                           + (f" (training {trained[name]:.3f})" if name in trained else "")
                            for name, loss in row["losses"].items())
         yield f"{losses}; in the training mixture {row['training_mixture']:.3f}"
     if row.get("whole_loss") is not None:
