@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import tokenizer
-from common import UserError, for_terminal, read_json
+from common import UserError, for_terminal, read_json, wrapped
 from data import SPLITS, Corpus, lost_notes, mixture_table, steps_for_epochs
 
 
@@ -46,13 +46,14 @@ def describe(corpus: Corpus) -> str:
     for name, label in zip(corpus.names, titles):
         if corpus.entropy(name) is not None:
             about = corpus.manifest["recipe"]["sources"][name]
-            lines.append(f"{label}: {about}; no model can go below {corpus.entropy(name):.3f} nats per token")
+            bound = f"no model can go below {corpus.entropy(name):.3f} nats per token"
+            lines.append(wrapped(f"{label}: {about}; {bound}", "", "  "))
     lines += lost_notes(corpus.manifest)
     tails = [f"{name} {starts[-1] % corpus.seq_len}" for name, starts in zip(titles, corpus.starts)]
-    lines.append(f"rows of {corpus.seq_len} tokens have no padding; tokens left over at the end of each "
-                 f"source: {', '.join(tails)}")
+    lines.append(wrapped(f"rows of {corpus.seq_len} tokens have no padding; tokens left over at the end of "
+                         f"each source: {', '.join(tails)}", "", "  "))
     text = tokenizer.load(corpus.vocab_path).decode(corpus.batch(0)[0].tolist())
-    return "\n".join([*lines, f"step 0, row 0: {text[:300]!r}"])
+    return "\n".join([*lines, wrapped(f"step 0, row 0: {text[:300]!r}", "", "  ")])
 
 
 def opened(options: Namespace) -> Corpus:
@@ -87,7 +88,7 @@ def info_command(options: Namespace) -> None:
             raise UserError(f"--mix-at {options.mix_at}: {options.folder} has {length}")
         weights = corpus.weights(options.mix_at).values()
         shares = [f"{name} {share:.1%}" for name, share in zip(corpus.titles, weights)]
-        print(f"step {options.mix_at} of {options.folder}, {length}: {', '.join(shares)}")
+        print(wrapped(f"step {options.mix_at} of {options.folder}, {length}: {', '.join(shares)}", "", "  "))
         return
     print(for_terminal(describe(corpus)))
     print(f"mixture over {length}:\n{mixture_table(corpus)}")

@@ -22,7 +22,7 @@ import numpy
 import torch
 
 import data
-from common import Parser, UserError, atomic_write, positive, read_json, sha256_file
+from common import Parser, UserError, atomic_write, positive, read_json, sha256_file, wrapped
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
 from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
@@ -324,7 +324,7 @@ def judge_text(
         f"  {found['bits_per_byte']:.4f} bits per byte, {found['bits_per_char']:.4f} per character"
     )
     if warning := beside_uniform(found["loss"], model.config.vocab_size):
-        print(f"  {warning}")
+        print(wrapped(warning, "  ", "    "))
     if found.get("lost"):
         print(
             f"warning: {path}: {found['lost']}; "
@@ -385,12 +385,12 @@ def cleaned_documents(path: Path, limit: int | None, corpus: str | None) -> list
     if path.is_dir() or corpus is None:
         return documents
     if not (Path(corpus) / "manifest.json").is_file():
-        print(f"{path}: judged as it is; the corpus of this run, {corpus}, is gone, and with it the rules "
-              "that clean a text")
+        print(wrapped(f"{path}: judged as it is; the corpus of this run, {corpus}, is gone, and with it the "
+                      "rules that clean a text", "", "  "))
         return documents
     cleaned = [data.clean_as(corpus, text) for text in documents]
     if [text for text, _ in cleaned] != documents:
-        print(f"{path}: {cleaned[0][1]}")
+        print(wrapped(f"{path}: {cleaned[0][1]}", "", "  "))
     return [text for text, _ in cleaned if text]
 
 
@@ -416,7 +416,7 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     if args.curve:
         from judging.curve import overlay
         for home in homes:
-            print(overlay(home))
+            print(wrapped(overlay(home), "", "  "))
         if not asked(args):
             return
     check_files(args)
@@ -457,4 +457,4 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
     nothing = "no table: the models have no text or benchmark in common"
     print(aligned(shown, intervals, chance) if common else nothing)
-    print(f"written: {out}.md and {out}.json")
+    print(wrapped(f"written: {out}.md and {out}.json", "", "  "))
