@@ -30,6 +30,7 @@ from evaluate import perplexity
 from model import Llama
 from tokenizer import load
 from train import train
+from training.log import read_log
 
 TIMED_STEPS = 40
 RESERVE = 4.0  # seconds for opening the run, the last evaluation and saving
@@ -58,16 +59,15 @@ def ours(text: str, folder: Path, seconds: float, settings: dict) -> dict:
     corpus = prepare([path_source("text", folder / "first.txt")], folder / "corpus", validation_share=0.02)
     settings = {"size": "tiny", "data": str(corpus), **settings}
     timed = train(**settings, out=str(folder / "timed"), steps=TIMED_STEPS, eval_steps=TIMED_STEPS)
-    rows = [json.loads(line) for line in (timed.folder / "log.jsonl").read_text().splitlines()]
-    times = sorted(row["seconds"] for row in rows if "seconds" in row)
-    step_seconds = times[len(times) // 2]
+    speeds = [row["tokens_per_second"] for row in read_log(timed.folder / "log.jsonl") if "loss" in row]
+    record = json.loads((timed.folder / "run.json").read_text())["settings"]
+    step_seconds = record["seq_len"] * record["batch_size"] / speeds[-1]
     steps = max(TIMED_STEPS, int((seconds - RESERVE) / step_seconds))
     start = time.monotonic()
     history = train(**settings, out=str(folder / "run"), steps=steps, eval_steps=steps)
     spent = time.monotonic() - start
     best = history.folder / "best"
     model, tokenizer = Llama.from_pretrained(best).eval(), load(best)
-    record = json.loads((history.folder / "run.json").read_text())["settings"]
     found = perplexity(model, tokenizer, clean_text(rest, preserve_linebreaks=True), record["seq_len"])
     tokens = steps * record["seq_len"] * record["batch_size"]
     return {"bits_per_byte": found["bits_per_byte"], "seconds": spent, "steps": steps, "tokens": tokens}
