@@ -78,7 +78,7 @@ def recommended(config: ModelConfig, folder: Path | None = None) -> SampleSettin
     """The recommended settings for a model: RECOMMENDED for a size of the family, those of 20m for others.
 
     A model in `folder` that was trained on the built-in corpus gets no repetition penalty: it has learned to
-    copy names, and a penalty prevents that (measured: BENCHMARKS.md).
+    copy names, and a penalty prevents that (measured: BENCHMARKS.md). It also gets room for a complete tale.
     """
     found = STENTOR3
     for name, settings in RECOMMENDED.items():
@@ -86,7 +86,7 @@ def recommended(config: ModelConfig, folder: Path | None = None) -> SampleSettin
         if (config.hidden_size, config.intermediate_size) == (size.hidden_size, size.intermediate_size):
             found = settings
     copies = folder is not None and learned_to_copy(folder)
-    return dataclasses.replace(found, repetition_penalty=1.0) if copies else found
+    return dataclasses.replace(found, repetition_penalty=1.0, max_new_tokens=250) if copies else found
 
 
 def learned_to_copy(folder: Path) -> bool:

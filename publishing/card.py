@@ -318,6 +318,8 @@ def write_card(run_folder: str | Path) -> Path:
     of = read_run(folder)
     size = "own" if of.info["settings"].get("model") else of.info["settings"]["size"]
     settings = GALLERY.get(size, STENTOR3)
+    if learned_to_copy(folder / "best"):                          # a penalty works against copying
+        settings = dataclasses.replace(settings, repetition_penalty=1.0)
     samples = gallery(folder / "best", settings)
     found = numbers(of, samples)
     found["gallery"] |= {name: getattr(settings, name) for name in GALLERY_SETTINGS} | {"seed": SEED}

@@ -12,8 +12,9 @@ import tokenizer
 from model import KVCache, Llama
 from sample import Draw, SampleSettings
 
-# The kinds of prompt that the cards show; the wording is ours.
+# The kinds of prompt that the cards show, and the beginning of a tale; the wording is ours.
 PROMPTS = {
+    "tale": ["Once upon a time there lived a shy fox named Nora."],
     "prose": [
         "The old bridge over the river was", "Bread is made from flour and water.",
         "When the first snow fell, the children",

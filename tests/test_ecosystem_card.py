@@ -107,7 +107,7 @@ def test_gallery_is_unedited_and_measured(ended, text):
 
 
 def test_answers_do_not_depend_on_each_other(ended):
-    """Ten prompts of different lengths in one batch: each answer is the one that `sample.generate` gives to
+    """Prompts of different lengths in one batch: each answer is the one that `sample.generate` gives to
     its prompt alone.
     """
     model, t = Llama.from_pretrained(ended.folder / "best").eval(), tokenizer.load(ended.folder / "best")
