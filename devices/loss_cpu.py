@@ -23,7 +23,7 @@ BLOCK = 128                                                       # positions at
 
 
 def loss_in_blocks(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """`model.next_token_losses` of logits (B, T, V) and ids (B, T), up to rounding: nats, FP32, () and (B,)."""
+    """`model.next_token_losses` of logits (B, T, V) and ids (B, T), up to rounding: () and (B,), FP32."""
     B, T, V = logits.shape
     target = input_ids.roll(-1, dims=1)                                       # (B, T)
     weight = torch.full((B, T), 1 / (B * (T - 1)))                            # (B, T)

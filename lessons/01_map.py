@@ -220,8 +220,8 @@ assert history.losses[0] > last_loss + 2
 # knows nothing has ln V, here 8.32. That was the prediction.
 #
 # In the code this walk is a straight line, without a detour: `train.py:main`, `train.py:train`,
-# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`. Set
-# a breakpoint in the first and step.
+# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`.
+# Set a breakpoint in the first and step.
 
 # %%
 assert (

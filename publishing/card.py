@@ -59,7 +59,8 @@ def hub_datasets(of: Run) -> list[str]:
 
 def front_matter(of: Run, found: dict[str, Any], name: str) -> str:
     """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
-    dataset = {"name": f"validation split of {Path(of.info['data']).name}", "type": Path(of.info["data"]).name}
+    corpus = Path(of.info["data"]).name
+    dataset = {"name": f"validation split of {corpus}", "type": corpus}
     tags = ["llama", "tokenmonster", "small-language-model", "from-scratch", "base-model"]
     return f"""---
 license: apache-2.0

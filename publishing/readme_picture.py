@@ -29,7 +29,7 @@ CURVE = ROOT / "docs" / "tiny_curve.svg"
 EXPLORER = ROOT / "docs" / "tiny_explorer.svg"
 
 SHOWN = 58                                                        # tokens of the tale
-LETTER, LINE = 7.3, 21                                            # pixels: width of a character, height of a line
+LETTER, LINE = 7.3, 21                                            # width of a character, height of a line
 PAPER = {"green": "#a6e3ae", "yellow": "#ece59b", "orange": "#fbc98d", "red": "#f7aaa2"}
 
 
@@ -41,9 +41,9 @@ def curve() -> str:
 
 
 def record(folder: Path) -> dict:
-    """The first tokens of a validation tale, and the surprise of each at the first two snapshots and the last.
+    """The first tokens of a validation tale, and the surprise of each at three snapshots of a run.
 
-    {"tokens": texts, "steps": {label: surprise of each token as a share of a uniform guess}}. A token that
+    They are the first two snapshots and the last. {"tokens": texts, "steps": {label: surprise of each token as a share of a uniform guess}}. A token that
     only changes the case of the next one has no text and is left out. Raises UserError where the run has
     fewer than three snapshots or its corpus is gone.
     """
