@@ -43,9 +43,10 @@ def curve() -> str:
 def record(folder: Path) -> dict:
     """The first tokens of a validation tale, and the surprise of each at three snapshots of a run.
 
-    They are the first two snapshots and the last. {"tokens": texts, "steps": {label: surprise of each token as a share of a uniform guess}}. A token that
-    only changes the case of the next one has no text and is left out. Raises UserError where the run has
-    fewer than three snapshots or its corpus is gone.
+    They are the first two snapshots and the last. Returns {"tokens": texts, "steps": {label: surprises}},
+    each surprise as a share of that of a uniform guess. A token that only changes the case of the next one
+    has no text and is left out. Raises UserError where the run has fewer than three snapshots, or its corpus
+    is gone.
     """
     of, found = read_run(folder), states(read_run(folder))
     words = tokenizer.load(folder / "best")
