@@ -58,7 +58,7 @@ def test_what_is_not_finite_is_not_hidden():
 
 def test_choice_follows_dtype_and_gradient(monkeypatch):
     calls = []
-    monkeypatch.setattr(devices.device, "loss_in_blocks", lambda *tensors: calls.append(tensors) or (None, None))
+    monkeypatch.setattr(devices.device, "loss_in_blocks", lambda *tensors: (calls.append(tensors), None))
     for dtype, needed, in_blocks in (
         (torch.bfloat16, True, True), (torch.bfloat16, False, False), (torch.float32, True, False),
     ):
