@@ -288,7 +288,8 @@ def test_evaluation_in_smaller_pieces_is_the_same_mean(corpus, tmp_path, monkeyp
 def test_the_training_loss_of_each_source_is_logged(two_sources, tmp_path, capsys):
     """In each step the mean over its rows, at an evaluation that of the last steps; losses stay the same."""
     run = tmp_path / "run"
-    train.train(**settings(two_sources, run, logging_steps=5, micro_batch=2, eval_steps=6, max_eval_samples=60))
+    changes = dict(logging_steps=5, micro_batch=2, eval_steps=6, max_eval_samples=60)
+    train.train(**settings(two_sources, run, **changes))
     job = open_job(settings(two_sources, tmp_path / "other"))
     rows = rows_without_times(run)
     steps = [row for row in rows if "loss" in row]
