@@ -38,24 +38,28 @@ if hasattr(signal, "SIGPIPE") and re.match(r"\d\d_", Path(sys.argv[0]).name):
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `python lessons/NN_name.py | head` just ends
 
 FAST = os.environ.get("LESSON_FAST") == "1"
+LONG = os.environ.get("LESSON_LONG") == "1"                       # lessons 13 and 14: minutes, not a minute
 HOME = Path(os.environ.get("LESSON_HOME") or ROOT)
 OUT = HOME / "runs" / "lessons"
+STORED = ROOT / "lessons" / "stored"                              # what LESSON_LONG=1 found
 STARTED = time.monotonic()
 
 
-def corpus(*kinds: str, tokens: int | None = None) -> Path:
+def corpus(*kinds: str, tokens: int | None = None, vocab: str | None = None) -> Path:
     """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most
-    `tokens` training tokens of each.
+    `tokens` training tokens of each, with the vocabulary `vocab` instead of the built-in one.
     """
     from corpus.documents import builtin_source
     from corpus.prepare import prepare
     kinds = kinds or ("math",)
-    folder = HOME / "corpora" / "-".join(["lesson", *kinds, *([str(tokens)] if tokens else [])])
+    limits = [str(limit) for limit in (tokens, vocab) if limit]
+    folder = HOME / "corpora" / "-".join(["lesson", *kinds, *limits])
     if (folder / "manifest.json").is_file():
         return folder
     share = 0.2 if tokens else 0.05  # of few documents, a larger part for validation, so that there is one
     return prepare(
-        [builtin_source(kind) for kind in kinds], folder, source_token_budget=tokens, validation_share=share
+        [builtin_source(kind) for kind in kinds], folder, vocab, source_token_budget=tokens,
+        validation_share=share
     )
 
 
@@ -83,6 +87,19 @@ def save_figure(figure: Any, name: str) -> None:
     figure.savefig(OUT / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
     print(f"figure: {name} in {OUT / name}.png")
+
+
+def keep(lesson: str, results: dict[str, Any]) -> None:
+    """Write the results of a long form to STORED/lesson.json, with the command that made them.
+
+    Numbers keep four digits after the point.
+    """
+    import torch
+    rounded = json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4))
+    command = f"LESSON_LONG=1 OMP_NUM_THREADS=1 python lessons/{lesson}.py"
+    kept = {"made_by": command, "torch": torch.__version__, "results": rounded}
+    STORED.mkdir(exist_ok=True)
+    atomic_write(STORED / f"{lesson}.json", json.dumps(kept, indent=1) + "\n")
 
 
 def finish(lesson: str, results: dict[str, Any]) -> None:

@@ -132,6 +132,18 @@ WRONG = {
          "len(records[first].token) + len(records[second].token)", "the score of `weigh` decides"),
         ("start, covered, 0", "start, len(records[first].token), 0", "`covered` is the length of the"),
     ],
+    "prefix_matching": [
+        ("[s + 1 for s", "[s for s", "this is the weight on the earlier occurrences"),
+        ("weights[:, t, followed]", "weights[:, t, [place - 2 for place in followed if place > 1]]",
+         "what came before the earlier occurrences"),
+        ("if ids[s] == ids[t]]", "if ids[s] == ids[t]][-1:]", "only the last earlier occurrence"),
+        ("if ids[s] == ids[t]]", "if ids[s] == ids[t]][:1]", "only the first occurrence"),
+        ("        if followed:\n    ", "", "the mean is over all positions"),
+        ("followed].sum(dim=1)", "followed].mean(dim=1)", "the weights of one position are averaged"),
+        ("weights[:, t, followed]", "weights[:, followed, t]", "rows and columns are exchanged"),
+        (".mean(dim=0) ", ".mean() ", "the heads are averaged"),
+        (".mean(dim=0) ", ".sum(dim=0) ", "the positions are added up"),
+    ],
 }
 ROUNDS = max(map(len, WRONG.values()))
 
