@@ -18,7 +18,7 @@ from common import UserError, read_json
 from sample import SampleSettings
 from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
 from sampling.terminal import say, tell_lost_text
-from vocab_files.bpe import BPE, FromJson
+from vocab_files.bpe import BPE, FromModel
 from vocab_files.tokenizer_files import CHAT_TEMPLATE
 
 HELP = """\
@@ -78,7 +78,7 @@ def format_of(loaded: LoadedModel) -> ChatFormat:
         source, names = template_of(loaded.folder)
         if source is None or source == CHAT_TEMPLATE:
             return ChatFormat()
-        if isinstance(loaded.tokenizer, BPE) and not isinstance(loaded.tokenizer.library, FromJson):
+        if isinstance(loaded.tokenizer, BPE) and isinstance(loaded.tokenizer.library, FromModel):
             raise UserError("it needs a tokenizer.json, and the folder has only a tokenizer.model")
         found = ChatFormat(compiled(source), tuple(names.items()))
         found.ids(loaded, found.prompt([("user", "Hello")]))

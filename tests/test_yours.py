@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import model as real
+import tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 YOURS = ROOT / "lessons" / "yours"
@@ -71,16 +72,11 @@ def test_stub_and_reference_have_the_same_parameters(name):
 def test_one_file_is_short_and_imports_nothing_of_the_project():
     text = (YOURS / "one_file.py").read_text()
     assert len(text.splitlines()) <= 250 and max(map(len, text.splitlines())) <= 110
-    imported = {
-        alias.name.split(".")[0]
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    imported |= {
-        node.module.split(".")[0] for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
-    }
-    assert imported - set(sys.stdlib_module_names) == {"torch", "safetensors"}
+    nodes = list(ast.walk(ast.parse(text)))
+    imported = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    imported += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    packages = {name.split(".")[0] for name in imported}
+    assert packages - set(sys.stdlib_module_names) == {"torch", "safetensors"}
 
 
 # ----------------------------------------------------------------------------------------------- the one file
@@ -95,14 +91,13 @@ def one_file():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_one_file_has_the_weights_logits_and_losses_of_the_real_model(tied):
-    whole, config = (
-        one_file(),
-        real.ModelConfig(300, 64, 96, 3, 4, 2, 16, 64, 50_000.0, tie_word_embeddings=tied),
-    )
+    whole = one_file()
+    config = real.ModelConfig(300, 64, 96, 3, 4, 2, 16, 64, 50_000.0, tie_word_embeddings=tied)
+    mine, right = whole.Llama(config), real.Llama(config)
     torch.manual_seed(42)
-    mine = whole.Llama(config)
+    whole.init_weights(mine)
     torch.manual_seed(42)
-    right = real.Llama(config)
+    real.init_weights(right)
     assert list(mine.state_dict()) == list(right.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), right.state_dict().values()))
     ids = torch.randint(300, (3, 50))
@@ -115,24 +110,35 @@ def test_one_file_trains_samples_and_saves_a_llama_folder(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The fox met the hen. The hen met the fox.\n" * 100)
     done = subprocess.run(
-        [
-            sys.executable,
-            str(YOURS / "one_file.py"),
-            str(text),
-            "--steps",
-            "20",
-            "--out",
-            str(tmp_path / "model"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+        [sys.executable, str(YOURS / "one_file.py"), str(text), "--steps", "20", "--out", "my_model"],
+        capture_output=True, text=True, cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     losses = re.search(r"nats per byte: ([\d.]+) at the first step, ([\d.]+)", done.stdout)
     assert abs(float(losses[1]) - 5.545) < 0.2 and float(losses[2]) < 4.5  # ln 256 at first
-    model = real.Llama.from_pretrained(tmp_path / "model")
-    assert model.config.vocab_size == 256 and model.config.hidden_size == 128
+    sampled = subprocess.run(
+        [sys.executable, str(ROOT / "sample.py"), str(tmp_path / "my_model"), "The fox"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )
+    assert sampled.returncode == 0 and sampled.stdout.startswith("The fox"), sampled.stderr
+
+
+def test_the_folder_of_one_file_opens_everywhere(tmp_path):
+    whole = one_file()
+    mine = whole.Llama(whole.Config())
+    whole.save(mine, tmp_path)
+    text = "Où? 🦊\tA line\r\n"
+    ids = list(text.encode())
+    right = mine(torch.tensor([ids]))
+    torch.testing.assert_close(real.Llama.from_pretrained(tmp_path)(torch.tensor([ids])), right)
+    words = tokenizer.load(tmp_path)
+    assert words.encode(text) == ids and words.decode(ids) == text and words.eos_id == 10
+    assert words.encode(text, document=True) == list(text.replace("\r\n", "\n").encode())
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs(text).input_ids == ids and theirs.decode(ids) == text
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(torch.tensor([ids])).logits, right, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- the grader
@@ -187,20 +193,20 @@ MISTAKES = {
         (
             "ids[:-1] * vocab_size + ids[1:]",
             "ids[1:] * vocab_size + ids[:-1]",
-            "rows and columns are exchanged",
+            "rows and columns are swapped",
         ),
-        (".float()                        #", ".clamp(max=1).float()  #", "counted once only"),
+        (".float()                        #", ".clamp(max=1).float()  #", "counted only once"),
     ],
     "step_01_probabilities": [
         ("sum(dim=1,", "sum(dim=0,", "the columns sum to 1"),
         ("counts = counts + add", "counts = counts + 0", "nothing was added"),
-        ("counts.sum(dim=1, keepdim=True)", "counts.sum()", "each row must"),
+        ("counts.sum(dim=1, keepdim=True)", "counts.sum()", "each row must sum to 1"),
     ],
     "step_01_mean_loss": [
         (".mean()", ".sum()", "the losses are summed"),
         ("-chosen", "chosen", "the sign is wrong"),
         (".log()", ".log2()", "this is in bits"),
-        ("table[ids[:-1], ids[1:]]", "table[ids[1:], ids[:-1]]", "read backwards"),
+        ("table[ids[:-1], ids[1:]]", "table[ids[1:], ids[:-1]]", "row and column are swapped"),
         ("chosen.log().mean()", "chosen.mean().log()", "logarithm of the mean"),
     ],
     "step_02_bigram": [
@@ -212,15 +218,15 @@ MISTAKES = {
         ("score.masked_fill(later, -math.inf)", "score", "later positions are read too"),
         ("-math.inf", "0.0", "use -inf"),
         ("/ math.sqrt(q.shape[2])", "", "not divided by sqrt(F)"),
-        ("math.sqrt(q.shape[2])", "q.shape[2]", "divided by F"),
+        ("math.sqrt(q.shape[2])", "q.shape[2]", "divided by F; divide by sqrt(F)"),
         ("triu(1)", "triu(0)", "does not read itself"),
-        ("triu(1)", "tril(-1)", "the mask lies the other way"),
+        ("triu(1)", "tril(-1)", "the mask is the wrong way round"),
         ("dim=-1)   #", "dim=-2)   #", "over the queries"),
-        ("q @ k.transpose(1, 2)", "k @ q.transpose(1, 2)", "queries and keys are exchanged"),
+        ("q @ k.transpose(1, 2)", "k @ q.transpose(1, 2)", "queries and keys are swapped"),
         (
             "torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
             "torch.softmax(score, dim=-1).masked_fill(later, 0.0)",
-            "cut off after the softmax",
+            "masked after the softmax",
         ),
     ],
     "step_04_split": [
@@ -229,7 +235,7 @@ MISTAKES = {
             "x.view(B, -1, T, head_dim)",
             "view(B, T, H, F) first",
         ),
-        (".transpose(1, 2)                         # (B, H", "  # (B, H", "exchange T and H"),
+        (".transpose(1, 2)                         # (B, H", "  # (B, H", "swap T and H"),
         (
             "view(B, T, -1, head_dim).transpose(1, 2)",
             "view(B, T, head_dim, -1).permute(0, 3, 1, 2)",
@@ -237,7 +243,7 @@ MISTAKES = {
         ),
     ],
     "step_04_merge": [
-        ("x.transpose(1, 2).reshape(B", "x.reshape(B", "not exchanged back"),
+        ("x.transpose(1, 2).reshape(B", "x.reshape(B", "not swapped back"),
         ("x.transpose(1, 2).reshape(B", "x.permute(0, 2, 3, 1).reshape(B", "interleaved"),
     ],
     "step_04_attend": [
@@ -258,7 +264,7 @@ MISTAKES = {
         (
             "x.repeat_interleave(heads // x.shape[1], dim=1)",
             "x.repeat(1, heads // x.shape[1], 1, 1)",
-            "the row of heads is repeated",
+            "the order of the heads is 0 1 0 1",
         ),
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x", "nothing is repeated"),
     ],
@@ -266,7 +272,12 @@ MISTAKES = {
         (
             "repeat_heads(k, self.heads)",
             "repeat_heads(k.flip(1), self.heads)",
-            "the largest difference is at",
+            "the keys are in the wrong order",
+        ),
+        (
+            "repeat_heads(k, self.heads), repeat_heads(v, self.heads)",
+            "repeat_heads(v, self.heads), repeat_heads(k, self.heads)",
+            "keys and values are swapped",
         ),
         (
             "self.k_proj = nn.Linear(width, kv_heads * head_dim",
@@ -276,22 +287,22 @@ MISTAKES = {
     ],
     "step_06_rotary_table": [
         (".float() / head_dim)", ".float() / head_dim / 2)", "the exponent is -j/F"),
-        ("torch.arange(length)", "torch.arange(1, length + 1)", "positions begin at 1"),
+        ("torch.arange(length)", "torch.arange(1, length + 1)", "the first position is 1"),
         (".repeat(1, 2)", ".repeat_interleave(2, dim=1)", "comes twice in a row"),
         (".repeat(1, 2)", "", "only F/2 columns"),
     ],
     "step_06_rotate": [
-        ("[-second, first]", "[second, -first]", "turn the other way"),
+        ("[-second, first]", "[second, -first]", "the rotation goes the wrong way"),
         ("[-second, first]", "[second, first]", "the minus sign is missing"),
     ],
     "step_06_attention": [
-        ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, k", "nothing is turned"),
-        ("rotate(q, cos, sin), rotate(k, cos, sin)", "rotate(q, cos, sin), k", "the keys are not turned"),
-        ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, rotate(k, cos, sin)", "the queries are not turned"),
+        ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, k", "nothing is rotated"),
+        ("rotate(q, cos, sin), rotate(k, cos, sin)", "rotate(q, cos, sin), k", "the keys are not rotated"),
+        ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, rotate(k, cos, sin)", "the queries are not rotated"),
         (
             "        y = attend(q, k, v)",
             "        y = attend(q, k, rotate(v, cos, sin))",
-            "the values are turned too",
+            "the values are rotated too",
         ),
     ],
     "step_07_norm": [
@@ -358,22 +369,22 @@ MISTAKES = {
         ),
         ("logits.logsumexp(dim=2, keepdim=True) - chosen", "-chosen", "logsumexp is missing"),
         ("logits.logsumexp(dim=2, keepdim=True)", "logits.exp().sum(dim=2, keepdim=True).log()", "overflows"),
-        ("logits[:, :-1].float()", "logits[:, 1:].float()", "not the right number"),
+        ("logits[:, :-1].float()", "logits[:, 1:].float()", "both lost their first position"),
         (
             "gather(2, ids[:, 1:, None])",
             "gather(2, ids[:, :-1, None])",
-            "judged on its own token|not the right",
+            "both lost their last position",
         ),
     ],
     "step_11_learning_rate": [
         ("peak * step / warmup_steps", "peak * (step + 1) / warmup_steps", "begins above 0"),
-        ("if step < warmup_steps", "if step < 0", "largest difference"),
+        ("if step < warmup_steps", "if step < 0", "the warmup is missing"),
         ("/ (steps - warmup_steps)))", "/ (steps - warmup_steps - 1)))", "would reach 0 at step number"),
-        ("(step - warmup_steps) / (steps - warmup_steps)", "step / steps", "begins after the warmup"),
+        ("(step - warmup_steps) / (steps - warmup_steps)", "step / steps", "must begin after the warmup"),
         (
             "(step - warmup_steps) / (steps - warmup_steps)",
             "(step - warmup_steps) / steps",
-            "steps - warmup_steps",
+            "must take steps - warmup_steps",
         ),
         (
             "0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))",
@@ -385,13 +396,13 @@ MISTAKES = {
         (
             "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
             "p.grad.mul_(torch.clamp(max_norm / (p.grad.norm() + 1e-6), max=1.0))",
-            "clipped by itself",
+            "clipped separately",
         ),
         ("torch.clamp(max_norm / (norm + 1e-6), max=1.0)", "max_norm / (norm + 1e-6)", "made longer"),
         (
             "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
             "p.grad.clamp_(max=max_norm)",
-            "each number is cut off",
+            "each number is clipped",
         ),
         ("p.grad.mul_(", "p.grad.mul(", "nothing was clipped"),
     ],
@@ -399,19 +410,22 @@ MISTAKES = {
         ("p.mul_(1 - lr * decay)", "p.mul_(1 - decay)", "not multiplied by the rate"),
         ("p.mul_(1 - lr * decay)", "p.grad.add_(decay * p)", "the weight does not decay"),
         (
-            "            m.mul_(b1)",
-            "            p.grad.add_(decay * p)\n            m.mul_(b1)",
-            "largest difference",
+            "            m.mul_(b1).add_((1 - b1) * p.grad)\n            v.mul_(b2).add_((1 - b2) * p.grad**2)\n"
+            "            p.mul_(1 - lr * decay)\n",
+            "            p.grad.add_(decay * p)\n            m.mul_(b1).add_((1 - b1) * p.grad)\n"
+            "            v.mul_(b2).add_((1 - b2) * p.grad**2)\n",
+            "the decay is added to the gradient",
         ),
         ("p.mul_(1 - lr * decay)", "pass", "the weight does not decay"),
-        ("(1 - b1**t)", "1", "largest difference"),
-        ("b1, b2, eps = 0.9, 0.95", "b1, b2, eps = 0.95, 0.9", "b1 and b2 are exchanged"),
-        ("(1 - b2) * p.grad**2", "(1 - b2) * p.grad.abs()", "v keeps |g|"),
-        (".sqrt() + eps)", " + eps).sqrt()", "eps is under the root"),
-        ("decay if id(p) in linear else 0.0", "decay", "embeddings decay"),
+        ("(1 - b1**t)", "1", "m is not corrected"),
+        ("(1 - b2**t)", "1", "v is not corrected"),
+        ("b1, b2, eps = 0.9, 0.95", "b1, b2, eps = 0.95, 0.9", "b1 and b2 are swapped"),
+        ("(1 - b2) * p.grad**2", "(1 - b2) * p.grad.abs()", "v is the mean of |g|"),
+        (".sqrt() + eps)", " + eps).sqrt()", "eps is inside the root"),
+        ("decay if id(p) in linear else 0.0", "decay", "the embedding decays"),
     ],
     "step_11_train": [
-        ("        model.zero_grad()\n", "", "were kept"),
+        ("        model.zero_grad()\n", "", "are still there"),
         ("        clip_gradients(model, max_norm=1.0)\n", "", "not clipped"),
         ("learning_rate(step, steps, peak, warmup_steps))", "peak)", "the rate is constant"),
         ("learning_rate(step, steps", "learning_rate(step + 1, steps", "the rate of the next step"),
@@ -421,14 +435,14 @@ MISTAKES = {
         ("        loss.backward()\n", "", "AttributeError"),
     ],
     "step_12_greedy": [
-        ("    return new\n", "    return ids + new\n", "the prompt comes back too"),
+        ("    return new\n", "    return ids + new\n", "the prompt is returned too"),
         (
             "        if token == stop_id:\n            break\n        new.append(token)",
             "        new.append(token)\n        if token == stop_id:\n            break",
-            "stop_id came back",
+            "stop_id was returned",
         ),
-        ("[0, -1].float()", "[0, 0].float()", "the last position"),
-        ("max(temperature, 1e-6)", "max(temperature, 1.0)", "always the most probable token"),
+        ("[0, -1].float()", "[0, 0].float()", "logits of the last position"),
+        ("max(temperature, 1e-6)", "max(temperature, 1.0)", "take the most probable token"),
     ],
     "step_12_chances": [
         ("/ max(temperature, 1e-6)", "* temperature", "divide by it"),
@@ -485,7 +499,4 @@ def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
     finally:
         sys.path.remove(str(tmp_path))
         steps.forget()
-    assert any(
-        re.search(message if "|" in message and "|g|" not in message else re.escape(message), line)
-        for line in said
-    ), (said, message)
+    assert any(message in line for line in said), (said, message)

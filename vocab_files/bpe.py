@@ -2,8 +2,9 @@
 """Byte-pair encodings behind the interface of `tokenizer.Tokenizer`.
 
 Portimbria and the v1 models use one, Mistral's. The `tokenizers` library reads a `tokenizer.json`, the
-`sentencepiece` library a `tokenizer.model`; both come with the extra `bpe`. `tokenizer.load` returns a BPE
-for either file and for a model folder with one of them.
+`sentencepiece` library a `tokenizer.model`; both come with the extra `bpe`. A `tokenizer.json` whose tokens
+are the 256 bytes needs no library. `tokenizer.load` returns a BPE for either file and for a model folder with
+one of them.
 """
 from __future__ import annotations
 
@@ -74,6 +75,38 @@ class FromJson:
         return encoded.ids[:encoded.special_tokens_mask.index(0)] if 0 in encoded.special_tokens_mask else []
 
 
+class FromBytes:
+    """A `tokenizer.json` whose token b is the byte b, as lessons/yours/one_file.py writes it. No library."""
+
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    file = {"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteFallback"},
+            "model": {"type": "BPE", "byte_fallback": True, "vocab": dict(zip(pieces, range(256))),
+                      "merges": []}}
+    byte_level, size = False, 256
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether the file is just this tokenizer."""
+        try:
+            return json.loads(path.read_bytes()) == cls.file
+        except ValueError:
+            return False
+
+    def id_of(self, piece: str) -> int | None:
+        return self.pieces.index(piece) if piece in self.pieces else None
+
+    def piece(self, id: int) -> str:
+        return self.pieces[id]
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    encode_special = encode  # no token has a name
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+
 class FromModel:
     """A SentencePiece `tokenizer.model` through the `sentencepiece` library."""
 
@@ -109,7 +142,10 @@ class BPE:
         self.path = Path(path)
         if self.path.stat().st_size > LARGEST:
             raise UserError(f"{path}: {self.path.stat().st_size} bytes; such a file has at most {LARGEST}")
-        self.library = FromJson(self.path) if self.path.suffix == ".json" else FromModel(self.path)
+        if self.path.suffix == ".json":
+            self.library = FromBytes() if FromBytes.reads(self.path) else FromJson(self.path)
+        else:
+            self.library = FromModel(self.path)
         stated = configured_ids(self.path.parent)
         self.eos_id = stated.get("eos_id", self._special("eos", EOS_NAMES))
         self.bos_id = stated.get("bos_id", self._special("bos", BOS_NAMES))

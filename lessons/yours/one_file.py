@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small Llama in one file: it trains on a text file, writes text, and saves a folder in Llama layout.
+"""A small Llama in one file: it trains on a text file, writes text, and saves a Llama model folder.
 
     python lessons/yours/one_file.py my.txt --steps 500 --out my_model
+    python sample.py my_model "Once upon a time"
 
-It needs torch and safetensors, and nothing else of this project. Tokens are bytes, so any text file will do.
-Axes:   B batch   T positions   D hidden_size   H query heads   K key/value heads   F head_dim
-        M intermediate_size   V vocab_size
+It imports torch and safetensors, and nothing of this project. A token is one byte, so any text file will do.
+Axes:   B batch   T positions   D hidden_size   H query heads   K key/value heads   F head_dim   V vocab_size
 """
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The shape of the model. The names are the keys of a Llama config.json."""
+    """The sizes of the model. The names are the keys of a Llama config.json."""
     vocab_size: int = 256
     hidden_size: int = 128
     intermediate_size: int = 256
@@ -54,16 +54,15 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_j, x_{j+F/2}) by the angle of its position. `x` (B, H, T, F), tables (T, F)."""
+    """Rotate each pair (x_j, x_{j+F/2}) by the angle of its position. `x` (B, H, T, F), tables (T, F)."""
     first, second = x.chunk(2, dim=-1)                                        # (B, H, T, F/2)
     return x * cos + torch.cat([-second, first], dim=-1) * sin                # (B, H, T, F)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(F)) v, each position reads up to itself (Vaswani et al. 2017, eq. 1)."""
-    T = q.shape[2]
+    """softmax(q k^T / sqrt(F)) v; a position reads itself and earlier ones (Vaswani et al. 2017, eq. 1)."""
     score = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])                     # (B, H, T, T)
-    later = torch.ones(T, T, dtype=torch.bool).triu(1)                        # (T, T)
+    later = torch.ones(score.shape[2:], dtype=torch.bool).triu(1)             # (T, T)
     weight = torch.softmax(score.masked_fill(later, -math.inf), dim=-1)       # (B, H, T, T)
     return weight @ v                                                         # (B, H, T, F)
 
@@ -114,11 +113,10 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, last norm. Llama files call this part `model`."""
+    """The embedding, all blocks, and the last norm. Llama weight files call this part `model`."""
     def __init__(self, config: Config):
         super().__init__()
-        empty = torch.empty(config.vocab_size, config.hidden_size)            # (V, D), filled by init_weights
-        self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.cos, self.sin = rotary_table(config.max_position_embeddings, config.head_dim, config.rope_theta)
@@ -131,7 +129,7 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """Token ids (B, T) to the logits of each next token (B, T, V)."""
+    """Token ids (B, T) in, logits of each next token (B, T, V) out."""
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -145,8 +143,8 @@ class Llama(nn.Module):
 
 
 def init_weights(model: Llama, std: float = 0.02) -> None:
-    """Matrices from N(0, std); the 2L matrices that add to the residual stream from N(0, std / sqrt(2L))."""
-    residual_std = std / math.sqrt(2 * model.config.num_hidden_layers)
+    """Draw each matrix from N(0, std), those that write to the residual stream from N(0, std / sqrt(2L))."""
+    residual_std = std / math.sqrt(2 * model.config.num_hidden_layers)        # 2L matrices add to the stream
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
             to_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -168,14 +166,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup_steps: int) -> floa
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> None:
-    """Scale all gradients by min(1, max_norm / norm), norm the root of the sum of all their squares."""
+    """Scale all gradients by min(1, max_norm / norm); norm is the length of all gradients as one vector."""
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
     for p in model.parameters():
         p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
 
 
 class AdamW:
-    """Adam with decoupled weight decay, of Linear weights only (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam; the weights of Linear layers also shrink a little (Loshchilov and Hutter 2019, algorithm 2)."""
     def __init__(self, model: nn.Module, decay: float):
         linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         self.params = list(model.parameters())
@@ -184,7 +182,7 @@ class AdamW:
         self.v = [torch.zeros_like(p) for p in self.params]
     @torch.no_grad()
     def step(self, t: int, lr: float) -> None:
-        """Update number `t`, counted from 1, with the gradients that the parameters hold."""
+        """Update number `t`, counted from 1. It uses the gradient that is stored in each parameter."""
         b1, b2, eps = 0.9, 0.95, 1e-8
         for p, m, v, decay in zip(self.params, self.m, self.v, self.decays):
             m.mul_(b1).add_((1 - b1) * p.grad)
@@ -194,7 +192,7 @@ class AdamW:
 
 
 def train(model: Llama, batch, steps: int, peak: float = 3e-3) -> list[float]:
-    """Train on batch(0), batch(1), ..., int64 (B, T). Returns the loss of each step."""
+    """Train on batch(0), batch(1), ...: token ids (B, T), int64. Returns the loss of each step."""
     optimizer, losses, warmup_steps = AdamW(model, decay=0.01), [], max(1, round(0.05 * steps))
     for step in range(steps):
         ids = batch(step)                                                     # (B, T)
@@ -210,13 +208,13 @@ def train(model: Llama, batch, steps: int, peak: float = 3e-3) -> list[float]:
 @torch.no_grad()
 def generate(model: Llama, ids: list[int], max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
              seed: int = 0, stop_id: int | None = None) -> list[int]:
-    """New token ids after the prompt `ids`; 0 is greedy. Top-p: Holtzman et al. 2020, section 3.1."""
+    """Returns the new ids only. Temperature 0 is greedy. Top-p: Holtzman et al. 2020, section 3.1."""
     chance, new = torch.Generator().manual_seed(seed), []
     for _ in range(max_new_tokens):
         logits = model(torch.tensor([ids + new]))[0, -1].float()              # (V,)
         scaled = (logits - logits.max()) / max(temperature, 1e-6)             # (V,)
         best_first, order = torch.softmax(scaled, dim=0).sort(descending=True)  # (V,), (V,)
-        better = best_first.cumsum(dim=0) - best_first                        # (V,) mass of the better tokens
+        better = best_first.cumsum(dim=0) - best_first                        # (V,), sum of all better tokens
         token = int(order[torch.multinomial(best_first * (better < top_p), 1, generator=chance)])
         if token == stop_id:
             break
@@ -225,11 +223,15 @@ def generate(model: Llama, ids: list[int], max_new_tokens: int, temperature: flo
 
 
 def save(model: Llama, folder: Path) -> None:
-    """Write config.json and model.safetensors; the state dict has the names of the Llama layout."""
+    """Write a Llama folder: config.json, the weights, and a tokenizer whose token id is the byte."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-              "attention_bias": False, "mlp_bias": False, **dataclasses.asdict(model.config)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+              "bos_token_id": None, "eos_token_id": 10, "pad_token_id": 10,   # 10 is "\n": a text is one line
+              "tokenizer_class": "PreTrainedTokenizerFast", **dataclasses.asdict(model.config)}
+    words = {"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteFallback"}, "model": {
+        "type": "BPE", "byte_fallback": True, "merges": [], "vocab": {f"<0x{b:02X}>": b for b in range(256)}}}
+    for name, content in [("config.json", config), ("tokenizer.json", words)]:
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -237,14 +239,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a small Llama on the bytes of a text file.")
     parser.add_argument("text", type=Path, help="a text file of at least a few kilobytes")
     parser.add_argument("--steps", type=int, default=500, help="of 16 rows of 256 bytes (default: 500)")
-    parser.add_argument("--out", type=Path, default="my_model", help="where to save it (default: my_model)")
+    parser.add_argument("--out", type=Path, default="my_model", help="the folder to save it in (my_model)")
     options = parser.parse_args()
-    data = torch.frombuffer(bytearray(options.text.read_bytes()), dtype=torch.uint8)  # (N,)
-    windows = data.long().unfold(0, 256, 1)                                   # (N - 255, T)
+    rows = torch.tensor(list(options.text.read_bytes())).unfold(0, 256, 1)    # (N - 255, T)
     torch.manual_seed(42)
     model = Llama(Config())
-    losses = train(model, lambda step: windows[torch.randint(len(windows), (16,))], options.steps)
+    losses = train(model, lambda step: rows[torch.randint(len(rows), (16,))], options.steps)
     print(f"nats per byte: {losses[0]:.3f} at the first step, {sum(losses[-20:]) / 20:.3f} over the last 20")
     print(bytes(generate(model, list(b"\n"), 300, temperature=0.8)).decode(errors="replace"))
     save(model, options.out)
-

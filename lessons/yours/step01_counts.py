@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 1: a table of pairs. Which token follows which, counted."""
+"""Step 1: a table of pairs. It counts which token follows which."""
 from __future__ import annotations
 
 from torch import Tensor

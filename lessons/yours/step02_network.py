@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 2: the same table as a network with far fewer numbers, trained instead of counted."""
+"""Step 2: a network instead of the table. It has far fewer numbers, and it is trained."""
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 
 class Bigram(nn.Module):
-    """Token -> vector -> scores of the next token. It still looks at one token only."""
+    """Token -> vector -> scores of the next token. It still sees only one token."""
 
     def __init__(self, vocab_size: int, width: int):
         """Make `embed_tokens`, an nn.Embedding (V, D), and `lm_head`, an nn.Linear D -> V without bias."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 4: several heads at once. One projection for all of them, then a split, and a merge at the end."""
+"""Step 4: several heads at once. One projection for all heads, a split, attention, a merge."""
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class MultiHead(nn.Module):
-    """H heads side by side, then one matrix that mixes what they found."""
+    """H heads side by side, then one matrix that mixes their results."""
 
     def __init__(self, width: int, heads: int, head_dim: int):
         """Make `q_proj`, `k_proj`, `v_proj` (D -> H*F) and `o_proj` (H*F -> D): nn.Linear, without bias."""

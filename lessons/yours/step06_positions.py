@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 6: positions. Queries and keys turn by an angle that grows with the position (Su et al. 2021)."""
+"""Step 6: positions. Queries and keys are rotated, more at each position (Su et al. 2021)."""
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (a, b) = (x_j, x_{j+F/2}) to (a cos - b sin, b cos + a sin).
+    """Rotate each pair (a, b) = (x_j, x_{j+F/2}) to (a cos - b sin, b cos + a sin).
 
     `x` (B, H, T, F), `cos` and `sin` (T, F). Returns (B, H, T, F).
     """
@@ -26,7 +26,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Step 5's grouped heads, with queries and keys rotated before they meet."""
+    """Step 5's grouped heads, with queries and keys rotated before their dot product."""
 
     def __init__(self, config):
         """`config` has hidden_size, num_attention_heads, num_key_value_heads and head_dim.

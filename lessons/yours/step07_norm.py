@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 7: RMSNorm. Every vector gets the same length before a part reads it (Zhang and Sennrich 2019)."""
+"""Step 7: RMSNorm. It gives every vector about the same length (Zhang and Sennrich 2019)."""
 from __future__ import annotations
 
 from torch import Tensor, nn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 8: the SwiGLU layer, and the block that a Llama repeats."""
+"""Step 8: the SwiGLU layer, and the block that Llama repeats."""
 from __future__ import annotations
 
 from torch import Tensor, nn

@@ -10,12 +10,12 @@ from step08_block import Block
 
 
 class Decoder(nn.Module):
-    """Embedding, config.num_hidden_layers blocks, a last norm. Llama files call this part `model`."""
+    """The embedding, config.num_hidden_layers blocks, a last norm. Llama files call it `model`."""
 
     def __init__(self, config):
         """Make `embed_tokens` (nn.Embedding), `layers` (nn.ModuleList of blocks) and `norm`, in this order.
 
-        Keep the rotary tables of config.max_position_embeddings positions; they are no parameters.
+        Store the rotary tables of config.max_position_embeddings positions, outside the state dict.
         """
         super().__init__()
         raise NotImplementedError("Decoder.__init__ in lessons/yours/step09_model.py")
@@ -26,12 +26,12 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """Token ids to the logits of each next token."""
+    """Token ids in, logits of each next token out."""
 
     def __init__(self, config):
-        """Keep `config`, make `model`, a Decoder; then call `init_weights(self)`.
+        """Store `config`, make `model`, a Decoder, then call `init_weights(self)`.
 
-        With config.tie_word_embeddings the output matrix is the embedding. Without, make `lm_head`, an
+        With config.tie_word_embeddings the embedding is also the output matrix. Otherwise make `lm_head`, an
         nn.Linear from D to V without bias.
         """
         super().__init__()

@@ -36,18 +36,18 @@ class AdamW:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        """Keep the parameters, their decays, and two moments of zeros for each."""
+        """Store the parameters, their decays, and two moments (m and v, zeros at first) for each."""
         raise NotImplementedError("AdamW.__init__ in lessons/yours/step11_training.py")
 
     def step(self, t: int, lr: float) -> None:
-        """Update number `t`, counted from 1, with the gradients of the parameters. Work under no_grad."""
+        """Do update number `t`, counted from 1, with the gradient in each `p.grad`, under torch.no_grad."""
         raise NotImplementedError("AdamW.step in lessons/yours/step11_training.py")
 
 
 def train(model: nn.Module, batch, steps: int, peak: float = 3e-3) -> list[float]:
     """Train on batch(0), batch(1), ..., batch(steps - 1), each int64 (B, T). Returns the loss of each step.
 
-    Each step: the loss, its gradients (starting from none), clipping to a norm of 1, one AdamW update with a
-    decay of 0.01. Warmup is 5% of the steps, rounded, at least 1.
+    Each step: the loss, its gradients (clear the old ones), clipping to a norm of 1, one AdamW update with a
+    decay of 0.01. The warmup takes 5% of the steps, rounded, at least 1.
     """
     raise NotImplementedError("train in lessons/yours/step11_training.py")

@@ -9,8 +9,8 @@ def generate(model: nn.Module, ids: list[int], max_new_tokens: int, temperature:
              top_p: float = 1.0, seed: int = 0, stop_id: int | None = None) -> list[int]:
     """Continue the prompt `ids`; returns the new ids only, at most `max_new_tokens`.
 
-    Each token is drawn from softmax(logits / temperature). Of these probabilities only the fewest are kept
-    that sum to at least `top_p` (Holtzman et al. 2020, section 3.1). Temperature 0 takes the most
-    probable token. The same `seed` gives the same text. `stop_id` ends the text and is not returned.
+    Draw each token from softmax(logits / temperature). Keep only the most probable tokens: the fewest that
+    sum to at least `top_p` (Holtzman et al. 2020, section 3.1). Temperature 0 takes the most probable token.
+    The same `seed` gives the same text. `stop_id` ends the text and is not returned.
     """
     raise NotImplementedError("generate in lessons/yours/step12_sampling.py")

@@ -31,17 +31,17 @@ NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 def fill(name: str, module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """Give a student's module these weights. A name or a shape that differs ends the test with one line."""
     if not isinstance(module, nn.Module):
-        fail(f"{name} is no nn.Module; keep `class {name}(nn.Module)` and `super().__init__()`")
+        fail(f"{name} is not an nn.Module; keep `class {name}(nn.Module)` and `super().__init__()`")
     found = {key: tuple(weight.shape) for key, weight in module.state_dict().items()}
     for key, weight in weights.items():
         if key not in found:
-            fail(
-                f"{name} has no {key}; the docstring of __init__ names the parts. It has: {', '.join(found)}"
-            )
+            names = ", ".join(found)
+            fail(f"{name} has no {key}; use the names in the docstring of __init__. Found: {names}")
         if found[key] != tuple(weight.shape):
             fail(f"{name}: {key} has shape {found[key]}; expected {tuple(weight.shape)}")
     for key in found.keys() - weights.keys():
-        reason = "; use bias=False" if key.endswith("bias") else "; a table is kept with persistent=False"
+        bias = "; use bias=False"
+        reason = bias if key.endswith("bias") else "; keep a table as an attribute or with persistent=False"
         fail(f"{name} has {key}, which does not belong there{reason}")
     module.load_state_dict(weights)
     return module
@@ -69,8 +69,8 @@ def test_step_01_count_pairs(part):
     for a, b in zip(ids.tolist(), ids.tolist()[1:]):
         right[a, b] += 1
     mistakes = {
-        "rows and columns are exchanged: the row is the token that comes first": right.t(),
-        "every pair is counted once only; add up how often it occurs": (right > 0).float(),
+        "rows and columns are swapped: the row is the token that comes first": right.t(),
+        "every pair is counted only once; count how often it occurs": (right > 0).float(),
         "the ids are counted, not the pairs": torch.bincount(ids, minlength=5).float(),
     }
     judge("count_pairs", call(part("count_pairs"), ids, 5), right, mistakes)
@@ -81,34 +81,30 @@ def test_step_01_probabilities(part):
     smooth = counts + add
     mistakes = {
         "the columns sum to 1; divide each row by its own sum": smooth / smooth.sum(dim=0, keepdim=True),
-        "nothing was added: a pair never seen must keep a small probability": counts
-        / counts.sum(1, keepdim=True),
-        "`add` is added to the sum once; it is added to each of the V entries": smooth
-        / (counts.sum(1, keepdim=True) + add),
-        "all entries together sum to 1; each row must": smooth / smooth.sum(),
+        "nothing was added: a pair never seen must keep a small probability": (
+            counts / counts.sum(1, keepdim=True)
+        ),
+        "`add` is added to the sum once; add it to each of the V entries": (
+            smooth / (counts.sum(1, keepdim=True) + add)
+        ),
+        "all entries together sum to 1; each row must sum to 1": smooth / smooth.sum(),
     }
-    judge(
-        "probabilities",
-        call(part("probabilities"), counts, add),
-        smooth / smooth.sum(1, keepdim=True),
-        mistakes,
-    )
+    right = smooth / smooth.sum(1, keepdim=True)
+    judge("probabilities", call(part("probabilities"), counts, add), right, mistakes)
 
 
 def test_step_01_mean_loss(part):
     table = torch.softmax(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     ids = torch.tensor([3, 1, 1, 4, 3, 1, 0])
-    losses = -table[ids[:-1], ids[1:]].log()
+    chosen, backwards = table[ids[:-1], ids[1:]], table[ids[1:], ids[:-1]]
+    losses = -chosen.log()
     mistakes = {
         "the losses are summed; take their mean": losses.sum(),
         "the sign is wrong: a loss is minus the logarithm": -losses.mean(),
         "this is in bits; use the natural logarithm": losses.mean() / math.log(2),
-        "the table is read backwards: row = this token, column = the next one": -table[ids[1:], ids[:-1]]
-        .log()
-        .mean(),
-        "this is the logarithm of the mean; take the mean of the logarithms": -table[ids[:-1], ids[1:]]
-        .mean()
-        .log(),
+        "row and column are swapped: the row is this token, the column the next one": -backwards.log().mean(),
+        "this is the logarithm of the mean; take the mean of the logarithms": -chosen.mean().log(),
+        "this is the mean probability; take the mean of minus its logarithm": chosen.mean(),
     }
     judge("mean_loss", call(part("mean_loss"), table, ids), losses.mean(), mistakes)
 
@@ -121,12 +117,11 @@ def test_step_02_bigram(part):
     x = weights["embed_tokens.weight"][ids]
     logits = x @ weights["lm_head.weight"].t()
     mistakes = {
-        "probabilities come back; return the logits, the loss does the softmax": torch.softmax(
-            logits, dim=-1
+        "it returns probabilities; return the logits, the loss does the softmax": logits.softmax(dim=-1),
+        "the embedding is used twice; the output has its own matrix lm_head": (
+            x @ weights["embed_tokens.weight"].t()
         ),
-        "the embedding is used twice; the output has its own matrix lm_head": x
-        @ weights["embed_tokens.weight"].t(),
-        "the vectors come back; lm_head makes scores of them": x,
+        "it returns the vectors; lm_head turns them into scores": x,
     }
     judge("Bigram", call(module, ids), logits, mistakes)
 
@@ -143,22 +138,21 @@ def attention_mistakes(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     return {
         "later positions are read too: set their scores to -inf before the softmax": softmax_of(score, v),
         "the scores of later positions are 0, and exp(0) is 1: use -inf": softmax_of(score, v, causal, 0.0),
-        "later positions are cut off after the softmax, so the weights do not sum to 1: mask before": (
-            weight * causal
-        )
-        @ v,
+        "later positions are masked after the softmax, so the weights do not sum to 1: mask before": (
+            (weight * causal) @ v
+        ),
         "the scores are not divided by sqrt(F)": softmax_of(plain, v, causal),
-        "the scores are divided by F; by sqrt(F) is right": softmax_of(plain / q.shape[-1], v, causal),
-        "the softmax is over the queries; it is over the keys, the last axis": softmax_of(
-            score, v, causal, -1e9, -2
+        "the scores are divided by F; divide by sqrt(F)": softmax_of(plain / q.shape[-1], v, causal),
+        "the softmax is over the queries; it must be over the keys, the last axis": (
+            softmax_of(score, v, causal, -1e9, -2)
         ),
-        "a position does not read itself: the first one then has nothing to read": softmax_of(
-            score, v, causal.tril(-1)
+        "a position does not read itself; use triu(1), which keeps the diagonal free": (
+            softmax_of(score, v, causal.tril(-1))
         ),
-        "the mask lies the other way: a position reads itself and later ones": softmax_of(
-            score, v, causal.t()
+        "the mask is the wrong way round: a position reads itself and later ones": (
+            softmax_of(score, v, causal.t())
         ),
-        "queries and keys are exchanged": softmax_of(score.transpose(-1, -2), v, causal),
+        "queries and keys are swapped": softmax_of(score.transpose(-1, -2), v, causal),
     }
 
 
@@ -176,13 +170,13 @@ def test_step_04_split(part):
     x = torch.arange(B * T * H * F).float().view(B, T, H * F)
     right = x.view(B, T, H, F).transpose(1, 2)
     mistakes = {
-        "view(B, H, T, F) mixes positions and heads: view(B, T, H, F) first, then transpose(1, 2)": x.view(
-            B, H, T, F
+        "view(B, H, T, F) mixes positions and heads: view(B, T, H, F) first, then transpose(1, 2)": (
+            x.view(B, H, T, F)
         ),
-        "the axes are still (B, T, H, F): exchange T and H": x.view(B, T, H, F),
-        "head h got every H-th feature; it gets F neighbours: view(B, T, H, F), not (B, T, F, H)": x.view(
-            B, T, F, H
-        ).permute(0, 3, 1, 2),
+        "the axes are still (B, T, H, F): swap T and H": x.view(B, T, H, F),
+        "head h got every H-th feature; it gets F neighbours: view(B, T, H, F), not (B, T, F, H)": (
+            x.view(B, T, F, H).permute(0, 3, 1, 2)
+        ),
     }
     judge("split", call(part("split"), x, F), right, mistakes)
 
@@ -191,12 +185,12 @@ def test_step_04_merge(part):
     x = torch.arange(B * T * H * F).float().view(B, H, T, F)
     right = x.transpose(1, 2).reshape(B, T, H * F)
     mistakes = {
-        "the axes were not exchanged back before the reshape: positions and heads are mixed": x.reshape(
-            B, T, H * F
+        "T and H were not swapped back before the reshape: positions and heads are mixed": (
+            x.reshape(B, T, H * F)
         ),
-        "the features of the heads are interleaved; head 0 comes first, then head 1": x.permute(
-            0, 2, 3, 1
-        ).reshape(B, T, H * F),
+        "the features of the heads are interleaved; head 0 comes first, then head 1": (
+            x.permute(0, 2, 3, 1).reshape(B, T, H * F)
+        ),
     }
     judge("merge", call(part("merge"), x), right, mistakes)
 
@@ -204,12 +198,8 @@ def test_step_04_merge(part):
 def test_step_04_attend(part):
     torch.manual_seed(4)
     q, k, v = torch.randn(3, B, H, T, F)
-    judge(
-        "attend",
-        call(part("attend"), q, k, v),
-        real.attention_written_out(q, k, v),
-        attention_mistakes(q, k, v),
-    )
+    right = real.attention_written_out(q, k, v)
+    judge("attend", call(part("attend"), q, k, v), right, attention_mistakes(q, k, v))
 
 
 def attention_of(config: real.ModelConfig, weights: dict[str, Tensor]) -> real.Attention:
@@ -244,10 +234,8 @@ def test_step_04_multi_head(part):
 def test_step_05_repeat_heads(part):
     x = torch.arange(B * K * T * F).float().view(B, K, T, F)
     mistakes = {
-        "the row of heads is repeated (0 1 0 1); each head is (0 0 1 1): use repeat_interleave": x.repeat(
-            1, 2, 1, 1
-        ),
-        "nothing is repeated": x,
+        "the order of the heads is 0 1 0 1; it must be 0 0 1 1: use repeat_interleave": x.repeat(1, 2, 1, 1),
+        "nothing is repeated: the result needs H heads": x,
     }
     judge("repeat_heads", call(part("repeat_heads"), x, H), x.repeat_interleave(H // K, dim=1), mistakes)
 
@@ -256,12 +244,29 @@ def test_step_05_grouped_heads(part):
     torch.manual_seed(6)
     weights = drawn(q_proj=(H * F, D), k_proj=(K * F, D), v_proj=(K * F, D), o_proj=(D, H * F))
     module, x = fill("GroupedHeads", call(part("GroupedHeads"), D, H, K, F), weights), torch.randn(B, T, D)
-    twisted = {
-        name: weight.view(K, F, D).flip(0).reshape(K * F, D) if "k_" in name or "v_" in name else weight
-        for name, weight in weights.items()
-    }
+
+    def heads(name: str) -> Tensor:
+        return (x @ weights[f"{name}.weight"].t()).view(B, T, -1, F).transpose(1, 2)  # (B, heads, T, F)
+
+    def variant(repeat_k, repeat_v) -> Tensor:
+        y = real.attention_written_out(heads("q_proj"), repeat_k(heads("k_proj")), repeat_v(heads("v_proj")))
+        return y.transpose(1, 2).flatten(2) @ weights["o_proj.weight"].t()  # (B, T, D)
+
+    def by_group(y: Tensor) -> Tensor:
+        return y.repeat_interleave(H // K, dim=1)
+
+    def in_turn(y: Tensor) -> Tensor:
+        return y.repeat(1, H // K, 1, 1)
+
+    order = "query head h must read key/value head h // (H/K), so the order is 0 0 1 1"
     mistakes = {
-        "the query heads read the groups in the wrong order": attention_of(SMALL, twisted)(x, *unturned(T))
+        f"keys and values are repeated as 0 1 0 1; {order}": variant(in_turn, in_turn),
+        f"the keys are in the wrong order; {order}": variant(in_turn, by_group),
+        f"the values are in the wrong order; {order}": variant(by_group, in_turn),
+        "keys and values are swapped": (
+            real.attention_written_out(heads("q_proj"), by_group(heads("v_proj")), by_group(heads("k_proj")))
+            .transpose(1, 2).flatten(2) @ weights["o_proj.weight"].t()
+        ),
     }
     judge("GroupedHeads", call(module, x), attention_of(SMALL, weights)(x, *unturned(T)), mistakes)
 
@@ -273,12 +278,12 @@ def test_step_06_rotary_table(part):
     cos, sin = real.rotary_table(7, F, 100.0)
     others = {
         "the exponent is -j/F; it is -2j/F for j = 0 ... F/2 - 1": real.rotary_table(7, F, 10.0),
-        "positions begin at 1; the first one is 0": tuple(x[1:] for x in real.rotary_table(8, F, 100.0)),
+        "the first position is 1; it must be 0": tuple(x[1:] for x in real.rotary_table(8, F, 100.0)),
         "each angle comes twice in a row; the second half of the columns repeats the first": tuple(
             x[:, : F // 2].repeat_interleave(2, dim=1) for x in (cos, sin)
         ),
         "only F/2 columns: repeat them for the second half": (cos[:, : F // 2], sin[:, : F // 2]),
-        "sin and cos are exchanged": (sin, cos),
+        "sin and cos are swapped: return cos, sin": (sin, cos),
     }
     judge("cos", found[0], cos, {message: table[0] for message, table in others.items()})
     judge("sin", found[1], sin, {message: table[1] for message, table in others.items()})
@@ -289,12 +294,14 @@ def test_step_06_rotate(part):
     x, (cos, sin) = torch.randn(B, H, T, F), real.rotary_table(T, F, 100.0)
     a, b = x.chunk(2, dim=-1)
     mistakes = {
-        "the pairs turn the other way: check the sign of the sine": real.rotate(x, cos, -sin),
-        "the pairs are neighbours (2j, 2j + 1); here feature j goes with j + F/2": x * cos
-        + torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2) * sin,
-        "the minus sign is missing: (a cos - b sin, b cos + a sin)": x * cos
-        + torch.cat([b, a], dim=-1) * sin,
-        "nothing is turned": x,
+        "the rotation goes the wrong way: check the sign of the sine": real.rotate(x, cos, -sin),
+        "the pairs are neighbours (2j, 2j + 1); pair feature j with feature j + F/2": (
+            x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2) * sin
+        ),
+        "the minus sign is missing: (a cos - b sin, b cos + a sin)": (
+            x * cos + torch.cat([b, a], dim=-1) * sin
+        ),
+        "nothing is rotated": x,
     }
     judge("rotate", call(part("rotate"), x, cos, sin), real.rotate(x, cos, sin), mistakes)
 
@@ -308,16 +315,15 @@ def test_step_06_attention(part):
 
     def variant(turn_q: bool, turn_k: bool, turn_v: bool) -> Tensor:
         q, k, v = (mine.split_heads(mine.get_submodule(name)(x)) for name in NAMES[:3])
-        q, k, v = (
-            real.rotate(y, cos, sin) if turn else y for y, turn in ((q, turn_q), (k, turn_k), (v, turn_v))
-        )
+        turns = ((q, turn_q), (k, turn_k), (v, turn_v))
+        q, k, v = (real.rotate(y, cos, sin) if turn else y for y, turn in turns)
         return mine.o_proj(real.attention_written_out(q, k, v).transpose(1, 2).flatten(2))
 
     mistakes = {
-        "the values are turned too; only queries and keys are": variant(True, True, True),
-        "the keys are not turned": variant(True, False, False),
-        "the queries are not turned": variant(False, True, False),
-        "nothing is turned: rotate q and k": variant(False, False, False),
+        "the values are rotated too; rotate only queries and keys": variant(True, True, True),
+        "the keys are not rotated": variant(True, False, False),
+        "the queries are not rotated": variant(False, True, False),
+        "nothing is rotated: rotate q and k": variant(False, False, False),
     }
     judge("Attention", call(module, x, cos, sin), mine(x, cos, sin), mistakes)
 
@@ -339,9 +345,9 @@ def test_step_07_norm(part):
         "eps is added after the root; it belongs under it": x / (mean.sqrt() + eps) * weight,
         "eps is missing": x / mean.sqrt() * weight,
         "the weight is missing": x / (mean + eps).sqrt(),
-        "the mean of x is subtracted: that is LayerNorm": centred
-        / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-        * weight,
+        "the mean of x is subtracted: that is LayerNorm": (
+            centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+        ),
         "the root is missing": x / (mean + eps) * weight,
     }
     judge("RMSNorm", call(module, x), norm(x), mistakes)
@@ -378,16 +384,17 @@ def test_step_08_block(part):
 
     h = x + attention(one(x))
     mistakes = {
-        "the first addition is missing: x + attention(norm(x))": attention(one(x))
-        + mlp(two(attention(one(x)))),
+        "the first addition is missing: x + attention(norm(x))": (
+            attention(one(x)) + mlp(two(attention(one(x))))
+        ),
         "the second addition is missing: x + mlp(norm(x))": mlp(two(h)),
         "attention reads x without its norm": x + attention(x) + mlp(two(x + attention(x))),
         "the MLP reads x without its norm": h + mlp(h),
-        "the MLP reads the block's input; it reads what attention has added to": h + mlp(two(x)),
-        "the norms come after the parts; they come before, and the stream itself stays as it is": two(
-            one(x + attention(x)) + mlp(one(x + attention(x)))
+        "the MLP reads the block's input; it must read the sum x + attention(norm(x))": h + mlp(two(x)),
+        "the norms come after the parts; put them before, and do not normalize the stream itself": (
+            two(one(x + attention(x)) + mlp(one(x + attention(x))))
         ),
-        "the two norms are exchanged": (x + attention(two(x))) + mlp(one(x + attention(two(x)))),
+        "the two norms are swapped": (x + attention(two(x))) + mlp(one(x + attention(two(x)))),
     }
     judge("Block", call(module, x, cos, sin), block(x, cos, sin), mistakes)
 
@@ -411,13 +418,12 @@ def test_step_09_model(part, tied):
         "the last norm is missing": mine.project(x),
         "only the first block is used": mine.project(inner.norm(once)),
         "the embedding is multiplied by sqrt(D); Llama does not": mine.project(inner.norm(scaled)),
-        "probabilities come back; return logits": torch.softmax(mine(ids), dim=-1),
-        "the hidden states come back; the output matrix makes logits of them": inner.norm(x),
+        "it returns probabilities; return logits": torch.softmax(mine(ids), dim=-1),
+        "it returns the hidden states; the output matrix turns them into logits": inner.norm(x),
     }
     if not tied:
-        mistakes["the embedding makes the logits; without tie_word_embeddings lm_head does"] = (
-            functional.linear(inner.norm(x), inner.embed_tokens.weight)
-        )
+        message = "the embedding makes the logits; without tie_word_embeddings lm_head must make them"
+        mistakes[message] = functional.linear(inner.norm(x), inner.embed_tokens.weight)
     judge("Llama", call(module, ids), mine(ids), mistakes)
 
 
@@ -436,12 +442,10 @@ def test_step_09_first_weights(part):
         if found[name].dim() == 2 and not 0.7 < spread / wanted < 1.4:
             scaled = name.endswith(("o_proj.weight", "down_proj.weight"))
             reason = "N(0, std / sqrt(2L)), L = 8" if scaled else "N(0, std)"
-            fail(f"init_weights: {name} has a spread of {spread:.4f}; expected {wanted:.4f}: {reason}")
+            fail(f"init_weights: {name} has standard deviation {spread:.4f}; expected {wanted:.4f}: {reason}")
     if not all(torch.equal(found[name], right[name]) for name in right):
-        fail(
-            "init_weights: the spreads are right, but the numbers come in another order: draw once for each "
-            "matrix, in the order of model.named_parameters()"
-        )
+        fail("init_weights: the standard deviations are right, but the numbers come in another order: draw "
+             "once for each matrix, in the order of model.named_parameters()")
 
 
 # ----------------------------------------------------------------------------------------- 10 to 12: training
@@ -451,20 +455,25 @@ def test_step_10_loss(part):
     torch.manual_seed(14)
     logits, ids = 2 * torch.randn(3, T, V), torch.randint(V, (3, T))
     right = real.next_token_loss(logits, ids)
+    own = "the logits at position t are compared with token t; compare them with token t + 1"
     mistakes = {
-        "position t is judged on its own token; it is judged on token t + 1": functional.cross_entropy(
-            logits.flatten(0, 1), ids.flatten()
+        f"{own} (there is no shift)": functional.cross_entropy(logits.flatten(0, 1), ids.flatten()),
+        f"{own} (both lost their last position)": (
+            functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, :-1].flatten())
         ),
-        "the shift goes the other way: logits without the last position, ids without the first": (
+        f"{own} (both lost their first position)": (
+            functional.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, 1:].flatten())
+        ),
+        "the shift goes the wrong way: logits without the last position, ids without the first": (
             functional.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten())
         ),
         "the losses are summed; take the mean": right * 3 * (T - 1),
         "the sum is divided by B*T; there are B*(T-1) predictions": right * (T - 1) / T,
         "this is in bits; use the natural logarithm": right / math.log(2),
         "the sign is wrong": -right,
-        "logsumexp is missing: the scores are no probabilities yet": -logits[:, :-1]
-        .gather(2, ids[:, 1:, None])
-        .mean(),
+        "logsumexp is missing: the logits are not yet log probabilities": (
+            -logits[:, :-1].gather(2, ids[:, 1:, None]).mean()
+        ),
     }
     judge("next_token_loss", call(part("next_token_loss"), logits, ids), right, mistakes)
     large, pair = torch.tensor([[[1000.0, 0.0], [0.0, 1000.0]]]), torch.tensor([[0, 1]])
@@ -480,19 +489,27 @@ def test_step_11_learning_rate(part):
     steps, warmup, peak = 40, 4, 3e-3
     rise = [step / warmup for step in range(warmup)]
 
+    def half_cosine(step: int, length: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / length))
+
     def cosine(length: int, first: int = warmup) -> list[float]:
-        return [0.5 * (1 + math.cos(math.pi * (step - first) / length)) for step in range(warmup, steps)]
+        return [half_cosine(step - first, length) for step in range(warmup, steps)]
 
     right = rise + cosine(steps - warmup)
     mistakes = {
         "the warmup begins above 0; step 0 has rate 0": [r + 1 / warmup for r in rise] + right[warmup:],
-        "the warmup is missing": [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)],
-        "the cosine begins at step 0; it begins after the warmup": rise + cosine(steps, 0),
-        "the cosine reaches 0 at the last step; it would reach 0 at step number `steps`": rise
-        + cosine(steps - warmup - 1),
-        "the fall is a straight line; it is half a cosine": rise
-        + [1 - (step - warmup) / (steps - warmup) for step in range(warmup, steps)],
-        "the fall lasts `steps` steps; it lasts steps - warmup_steps": rise + cosine(steps),
+        "the warmup is missing": [half_cosine(step, steps) for step in range(steps)],
+        "the warmup is missing; below warmup_steps the rate is peak * step / warmup_steps": (
+            [half_cosine(step - warmup, steps - warmup) for step in range(steps)]
+        ),
+        "the cosine begins at step 0; it must begin after the warmup": rise + cosine(steps, 0),
+        "the cosine reaches 0 at the last step; it would reach 0 at step number `steps`": (
+            rise + cosine(steps - warmup - 1)
+        ),
+        "the rate falls in a straight line; it must be half a cosine": (
+            rise + [1 - (step - warmup) / (steps - warmup) for step in range(warmup, steps)]
+        ),
+        "the cosine takes `steps` steps; it must take steps - warmup_steps": rise + cosine(steps),
     }
     found = [call(part("learning_rate"), step, steps, peak, warmup) for step in range(steps)]
     if not all(isinstance(rate, (int, float)) for rate in found):
@@ -511,12 +528,15 @@ def test_step_11_clip_gradients(part):
 
     large, small = torch.tensor([1.0, 2, 3, 4, 2, 4]), 0.01 * torch.tensor([1.0, 2, 3, 4, 2, 4])
     mistakes = {
-        "each matrix is clipped by itself; the norm is that of all gradients together": torch.cat(
-            [large[:4] / large[:4].norm(), large[4:] / large[4:].norm()]
+        "each matrix is clipped separately; use the norm of all gradients together": (
+            torch.cat([large[:4] / large[:4].norm(), large[4:] / large[4:].norm()])
         ),
-        "each number is cut off; the whole vector is scaled and keeps its direction": large.clamp(max=1.0),
+        "each number is clipped; scale all gradients by one factor instead": large.clamp(max=1.0),
         "nothing was clipped: change p.grad in place": large,
-        "the norm is not the root of the sum of squares": large / large.pow(2).sum(),
+        "the root is missing: the norm is the root of the sum of squares": large / large.pow(2).sum(),
+        "the norm is the sum of the norms of the matrices; use the root of the sum of all squares": (
+            large / (large[:4].norm() + large[4:].norm())
+        ),
     }
     judge("clip_gradients", clipped(1.0), large / large.norm(), mistakes)
     longer = {"a gradient shorter than max_norm was made longer; leave it as it is": small / small.norm()}
@@ -531,16 +551,16 @@ class TwoKinds(nn.Module):
         self.linear, self.embed = nn.Linear(3, 2, bias=False), nn.Embedding(2, 3)
 
 
-def adamw_variant(
-    coupled=False, corrected=True, late=0, inside=False, squared=True, swapped=False, decay_lr=True
-):
-    """One update of AdamW with one part changed."""
+def adamw_variant(coupled=False, corrected="mv", late=0, inside=False, squared=True, swapped=False,
+                  decay_lr=True):
+    """One update of AdamW with one part changed. `corrected` names the moments that are corrected."""
 
     def step(w, g, m, v, t, lr, decay):
         g = g + decay * w if coupled else g
         b1, b2 = (0.95, 0.9) if swapped else (0.9, 0.95)
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * (g * g if squared else g.abs())
-        one, two = (1 - b1 ** (t + late), 1 - b2 ** (t + late)) if corrected else (1, 1)
+        one = 1 - b1 ** (t + late) if "m" in corrected else 1
+        two = 1 - b2 ** (t + late) if "v" in corrected else 1
         below = (v / two + 1e-8).sqrt() if inside else (v / two).sqrt() + 1e-8
         shrink = 1 - (0 if coupled else decay * (lr if decay_lr else 1))
         return w * shrink - lr * m / one / below, m, v
@@ -549,14 +569,16 @@ def adamw_variant(
 
 
 ADAMW_MISTAKES = {
-    "the decay is added to the gradient: that is Adam with L2; shrink the weight by 1 - lr decay": {
+    "the decay is added to the gradient (Adam with L2); multiply the weight by 1 - lr decay instead": {
         "coupled": True
     },
-    "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": {"corrected": False},
-    "the step counter is one too high: the first step has t = 1": {"late": 1},
-    "eps is under the root; add it after": {"inside": True},
-    "v keeps |g|; it is the mean of g squared": {"squared": False},
-    "b1 and b2 are exchanged": {"swapped": True},
+    "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": {"corrected": ""},
+    "m is not corrected: divide it by 1 - b1^t": {"corrected": "v"},
+    "v is not corrected: divide it by 1 - b2^t": {"corrected": "m"},
+    "t is one too high: the first update has t = 1": {"late": 1},
+    "eps is inside the root; add it after the root": {"inside": True},
+    "v is the mean of |g|; it must be the mean of g squared": {"squared": False},
+    "b1 and b2 are swapped": {"swapped": True},
     "the decay is not multiplied by the rate: w (1 - lr decay)": {"decay_lr": False},
 }
 
@@ -595,7 +617,7 @@ def test_step_11_adamw(part):
         "an embedding after four updates",
         found[1],
         embed,
-        {"embeddings decay; only Linear weights do": decayed},
+        {"the embedding decays; only weights of nn.Linear may decay": decayed},
     )
 
 
@@ -622,14 +644,14 @@ def test_step_11_train(part):
         fail(f"train: {len(found)} losses for 12 steps")
     variants = {
         "the rate is constant: call learning_rate(step, ...) at each step": {"rate": lambda step: 0.02},
-        "the warmup is missing: 5% of the steps": {"rate": lambda step: cosine_rate(step, 0)},
+        "the warmup is missing: it takes 5% of the steps": {"rate": lambda step: cosine_rate(step, 0)},
         "the rate of the next step is used: learning_rate counts from 0": {
             "rate": lambda step: cosine_rate(step + 1)
         },
         "the gradients are not clipped": {"max_norm": math.inf},
         "the update counts from 0; AdamW counts from 1": {"first": 0},
         "nothing decays: the decay is 0.01": {"decay": 0.0},
-        "the gradients of earlier steps were kept: clear them before backward": {"keep": True},
+        "the gradients of earlier steps are still there: clear them before backward": {"keep": True},
         "the weights do not change: is the optimizer's step called?": {"rate": lambda step: 0.0},
     }
     mistakes = {
@@ -662,7 +684,7 @@ def training_losses(
 
 
 class Fixed(nn.Module):
-    """Always the same logits, whatever was said."""
+    """A model that gives the same logits at every position."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
@@ -678,17 +700,15 @@ def test_step_12_greedy(part):
     right = sample.generate(model, [3, 1], 12, temperature=0)
     found = call(part("generate"), model, [3, 1], 12, temperature=0.0)
     if found == [3, 1, *right]:
-        fail("generate: the prompt comes back too; return the new ids only")
+        fail("generate: the prompt is returned too; return the new ids only")
     if not (isinstance(found, list) and all(isinstance(token, int) for token in found)):
         fail("generate must return a list of int")
     if found != right:
-        fail(
-            f"generate at temperature 0: {found}; expected {right}: always the most probable token, "
-            "each read from the last position"
-        )
+        fail(f"generate at temperature 0: {found}; expected {right}: take the most probable token, from the "
+             "logits of the last position")
     shorter = call(part("generate"), model, [3, 1], 12, temperature=0.0, stop_id=right[-1])
     if shorter == right[: right.index(right[-1]) + 1]:
-        fail("generate: stop_id came back; it ends the text and is not returned")
+        fail("generate: stop_id was returned; it ends the text and must not be returned")
     if shorter != right[: right.index(right[-1])]:
         fail(f"generate with stop_id {right[-1]}: {shorter}; expected {right[: right.index(right[-1])]}")
 
@@ -717,25 +737,23 @@ def test_step_12_chances(part, temperature, top_p):
         "the temperature has no effect": chances(1.0, top_p),
         "top_p has no effect": chances(temperature, 1.0),
         "the token that crosses top_p must be kept": chances(temperature, top_p, crossing=False),
-        "every token is as probable: draw by softmax(logits)": torch.full((5,), 0.2),
-        "always the most probable token: draw by chance above temperature 0": torch.eye(5)[0],
+        "all tokens are equally probable: draw from softmax(logits)": torch.full((5,), 0.2),
+        "it always takes the most probable token; above temperature 0 it must draw": torch.eye(5)[0],
     }
     distance = {message: float((found - p).abs().sum()) for message, p in expected.items()}
     nearest = min(distance, key=distance.get)  # the first of equals, so "" before a mistake
     if nearest and distance[nearest] < distance[""]:
         fail(f"generate at temperature {temperature}, top_p {top_p}: {nearest}")
     if distance[""] > 0.12:
-        fail(
-            f"generate at temperature {temperature}, top_p {top_p}: shares {found.tolist()}; "
-            f"expected {expected[''].tolist()}"
-        )
+        fail(f"generate at temperature {temperature}, top_p {top_p}: shares {found.tolist()}; "
+             f"expected {expected[''].tolist()}")
 
 
 # -------------------------------------------------------------------------------------------- the whole model
 
 
 def test_step_13_your_model_is_the_real_one(part, tmp_path, monkeypatch):
-    """Your model with the weights of a trained `tiny` gives its logits; your loop gives the real losses."""
+    """With the weights of a trained `tiny` your model gives its logits; your loop gives the real losses."""
     folder = prepare([builtin_source("web")], tmp_path / "corpus", source_token_budget=30_000)
     monkeypatch.chdir(tmp_path)
     history = train.train(
@@ -748,8 +766,8 @@ def test_step_13_your_model_is_the_real_one(part, tmp_path, monkeypatch):
     corpus = Corpus(folder, 64, 4, 20, seed=42)
     ids = torch.from_numpy(corpus.batch(0))
     judge("the logits of your model", call(mine, ids), trained(ids), {}, tolerance=1e-4)
+    mine = call(part("Llama", 9), trained.config)
     torch.manual_seed(42)
-    start = real.Llama(trained.config).state_dict()
-    mine = fill("Llama", call(part("Llama", 9), trained.config), start)
+    call(part("init_weights", 9), mine)
     losses = call(part("train", 11), mine, lambda step: torch.from_numpy(corpus.batch(step)), 20)
     judge("the losses of 20 steps", torch.tensor(losses), torch.tensor(history.losses), {}, tolerance=1e-4)
