@@ -203,7 +203,7 @@ def trained(steps: Steps, number: int) -> Callable[[Tensor], Tensor]:
             if weight.dim() == 2:
                 nn.init.normal_(weight, 0.0, 0.02)  # as in step 9; torch's own first weights are too large
     if number < 10:
-        fit(model, 1e-2 if number < 7 else 3e-3)  # models without a norm need the larger rate
+        fit(model, 2e-2 if number < 7 else 3e-3)  # models without a norm need the larger rate
     elif number == 10:
         fit(model, 3e-3, steps.module(10).next_token_loss)
     elif number == 11:
