@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 
 import model as real
 import tokenizer
+from vocab_files.bpe import FromBytes
 
 ROOT = Path(__file__).resolve().parent.parent
 YOURS = ROOT / "lessons" / "yours"
@@ -134,6 +136,10 @@ def test_the_folder_of_one_file_opens_everywhere(tmp_path):
     words = tokenizer.load(tmp_path)
     assert words.encode(text) == ids and words.decode(ids) == text and words.eos_id == 10
     assert words.encode(text, document=True) == list(text.replace("\r\n", "\n").encode())
+    changed = json.loads((tmp_path / "tokenizer.json").read_text())
+    changed["model"]["merges"] = ["<0x61> <0x62>"]
+    (tmp_path / "merged.json").write_text(json.dumps(changed))
+    assert FromBytes.reads(tmp_path / "tokenizer.json") and not FromBytes.reads(tmp_path / "merged.json")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert theirs(text).input_ids == ids and theirs.decode(ids) == text
@@ -190,11 +196,8 @@ def test_an_error_shows_the_students_own_line(tmp_path):
 # step's test -> (file, what the reference writes, what a student may write instead, what the grader says)
 MISTAKES = {
     "step_01_count_pairs": [
-        (
-            "ids[:-1] * vocab_size + ids[1:]",
-            "ids[1:] * vocab_size + ids[:-1]",
-            "rows and columns are swapped",
-        ),
+        ("ids[:-1] * vocab_size + ids[1:]", "ids[1:] * vocab_size + ids[:-1]",
+         "rows and columns are swapped"),
         (".float()                        #", ".clamp(max=1).float()  #", "counted only once"),
     ],
     "step_01_probabilities": [
@@ -223,24 +226,16 @@ MISTAKES = {
         ("triu(1)", "tril(-1)", "the mask is the wrong way round"),
         ("dim=-1)   #", "dim=-2)   #", "over the queries"),
         ("q @ k.transpose(1, 2)", "k @ q.transpose(1, 2)", "queries and keys are swapped"),
-        (
-            "torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
-            "torch.softmax(score, dim=-1).masked_fill(later, 0.0)",
-            "masked after the softmax",
-        ),
+        ("torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
+         "torch.softmax(score, dim=-1).masked_fill(later, 0.0)",
+         "masked after the softmax"),
     ],
     "step_04_split": [
-        (
-            "x.view(B, T, -1, head_dim).transpose(1, 2)",
-            "x.view(B, -1, T, head_dim)",
-            "view(B, T, H, F) first",
-        ),
+        ("x.view(B, T, -1, head_dim).transpose(1, 2)", "x.view(B, -1, T, head_dim)",
+         "view(B, T, H, F) first"),
         (".transpose(1, 2)                         # (B, H", "  # (B, H", "swap T and H"),
-        (
-            "view(B, T, -1, head_dim).transpose(1, 2)",
-            "view(B, T, head_dim, -1).permute(0, 3, 1, 2)",
-            "F neighbours",
-        ),
+        ("view(B, T, -1, head_dim).transpose(1, 2)", "view(B, T, head_dim, -1).permute(0, 3, 1, 2)",
+         "F neighbours"),
     ],
     "step_04_merge": [
         ("x.transpose(1, 2).reshape(B", "x.reshape(B", "not swapped back"),
@@ -253,37 +248,25 @@ MISTAKES = {
     ],
     "step_04_multi_head": [
         ("self.o_proj(merge(attend(q, k, v)))", "merge(attend(q, k, v))", "o_proj is missing"),
-        (
-            "self.k_proj = nn.Linear(width, heads * head_dim, bias=False)",
-            "self.k_proj = nn.Linear(width, heads * head_dim)",
-            "use bias=False",
-        ),
+        ("self.k_proj = nn.Linear(width, heads * head_dim, bias=False)",
+         "self.k_proj = nn.Linear(width, heads * head_dim)",
+         "use bias=False"),
         ("self.o_proj =", "self.out =", "has no o_proj.weight"),
     ],
     "step_05_repeat_heads": [
-        (
-            "x.repeat_interleave(heads // x.shape[1], dim=1)",
-            "x.repeat(1, heads // x.shape[1], 1, 1)",
-            "the order of the heads is 0 1 0 1",
-        ),
+        ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x.repeat(1, heads // x.shape[1], 1, 1)",
+         "the order of the heads is 0 1 0 1"),
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x", "nothing is repeated"),
     ],
     "step_05_grouped_heads": [
-        (
-            "repeat_heads(k, self.heads)",
-            "repeat_heads(k.flip(1), self.heads)",
-            "the keys are in the wrong order",
-        ),
-        (
-            "repeat_heads(k, self.heads), repeat_heads(v, self.heads)",
-            "repeat_heads(v, self.heads), repeat_heads(k, self.heads)",
-            "keys and values are swapped",
-        ),
-        (
-            "self.k_proj = nn.Linear(width, kv_heads * head_dim",
-            "self.k_proj = nn.Linear(width, heads * head_dim",
-            "k_proj.weight has shape",
-        ),
+        ("repeat_heads(k, self.heads)", "repeat_heads(k.flip(1), self.heads)",
+         "the keys are in the wrong order"),
+        ("repeat_heads(k, self.heads), repeat_heads(v, self.heads)",
+         "repeat_heads(v, self.heads), repeat_heads(k, self.heads)",
+         "keys and values are swapped"),
+        ("self.k_proj = nn.Linear(width, kv_heads * head_dim",
+         "self.k_proj = nn.Linear(width, heads * head_dim",
+         "k_proj.weight has shape"),
     ],
     "step_06_rotary_table": [
         (".float() / head_dim)", ".float() / head_dim / 2)", "the exponent is -j/F"),
@@ -299,19 +282,13 @@ MISTAKES = {
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, k", "nothing is rotated"),
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "rotate(q, cos, sin), k", "the keys are not rotated"),
         ("rotate(q, cos, sin), rotate(k, cos, sin)", "q, rotate(k, cos, sin)", "the queries are not rotated"),
-        (
-            "        y = attend(q, k, v)",
-            "        y = attend(q, k, rotate(v, cos, sin))",
-            "the values are rotated too",
-        ),
+        ("        y = attend(q, k, v)", "        y = attend(q, k, rotate(v, cos, sin))",
+         "the values are rotated too"),
     ],
     "step_07_norm": [
         (".mean(dim=-1, keepdim=True)             #", ".mean()  #", "over all axes"),
-        (
-            ".mean(dim=-1, keepdim=True)             #",
-            ".sum(dim=-1, keepdim=True)  #",
-            "the squares are summed",
-        ),
+        (".mean(dim=-1, keepdim=True)             #", ".sum(dim=-1, keepdim=True)  #",
+         "the squares are summed"),
         ("torch.rsqrt(mean_square + self.eps)", "torch.rsqrt(mean_square)", "eps is missing"),
         ("torch.rsqrt(mean_square + self.eps)", "1 / (mean_square.sqrt() + self.eps)", "belongs under it"),
         ("torch.rsqrt(mean_square + self.eps)", "1 / (mean_square + self.eps)", "the root is missing"),
@@ -321,16 +298,11 @@ MISTAKES = {
         ("nn.functional.silu(self.gate_proj(x))", "nn.functional.relu(self.gate_proj(x))", "this is ReLU"),
         ("nn.functional.silu(self.gate_proj(x))", "torch.sigmoid(self.gate_proj(x))", "sigmoid where silu"),
         ("nn.functional.silu(self.gate_proj(x))", "self.gate_proj(x)", "the gate has no silu"),
-        (
-            "nn.functional.silu(self.gate_proj(x)) * self.up_proj(x)",
-            "nn.functional.silu(self.up_proj(x)) * self.gate_proj(x)",
-            "silu is on the up branch",
-        ),
-        (
-            "nn.functional.silu(self.gate_proj(x)) *",
-            "nn.functional.silu(self.gate_proj(x)) +",
-            "multiply them",
-        ),
+        ("nn.functional.silu(self.gate_proj(x)) * self.up_proj(x)",
+         "nn.functional.silu(self.up_proj(x)) * self.gate_proj(x)",
+         "silu is on the up branch"),
+        ("nn.functional.silu(self.gate_proj(x)) *", "nn.functional.silu(self.gate_proj(x)) +",
+         "multiply them"),
     ],
     "step_08_block": [
         ("x = x + self.self_attn", "x = self.self_attn", "the first addition is missing"),
@@ -340,79 +312,57 @@ MISTAKES = {
     ],
     "step_09_model": [
         ("return self.norm(x)", "return x", "the last norm is missing"),
-        (
-            "x = self.embed_tokens(ids)  ",
-            "x = self.embed_tokens(ids) * x_scale(self)  ",
-            "multiplied by sqrt(D)",
-        ),
+        ("x = self.embed_tokens(ids)  ", "x = self.embed_tokens(ids) * x_scale(self)  ",
+         "multiplied by sqrt(D)"),
         ("for layer in self.layers:", "for layer in self.layers[:1]:", "only the first block"),
     ],
     "step_09_first_weights": [
         ("residual_std if to_residual else std", "std", "N(0, std / sqrt(2L))"),
-        (
-            "math.sqrt(2 * model.config.num_hidden_layers)",
-            "model.config.num_hidden_layers",
-            "N(0, std / sqrt(2L))",
-        ),
+        ("math.sqrt(2 * model.config.num_hidden_layers)", "model.config.num_hidden_layers",
+         "N(0, std / sqrt(2L))"),
         ("in model.named_parameters()", "in reversed(list(model.named_parameters()))", "in another order"),
     ],
     "step_10_loss": [
-        (
-            "(logits.logsumexp(dim=2, keepdim=True) - chosen).mean()",
-            "(logits.logsumexp(dim=2, keepdim=True) - chosen).sum()",
-            "the losses are summed",
-        ),
-        (
-            "logits.logsumexp(dim=2, keepdim=True) - chosen",
-            "chosen - logits.logsumexp(dim=2, keepdim=True)",
-            "the sign is wrong",
-        ),
+        ("(logits.logsumexp(dim=2, keepdim=True) - chosen).mean()",
+         "(logits.logsumexp(dim=2, keepdim=True) - chosen).sum()",
+         "the losses are summed"),
+        ("logits.logsumexp(dim=2, keepdim=True) - chosen",
+         "chosen - logits.logsumexp(dim=2, keepdim=True)",
+         "the sign is wrong"),
         ("logits.logsumexp(dim=2, keepdim=True) - chosen", "-chosen", "logsumexp is missing"),
         ("logits.logsumexp(dim=2, keepdim=True)", "logits.exp().sum(dim=2, keepdim=True).log()", "overflows"),
         ("logits[:, :-1].float()", "logits[:, 1:].float()", "both lost their first position"),
-        (
-            "gather(2, ids[:, 1:, None])",
-            "gather(2, ids[:, :-1, None])",
-            "both lost their last position",
-        ),
+        ("gather(2, ids[:, 1:, None])", "gather(2, ids[:, :-1, None])", "both lost their last position"),
     ],
     "step_11_learning_rate": [
         ("peak * step / warmup_steps", "peak * (step + 1) / warmup_steps", "begins above 0"),
         ("if step < warmup_steps", "if step < 0", "the warmup is missing"),
         ("/ (steps - warmup_steps)))", "/ (steps - warmup_steps - 1)))", "would reach 0 at step number"),
         ("(step - warmup_steps) / (steps - warmup_steps)", "step / steps", "must begin after the warmup"),
-        (
-            "(step - warmup_steps) / (steps - warmup_steps)",
-            "(step - warmup_steps) / steps",
-            "must take steps - warmup_steps",
-        ),
-        (
-            "0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))",
-            "(1 - (step - warmup_steps) / (steps - warmup_steps))",
-            "half a cosine",
-        ),
+        ("(step - warmup_steps) / (steps - warmup_steps)", "(step - warmup_steps) / steps",
+         "must take steps - warmup_steps"),
+        ("0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))",
+         "(1 - (step - warmup_steps) / (steps - warmup_steps))",
+         "half a cosine"),
     ],
     "step_11_clip_gradients": [
-        (
-            "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
-            "p.grad.mul_(torch.clamp(max_norm / (p.grad.norm() + 1e-6), max=1.0))",
-            "clipped separately",
-        ),
+        ("p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
+         "p.grad.mul_(torch.clamp(max_norm / (p.grad.norm() + 1e-6), max=1.0))",
+         "clipped separately"),
         ("torch.clamp(max_norm / (norm + 1e-6), max=1.0)", "max_norm / (norm + 1e-6)", "made longer"),
-        (
-            "p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))",
-            "p.grad.clamp_(max=max_norm)",
-            "each number is clipped",
-        ),
+        ("p.grad.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))", "p.grad.clamp_(max=max_norm)",
+         "each number is clipped"),
         ("p.grad.mul_(", "p.grad.mul(", "nothing was clipped"),
     ],
     "step_11_adamw": [
         ("p.mul_(1 - lr * decay)", "p.mul_(1 - decay)", "not multiplied by the rate"),
         ("p.mul_(1 - lr * decay)", "p.grad.add_(decay * p)", "the weight does not decay"),
         (
-            "            m.mul_(b1).add_((1 - b1) * p.grad)\n            v.mul_(b2).add_((1 - b2) * p.grad**2)\n"
+            "            m.mul_(b1).add_((1 - b1) * p.grad)\n"
+            "            v.mul_(b2).add_((1 - b2) * p.grad**2)\n"
             "            p.mul_(1 - lr * decay)\n",
-            "            p.grad.add_(decay * p)\n            m.mul_(b1).add_((1 - b1) * p.grad)\n"
+            "            p.grad.add_(decay * p)\n"
+            "            m.mul_(b1).add_((1 - b1) * p.grad)\n"
             "            v.mul_(b2).add_((1 - b2) * p.grad**2)\n",
             "the decay is added to the gradient",
         ),
@@ -436,11 +386,9 @@ MISTAKES = {
     ],
     "step_12_greedy": [
         ("    return new\n", "    return ids + new\n", "the prompt is returned too"),
-        (
-            "        if token == stop_id:\n            break\n        new.append(token)",
-            "        new.append(token)\n        if token == stop_id:\n            break",
-            "stop_id was returned",
-        ),
+        ("        if token == stop_id:\n            break\n        new.append(token)",
+         "        new.append(token)\n        if token == stop_id:\n            break",
+         "stop_id was returned"),
         ("[0, -1].float()", "[0, 0].float()", "logits of the last position"),
         ("max(temperature, 1e-6)", "max(temperature, 1.0)", "take the most probable token"),
     ],
