@@ -30,7 +30,7 @@ from corpus.checker import check_tale  # noqa: E402
 from lessons.tools import FAST, table  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-STEPS, LENGTH = (6, 64) if FAST else (500, 256)
+STEPS, LENGTH = (6, 64) if FAST else (300, 256)
 TALES = 4 if FAST else 60
 NOT_ROTATED = ("q, k = rotate(q, cos, sin), rotate(k, cos, sin)", "q, k = q, k")
 # row -> changes to one_file.py: (before, after)
