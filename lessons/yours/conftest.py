@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pytest lessons/yours [--answers FOLDER] [--start N]`: the steps are graded in their order.
+"""`pytest lessons/yours [--answers=FOLDER] [--start N]` grades the steps in order.
 
 The first step that is not written yet fails with one line; those after it are skipped.
 """
@@ -24,9 +24,9 @@ def steps(request):
 
 @pytest.fixture
 def part(request, steps):
-    """part(name): what is called `name` in the student's file of this test's step.
+    """part(name): the function or class `name` in the student's file for the step of this test.
 
-    The number of the step is in the test's name: test_step_04_... is step 4.
+    The number of the step is in the name of the test: test_step_04_... is step 4.
     """
     step = int(request.node.name.split("_")[2])
     waiting = request.session.stash.get(WAITING, None)
@@ -36,7 +36,7 @@ def part(request, steps):
     def find(name, step=step):
         module = attempt(STEPS[step - 1], steps.module, step)
         if not hasattr(module, name):
-            fail(f"{STEPS[step - 1]}.py defines no {name}; keep the names of the stub")
+            fail(f"{STEPS[step - 1]}.py does not define {name}; keep the names of the stub")
         return getattr(module, name)
 
     return find

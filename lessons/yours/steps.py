@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the files of the track find each other: a later step imports the student's earlier files."""
+"""How the files of the track import each other: a later step uses the student's earlier files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lessons.exercises import grading  # noqa: E402
 
 
 class Steps(MetaPathFinder):
-    """`import step04_heads` finds the file in the folder `answers`; before step `start`, the reference."""
+    """`import step04_heads` loads it from the folder `answers`, or from the reference if 4 < `start`."""
 
     def __init__(self, answers: Path = HERE, start: int = 1):
         self.answers, self.start = Path(answers).resolve(), start
@@ -28,12 +28,12 @@ class Steps(MetaPathFinder):
         sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if not isinstance(finder, Steps))]
 
     def forget(self) -> None:
-        """Steps that another folder gave are imported again."""
+        """Import all steps anew: the ones in memory may come from another folder."""
         for name in [*STEPS, "one_file"]:
             sys.modules.pop(name, None)
 
     def file(self, name: str) -> Path:
-        """Where step `name` is. Raises NotImplementedError for a file that the folder lacks."""
+        """The file of step `name`. Raises NotImplementedError if the folder has none."""
         own = self.answers / f"{name}.py"
         if number(name) < self.start:
             return REFERENCE / own.name
@@ -48,7 +48,7 @@ class Steps(MetaPathFinder):
         return spec_from_file_location(name, self.file(name))
 
     def module(self, step: int) -> ModuleType:
-        """The module of a step, imported with all that it uses."""
+        """The module of a step, imported with all modules that it uses."""
         name = STEPS[step - 1]
         if name not in sys.modules:
             spec = self.find_spec(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grades the twelve steps against the real modules, and at the end the whole model and its training.
+"""Grades the twelve steps against the real modules, then the complete model and its training.
 
 pytest lessons/yours                    all steps
 pytest lessons/yours -k step_04         one step
@@ -29,7 +29,7 @@ NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def fill(name: str, module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """Give a student's module these weights. A name or a shape that differs ends the test with one line."""
+    """Load these weights into a student's module. A wrong name or shape ends the test with one line."""
     if not isinstance(module, nn.Module):
         fail(f"{name} is not an nn.Module; keep `class {name}(nn.Module)` and `super().__init__()`")
     found = {key: tuple(weight.shape) for key, weight in module.state_dict().items()}
@@ -130,7 +130,7 @@ def test_step_02_bigram(part):
 
 
 def attention_mistakes(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """What goes wrong between queries, keys and values of equal heads (..., T, F)."""
+    """Typical mistakes of attention with queries, keys and values (..., T, F)."""
     causal = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
     plain = q @ k.transpose(-1, -2)
     score = plain / math.sqrt(q.shape[-1])
@@ -210,7 +210,7 @@ def attention_of(config: real.ModelConfig, weights: dict[str, Tensor]) -> real.A
 
 
 def unturned(length: int) -> tuple[Tensor, Tensor]:
-    """Rotary tables that turn nothing."""
+    """Rotary tables that rotate by 0."""
     return torch.ones(length, F), torch.zeros(length, F)
 
 
@@ -749,7 +749,7 @@ def test_step_12_chances(part, temperature, top_p):
              f"expected {expected[''].tolist()}")
 
 
-# -------------------------------------------------------------------------------------------- the whole model
+# ----------------------------------------------------------------------------------------- the complete model
 
 
 def test_step_13_your_model_is_the_real_one(part, tmp_path, monkeypatch):
