@@ -259,7 +259,7 @@ MISTAKES = {
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x", "nothing is repeated"),
     ],
     "step_05_grouped_heads": [
-        ("repeat_heads(k, self.heads)", "repeat_heads(k.flip(1), self.heads)",
+        ("repeat_heads(k, self.heads)", "k.repeat(1, self.heads // k.shape[1], 1, 1)",
          "the keys are in the wrong order"),
         ("repeat_heads(k, self.heads), repeat_heads(v, self.heads)",
          "repeat_heads(v, self.heads), repeat_heads(k, self.heads)",
