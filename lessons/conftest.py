@@ -6,7 +6,7 @@ import pytest
 
 def pytest_addoption(parser):
     try:
-        parser.addoption("--answers", metavar="FOLDER", help="grade the answers in FOLDER instead of the stubs")
+        parser.addoption("--answers", metavar="FOLDER", help="grade the answers in FOLDER, not the stubs")
     except ValueError:  # for pytest, `--answers FOLDER` is a path too: it loads the conftest.py there
         raise pytest.UsageError("the answers are in another copy of the project; write --answers=FOLDER, "
                                 "with an equals sign") from None

@@ -165,6 +165,16 @@ def test_the_reference_passes():
     assert code == 0 and "skipped" not in printed, printed
 
 
+def test_answers_in_another_copy_of_the_project_need_an_equals_sign(tmp_path):
+    other = tmp_path / "lessons" / "yours"
+    other.mkdir(parents=True)
+    (tmp_path / "lessons" / "conftest.py").write_text((ROOT / "lessons" / "conftest.py").read_text())
+    code, printed = grade("--answers", str(other), "-k", "step_02")
+    assert code == 4 and "write --answers=FOLDER" in printed and "Traceback" not in printed, printed
+    code, printed = grade(f"--answers={other}", "-k", "step_02")
+    assert code == 1 and "step02_network.py is missing" in printed, printed
+
+
 def test_stubs_give_one_line():
     code, printed = grade("--tb=short")
     lines = [
