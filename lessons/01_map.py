@@ -7,13 +7,13 @@
 # **Question.** A language model is trained by making one number smaller, the loss. What happens between a
 # piece of text and that number?
 #
-# **Prediction.** A model with random weights knows nothing, so it gives all 4,096 possible next tokens about
-# the same chance. The loss is minus the natural logarithm of the chance that the model gave to the token that
-# really came next. What is the loss of such a model? (For comparison: betting on a fair die costs ln 6 =
-# 1.79.) Write it down.
+# **Prediction.** A model that was never trained knows nothing, so it gives all 4,096 possible next tokens
+# about the same chance. The loss is minus the natural logarithm of the chance that the model gave to the
+# token that really came next. What is the loss of such a model? (For comparison: betting on a fair die costs
+# ln 6 = 1.79.) Write it down.
 #
-# This lesson walks the whole way once, quickly, with the real modules. Each later lesson goes back to one
-# station.
+# This lesson goes the complete way once, quickly, with the real modules. Each later lesson looks at one part
+# of it.
 
 # %%
 import sys
@@ -27,7 +27,7 @@ import shutil
 
 import torch
 
-from lessons.tools import FAST, OUT, corpus, finish, save_figure, table
+from lessons.tools import FAST, OUT, corpus, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 import data
@@ -37,6 +37,21 @@ from publishing.card import show_sample
 from train import train
 
 assert SIZES["tiny"].vocab_size == 4096 and round(math.log(6), 2) == 1.79
+
+# %% [markdown]
+# ## The map
+#
+# The boxes are the stations of this lesson. Beside each arrow is the shape of what goes along it. The letters
+# are explained where they first appear.
+
+# %%
+layer = "attention, MLP\n(a layer, L times)"
+draw_shapes("01_shapes", {
+    "text": (0, 0), "ids": (1, 0), "batch": (2, 0), "embedding": (3, 0), layer: (3, 1), "norm": (3, 2),
+    "output matrix": (2, 2), "softmax": (1, 2), "loss": (0, 2)}, [
+    ("text", "ids", "characters"), ("ids", "batch", "a list"), ("batch", "embedding", "(B, T)"),
+    ("embedding", layer, "(B, T, D)"), (layer, "norm", "(B, T, D)"), ("norm", "output matrix", "(B, T, D)"),
+    ("output matrix", "softmax", "(B, T, V)"), ("softmax", "loss", "(B, T, V)")])
 
 # %% [markdown]
 # ## Station one: text becomes numbers
@@ -60,14 +75,15 @@ assert words.decode(ids) == text
 #
 # ## Station two: documents become batches
 #
-# Training does not read one sentence but many texts, prepared once: cleaned, encoded, ended with a special
-# token that separates documents, and written to disk one after the other. A training step takes some rows of
-# equal length out of this stream. Such a table of ids is a **batch**. Its shape is written `(B, T)`: B rows
-# of T positions. These letters mean the same in the whole project.
+# Training reads not one sentence but many texts. They are prepared once: each is cleaned, encoded and ended
+# with a special token that separates documents; then all are written to disk, one after the other, as one
+# long list of ids. A training step takes some rows of equal length out of this list. Such a table of ids is a
+# **batch**. Its shape is written `(B, T)`: B rows of T positions. These letters mean the same in the whole
+# project.
 #
 # Our corpus here is the built-in one, its mathematics part: exercises with solutions that a program wrote. It
-# needs no download. `data.py:Corpus.batch` is a function of the step's number and of nothing else, so we may
-# look at any batch of a training run before training. We take 4 rows of 64 tokens.
+# needs no download. `data.py:Corpus.batch` needs only the number of the step, so we may look at any batch of
+# a training run before training. We take 4 rows of 64 tokens.
 
 # %%
 folder = corpus("math")
@@ -87,8 +103,8 @@ assert (batches.batch(0) == batch).all()
 # the smallest of the family, `tiny`, with 4 layers. Its weights are random now; the **seed** decides which
 # random numbers, so that you see what is printed here.
 #
-# We let the batch run through and write down the shape of the result at every station. A **hook** is a
-# function that torch calls when a module has computed something; it only looks.
+# We let the batch run through and write down the shape of each result. A **hook** is a function that torch
+# calls when a module has computed something. Ours only reads the shape.
 
 # %%
 torch.manual_seed(1)                                        # the seed of everything random in this lesson
@@ -117,15 +133,15 @@ print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameter
 assert len(model.model.layers) == 4
 
 # %% [markdown]
-# Read it from top to bottom. The **embedding** replaces each id by a row of 128 numbers, a vector. Then come
-# the layers, all of the same build: first attention, in which positions read from earlier ones (lesson 05,
-# lesson 06), then the MLP, in which each position thinks for itself (lesson 04), each with a norm before it.
-# What goes in and out of a layer has the same shape, so layers can be stacked. At the end each vector is
-# turned into 4,096 numbers, one for each token of the vocabulary: the **logits**. The higher a logit, the
-# more the model expects that token next.
+# Read it from top to bottom. The **embedding** replaces each id by a row of D = 128 numbers, a vector. Then
+# come the layers, all built alike: first attention, in which positions read from earlier ones (lesson 05,
+# lesson 06), then the MLP, which computes at each position separately (lesson 04). Before each of the two is
+# a norm (lesson 04). The input and the output of a layer have the same shape, so layers can be stacked. At
+# the end each vector is turned into 4,096 numbers, one for each token of the vocabulary: the **logits**. The
+# higher a logit, the more the model expects that token next.
 #
-# (A module is noted when it has *finished*. That is why `self_attn` stands after its parts, and a layer after
-# everything in it.)
+# (The table names a module when it has *finished*. That is why `self_attn` comes after its parts, and a layer
+# after everything in it.)
 
 # %%
 assert logits.shape == (4, 64, 4096) and model.model.embed_tokens.weight.shape[1] == 128
@@ -137,18 +153,18 @@ table(["guess", "probability"], [(repr(words.decode([token])), f"{chance:.6f}") 
 print(f"sum of all: {float(probability.sum()):.4f};  one in 4096: {1 / 4096:.6f}")
 
 # %% [markdown]
-# **Softmax** turns logits z into probabilities: `p_i = exp(z_i) / Σ_j exp(z_j)`. They are positive and sum to
-# 1. Even the best guess of the random model gets less than 1% of the probability. It knows nothing. (Its
-#    favourite is the very token that it has just read: `tiny` uses one matrix both to turn ids into vectors
-#    and to turn vectors into logits, so a vector is most like its own row. Lesson 07 comes back to this.)
+# **Softmax** turns logits z into probabilities: `p_i = exp(z_i) / Σ_j exp(z_j)`. They are positive, and their
+# sum is one. Even the best guess of the random model gets less than 1% of the probability. It knows nothing.
+# (Its best guess is the token that it has just read. `tiny` uses one matrix both to turn ids into vectors and
+# to turn vectors into logits, and a vector is most similar to its own row. Lesson 07 comes back to this.)
 #
 # ## Station four: the loss
 #
 # At position t the model has read tokens 0 to t and guesses token t + 1. We look up the probability that it
-# gave to the token which really follows, and take minus its natural logarithm. A sure and right guess costs
-# nothing; a chance of one in 4,096 costs ln 4,096. The **loss** is the mean over all guesses (Shannon 1948
-# for the logarithm as a measure of surprise; its unit here is the **nat**). We do it by hand and compare with
-# `model.py:next_token_loss`.
+# gave to the token which really follows, and take minus its natural logarithm. A right guess with probability
+# one costs nothing. A probability of one in 4,096 costs ln 4,096. The **loss** is the mean over all guesses
+# (Shannon 1948 for the logarithm as a measure of surprise; its unit here is the **nat**). We do it by hand
+# and compare with `model.py:next_token_loss`.
 
 # %%
 assert abs(float(probability.sum()) - 1) < 1e-5 and float(best.values[0]) < 0.01
@@ -162,16 +178,18 @@ assert abs(by_hand - first_loss) < 1e-4
 assert len(costs) == B * (T - 1)
 
 # %% [markdown]
-# There are 63 guesses in each row of 64 tokens, since the last token has no successor in its row. The mean is
+# There are 63 guesses in each row of 64 tokens, since no token follows the last one in its row. The mean is
 # close to ln 4,096 = 8.32. If the first loss of your own training run is far from ln V, something is wrong
-# before training has begun: this is the first thing to check when one asks "is my loss normal?".
+# before training starts. So this is the first thing to check when you ask "is my loss normal?".
 #
 # ## Station five: learning
 #
-# Now the whole program, as the command line would run it, in small: 60 steps. `train.py:train` first prints
-# every setting and where it came from, then trains, evaluates on documents that it never trains on, and saves
-# the model. The last lines compare with the **unigram entropy**: the best loss of a model that knows how
-# frequent each token is and nothing else. What is below that was learned from context.
+# Now the complete program, as the command line would run it, but short: 60 steps. `train.py:train` first
+# prints every setting and where it came from. Then it trains, measures the loss on documents that it never
+# trains on (the validation loss), and saves the model. It also prints the **unigram entropy** ("counting
+# tokens"): the best loss of a model that knows how frequent each token is and nothing else. A loss below it
+# shows that the model uses the context, the tokens before. (The "entropy of the corpus" beside it is the best
+# loss that any model can have; lesson 12 explains it.)
 
 # %%
 assert len(input_ids[0]) == 64 and len(costs) // B == 63
@@ -179,16 +197,26 @@ assert round(math.log(4096), 2) == 8.32 and abs(first_loss - 8.32) < 0.1
 shutil.rmtree(OUT / "01_run", ignore_errors=True)
 steps = 20 if FAST else 60
 history = train(size="tiny", data=str(folder), out=str(OUT / "01_run"), steps=steps, seq_len=64, batch_size=8,
-                learning_rate=3e-3, eval_steps=20, max_eval_samples=16, logging_steps=10, device="cpu",
+                learning_rate=3e-3, eval_steps=20, max_eval_samples=64, logging_steps=10, device="cpu",
                 precision="fp32", seed=1)
 print("sample:", show_sample(history.folder))
 assert FAST or len(history.losses) == 60
 
 # %% [markdown]
-# The text at the end is what the model writes by itself. After so little training it is babble, but babble
-# with numbers in it: the frequencies are there. The curve shows the same.
+# The text at the end is what the model writes by itself. After so little training it makes no sense, but it
+# has the words and numbers that are frequent in exercises. The curve shows the same.
+#
+# To compute the unigram entropy, count many tokens: in a short text some ids of the vocabulary never occur,
+# so its entropy comes out too low. We count 400,000 tokens of the training text, and a thousand for
+# comparison.
 
 # %%
+counted = data.Corpus(folder, seq_len=64, batch_size=64, total_steps=100, seed=1)
+unigram = counted.unigram_entropy()
+few = data.Corpus(folder, seq_len=64, batch_size=16, total_steps=1, seed=1).unigram_entropy()
+print(f"unigram entropy of {100 * 64 * 64:,} tokens: {unigram:.2f}; of {16 * 64:,} tokens only: {few:.2f}")
+assert round(len(counted) * counted.batch(0).size, -5) == 400_000 and few < unigram - 0.01
+
 figure, axes = plt.subplots(figsize=(6, 3.5))
 axes.plot(range(1, steps + 1), history.losses, label="training, each step")
 axes.plot(
@@ -198,6 +226,7 @@ axes.plot(
     label="validation",
 )
 axes.axhline(math.log(4096), color="grey", linestyle=":", label="ln V: knowing nothing")
+axes.axhline(unigram, color="grey", linestyle="--", label="unigram: frequencies only")
 axes.set(xlabel="step", ylabel="loss (nats per token)", title="From knowing nothing to a little")
 axes.legend()
 save_figure(figure, "01_losses")
@@ -209,19 +238,19 @@ print(
 assert history.losses[0] > last_loss + 2
 
 # %% [markdown]
-# The loss has fallen by more than 2 nats. A nat is hard to feel; `exp(loss)`, the **perplexity**, is easier:
-# the model is now as unsure as if it had to choose among that many equally likely tokens, no longer among
-# 4,096.
+# The loss has fallen by more than 2 nats. A number of nats says little to most people. `exp(loss)`, the
+# **perplexity**, is easier to understand: the model is now as unsure as if it had to choose among that many
+# equally likely tokens, no longer among 4,096.
 #
 # ## Back to the question
 #
-# Text becomes ids, ids become a batch `(B, T)`, the model turns it into logits `(B, T, V)`, softmax makes
-# probabilities of them, and the loss is the mean surprise about the tokens that really came. A model that
-# knows nothing has ln V, here 8.32. That was the prediction.
+# Text becomes ids, ids become a batch `(B, T)`, the model turns it into logits `(B, T, V)`, and softmax turns
+# these into probabilities. The loss is the mean of minus the logarithm of the probabilities of the tokens
+# that really came. A model that knows nothing has a loss of ln V, here 8.32. That was the prediction.
 #
-# In the code this walk is a straight line, without a detour: `train.py:main`, `train.py:train`,
-# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`.
-# Set a breakpoint in the first and step.
+# To follow the same way in the code, read these in order: `train.py:main`, `train.py:train`,
+# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`. Or
+# set a breakpoint in the first and let a debugger go on from line to line.
 
 # %%
 assert (
@@ -232,6 +261,7 @@ assert (
 results = {
     "first_loss": round(first_loss, 4),
     "last_loss": round(last_loss, 4),
+    "unigram_entropy": round(unigram, 4),
     "tokens_in_sentence": len(ids),
 }
 assert SIZES["150m"].vocab_size == 32768                    # for an exercise
@@ -242,7 +272,8 @@ finish("01_map", results)
 #
 # 1. Write `cross_entropy` in `lessons/exercises/cross_entropy.py` and run `pytest
 #    lessons/exercises/test_cross_entropy.py`.
-# 2. What would the first loss be with a vocabulary of 32,768 tokens, the one of Portimbria? And why can the
-#    losses of two models with different vocabularies not be compared directly? (Lesson 12 returns to this.)
+# 2. What would the first loss be with a vocabulary of 32,768 tokens, like that of the size `150m`? And why
+#    can the losses of two models with different vocabularies not be compared directly? (Lesson 12 returns to
+#    this.)
 # 3. Shuffle the ids of a row (`input_ids[:, torch.randperm(T)]`) and compute the loss of the random model
 #    again, then of the trained one (`Llama.from_pretrained(history.folder / "best")`). Explain both results.

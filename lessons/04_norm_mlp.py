@@ -11,8 +11,8 @@
 # thousand times larger than before. How does the result change? And if it is a thousand times *smaller*?
 # Write down both.
 #
-# In lesson 01 you saw each token id become a vector. From here on such a vector travels through the model; we
-# call its width D, and all vectors of a batch together have the shape `(B, T, D)`.
+# In lesson 01 you saw each token id become a vector of D numbers. All vectors of a batch together have the
+# shape `(B, T, D)`. This lesson asks what the two parts do with one such vector.
 
 # %%
 import sys
@@ -26,7 +26,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lessons.tools import FAST, finish, save_figure, table
+from lessons.tools import FAST, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from model import MLP, SIZES, RMSNorm
@@ -38,8 +38,8 @@ torch.manual_seed(4)                                        # the seed of everyt
 #
 # The **root mean square** of a vector x of width D is its typical size: square each entry, take the mean,
 # take the root. RMSNorm divides by it, so that what comes out always has size one. Then each feature (each of
-# the D places) is multiplied by a weight of its own, which is learned and starts at one (Zhang and Sennrich
-# 2019, eq. 4):
+# the D entries) is multiplied by its own weight, which is learned and starts at one (Zhang and Sennrich 2019,
+# eq. 4):
 #
 # ```text
 # rms(x) = √( (x₁² + x₂² + … + x_D²) / D )
@@ -47,8 +47,8 @@ torch.manual_seed(4)                                        # the seed of everyt
 # ```
 #
 # The small number ε (`rms_norm_eps`, here `1e-5`) keeps the division safe when x is all zeros. It is added to
-# the mean square, *inside* the root. We write the formula down in the plainest way and compare it with the
-# real `model.py:RMSNorm.forward` and with torch's own.
+# the mean square, *inside* the root. We write the formula in the simplest way and compare it with the real
+# `model.py:RMSNorm.forward` and with torch's own.
 
 # %%
 D = 128
@@ -102,27 +102,28 @@ save_figure(figure, "04_rms_size")
 # through the norm. A thousand times smaller: the size drops to 0.30, because the mean square of x is now
 # `1e-6`, smaller than ε. Below √ε = 0.0032 the norm no longer divides by the size of x but by √ε.
 #
-# Why is it there? Each layer *adds* something to the vector that travels through the model (lesson 07), so
-# vectors grow on their way. The parts of a layer would see inputs of ever other size. With a norm in front of
-# each, they see the same size in every layer, whatever has been added before.
+# Why is it there? Each layer *adds* something to the vector of each position (lesson 07), so vectors grow
+# from layer to layer. Without a norm, each part of each layer would get inputs of another size. With a norm
+# before it, each part gets inputs of the same size, whatever was added before.
 #
 # ## How its gradient looks
 #
-# Training changes each weight against its **gradient**: the slope of the loss when that number changes. Torch
-# works out gradients by itself; but a formula that one can derive, one should. With `r = 1/√(mean(x²)+ε)` and
-# `g` the slope of the loss with respect to y, the chain rule gives
+# Training changes each weight in the direction opposite to its **gradient**, the slope of the loss when that
+# weight changes. Torch computes gradients by itself; here we derive one by hand, to see what it says. With `r
+# = 1/√(mean(x²)+ε)` and `g` the slope of the loss with respect to y, the chain rule gives
 #
 # ```text
 # ∂loss/∂x = r · ( g·w  −  x · r² · mean(g·w·x) )
 # ```
 #
-# The second term takes out the part of the slope along x itself: making x longer does not change y, so the
-# loss cannot depend on it. Both facts are checked.
+# The second term removes the part of the slope that points along x itself: making x longer does not change y,
+# so the loss does not depend on it. We check the formula against torch, and that the gradient is orthogonal
+# to x.
 
 # %%
 assert f"{outputs[9]:.4f}" == "1.0000" and f"{outputs[6]:.4f}" == "1.0000"
 assert round(outputs[3], 2) == 0.30
-assert round(math.sqrt(1e-5), 4) == 0.0032
+assert round(math.sqrt(fresh.eps), 4) == 0.0032
 x = torch.randn(1, 1, D, requires_grad=True)                              # (B, T, D)
 g = torch.randn(1, 1, D)                                                  # (B, T, D)
 norm(x).backward(g)
@@ -140,8 +141,9 @@ assert abs(along_x) < 1e-4
 #
 # Large models compute most products in **bfloat16** (BF16), a number format with only eight bits of
 # precision: about two to three decimal digits. Lesson 09 is about it. The norm is an exception:
-# `model.py:RMSNorm.forward` turns its input into FP32 (twenty-four bits) before squaring, and back after.
-# What would happen otherwise? We give the same BF16 vectors to both and compare with the exact result.
+# `model.py:RMSNorm.forward` turns its input into FP32 (twenty-four bits of precision) before squaring, and
+# the result back into BF16. What would happen otherwise? We compute the norm of the same BF16 vectors in
+# three ways and compare with the exact result.
 
 # %%
 vectors = torch.randn(200 if FAST else 2000, D).bfloat16()                # (N, D)
@@ -156,16 +158,16 @@ table(["how", "mean relative error"], rows)
 error_low, error_mixed, error_fp32 = [float(row[1]) for row in rows]
 
 # %% [markdown]
-# All in BF16 is the worst: the size itself is rounded, so that a whole vector comes out too long or too
-# short. With the mean in FP32 what remains is the one rounding at the end, back to BF16: less than 0.002 on
-# average. All in FP32 the error is smaller by more than 1,000 times. The models of the cards keep *all* their
-# norms in FP32, which is cheap: norms are a tiny part of the work.
+# All in BF16 is the worst: the size itself is rounded, so all entries of a vector come out too large, or all
+# too small. With the mean in FP32 only one rounding remains, the one at the end, back to BF16: an error of
+# less than 0.002 on average. All in FP32, the error is more than 1,000 times smaller. The published models of
+# this family keep *all* their norms in FP32, which is cheap: norms are a tiny part of the work.
 #
 # ## The MLP: a gate and a content
 #
-# The second part is the MLP ("multi-layer perceptron", two matrix products with something bent between them).
-# Without the bend, two matrices in a row would be no more than one matrix, and a stack of layers no more than
-# one layer. Llama's form is called **SwiGLU** (Shazeer 2020, eq. 6):
+# The second part is the MLP ("multi-layer perceptron": two matrix products with a nonlinear function between
+# them). Without that function, two matrices in a row would do no more than one matrix can. Llama's form is
+# called **SwiGLU** (Shazeer 2020, eq. 6):
 #
 # ```text
 # gate = x · W_gate        (D → M)         silu(z) = z · sigmoid(z) = z / (1 + e⁻ᶻ)
@@ -173,10 +175,10 @@ error_low, error_mixed, error_fp32 = [float(row[1]) for row in rows]
 # y    = ( silu(gate) ⊙ up ) · W_down      (M → D)          ⊙: entry by entry
 # ```
 #
-# Read it as M small detectors. Each looks at the vector twice: `up` says *what* it would contribute, `gate`
-# says *how much* of it may pass. The gate is near zero when its input is negative and grows like z when it is
-# positive. Here is the curve, beside ReLU, which cuts off at zero sharply and has no slope there to learn
-# from.
+# Read it as M small detectors. Each reads the vector twice: `up` says *what* it would contribute, `gate` says
+# *how much* of it may pass. The gate is near zero when its input is negative, and close to z when it is
+# positive. Below is the curve, beside ReLU, an older choice, which is exactly zero for all negative numbers
+# and so has no slope there to learn from.
 
 # %%
 assert error_mixed < error_low
@@ -191,10 +193,17 @@ save_figure(figure, "04_silu")
 lowest = int(F.silu(z).argmin())
 dip = float(F.silu(z)[lowest])
 print(f"silu is lowest at z = {float(z[lowest]):.2f}: {dip:.3f};  silu(-6) = {float(F.silu(z)[0]):.3f}")
+draw_shapes("04_shapes", {
+    "x": (0, 0.5), "RMSNorm": (1, 0.5), "· W_gate": (2, 0), "silu": (3, 0), "· W_up": (2, 1), "⊙": (4, 0.5),
+    "· W_down": (5, 0.5), "y": (6, 0.5)}, [
+    ("x", "RMSNorm", "(B, T, D)"), ("RMSNorm", "· W_gate", "(B, T, D)"), ("RMSNorm", "· W_up", "(B, T, D)"),
+    ("· W_gate", "silu", "(B, T, M)"), ("silu", "⊙", "(B, T, M)"), ("· W_up", "⊙", "(B, T, M)"),
+    ("⊙", "· W_down", "(B, T, M)"), ("· W_down", "y", "(B, T, D)")])
 
 # %% [markdown]
-# It dips to -0.278 near z = -1.3 and goes back to almost nothing: -0.015 at z = -6. Now the real
-# `model.py:MLP.forward` against the formula, written with nothing but products and sums.
+# The curve is lowest near z = -1.3, with -0.278, and comes back to almost zero: -0.015 at z = -6. The drawing
+# shows the complete way of a batch through norm and MLP. Now we compare the real `model.py:MLP.forward` with
+# the formula, written with products and sums only.
 
 # %%
 assert round(dip, 3) == -0.278 and round(float(z[lowest]), 1) == -1.3
@@ -219,8 +228,8 @@ print(f"shape {tuple(y.shape)}, largest difference {float((mine - y[1, 3]).abs()
 assert torch.allclose(mine, y[1, 3], atol=1e-5)
 
 # %% [markdown]
-# Equal. Note what neither part does: look at another position. We change one position of the input and see
-# which positions of the result change.
+# Equal up to rounding. Note what neither part does: read another position. We change one position of the
+# input and see which positions of the result change.
 
 # %%
 with torch.no_grad():
@@ -231,14 +240,14 @@ print((moved > 0).int().tolist())
 assert (moved > 0).sum() == 1 and moved[0, 2] > 0
 
 # %% [markdown]
-# Only that one. Everything that a position learns from its neighbours must come through attention (lesson
-# 06).
+# Only that one changes. Everything that a position learns from other positions must come through attention
+# (lesson 06).
 #
 # ## What it costs
 #
 # The MLP has three matrices of D times M numbers, `3 · D · M` in all. An older MLP has two, `2 · D · M'`;
-# with `M' = 1.5 M` both cost the same. So a SwiGLU model has an M that looks small. Where are the parameters
-# of a layer?
+# with `M' = 1.5 M` both cost the same. So at the same cost a SwiGLU model has a smaller M. Where are the
+# parameters of a layer?
 
 # %%
 rows, shares = [], {}
@@ -258,15 +267,14 @@ assert (
 )
 
 # %% [markdown]
-# In the `20m` model 83.3% of a layer is MLP. The norms are next to nothing, and yet training without them
-# hardly works.
+# In the `20m` model 83.3% of the parameters of a layer are in the MLP. The norms have almost none.
 #
 # ## Back to the question
 #
-# RMSNorm takes the size out of a vector and leaves its direction, so that every part of every layer meets
-# inputs of size one. That was the prediction: a thousand times larger changes nothing; a thousand times
-# smaller would change nothing either, if there were no ε: with it the size falls to 0.30. The MLP bends: its
-# gates decide, for each position by itself, how much of each of M contributions passes. Most parameters of a
+# RMSNorm removes the size of a vector and keeps its direction, so that every part of every layer gets inputs
+# of size one. That was the prediction: a thousand times larger changes nothing. A thousand times smaller
+# would change nothing either without ε; with it the size falls to 0.30. The MLP is the nonlinear part: its
+# gates decide, for each position separately, how much of each of M contributions passes. Most parameters of a
 # layer are there.
 
 # %%
@@ -282,5 +290,5 @@ finish("04_norm_mlp", results)
 # 1. Write `rms_norm` in `lessons/exercises/rms_norm.py` and run `pytest lessons/exercises/test_rms_norm.py`.
 #    Then put ε outside the root and see what the grader says.
 # 2. Write `swiglu` in `lessons/exercises/swiglu.py` and run `pytest lessons/exercises/test_swiglu.py`.
-# 3. Replace the gate by a constant one (`silu(gate)` by `1`). Show with a small experiment that the MLP is
-#    then linear: `mlp(a + b)` equals `mlp(a) + mlp(b)`. Is it so for the real one?
+# 3. Replace the gate by a constant (`silu(gate)` by `1`). Show with a small experiment that the MLP is then
+#    linear: `mlp(a + b)` equals `mlp(a) + mlp(b)`. Does this hold for the real one?

@@ -5,13 +5,13 @@
 # # 5. Rotary positions
 #
 # **Question.** Attention (lesson 06) compares the vector of one position with the vector of another by a dot
-# product, and a dot product does not know where its two vectors stand. How does the model know that "dog
-# bites man" is not "man bites dog"?
+# product, and a dot product does not depend on the places of its two vectors in the text. How does the model
+# know that "dog bites man" is not "man bites dog"?
 #
 # **Prediction.** Take a query vector at position three and a key vector at position one, rotate each by an
 # angle that belongs to its position, and take their dot product. Then move both a hundred positions further.
-# What happens to the dot product: does it grow, shrink, change in some unpredictable way, or stay? Write down
-# one, and why.
+# What happens to the dot product: does it grow, shrink, change in some unpredictable way, or stay the same?
+# Write down one, and why.
 
 # %%
 import sys
@@ -24,7 +24,7 @@ import math
 
 import torch
 
-from lessons.tools import FAST, finish, save_figure, table
+from lessons.tools import FAST, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from model import SIZES, rotary_table, rotate
@@ -32,9 +32,9 @@ from model import SIZES, rotary_table, rotate
 # %% [markdown]
 # ## Two words first
 #
-# Attention makes two vectors of every position: a **query**, which says what this position is looking for,
-# and a **key**, which says what there is to be found at it. How well they fit is their dot product. Lesson 06
-# has the rest; here we only ask how positions enter.
+# For every position, attention makes a **query**, a vector that says what this position is looking for, and a
+# **key**, a vector that says what can be found there. The dot product of a query and a key says how well they
+# fit; it is called the **score**. Lesson 06 explains the rest. Here we only ask where positions come in.
 #
 # ## One pair of numbers
 #
@@ -74,19 +74,20 @@ table(("query at", "key at", "distance", "dot product"), rows)
 assert (
     abs(products[0] - products[1]) < 1e-9
     and abs(products[0] - products[2]) < 1e-9
-    and products[0] != products[3]
+    and abs(products[0] - products[3]) > 0.1
 )
 
 # %% [markdown]
-# Three times the distance 2, three times the same product; with the distance 1 another one.
+# With the distance 2 the product is the same all three times; with the distance 1 it is another.
 #
 # ## Many pairs, many speeds
 #
-# One angle is not enough: after a full turn the same values come again, and positions that are a turn apart
-# could not be told from each other. So the F features of a query or key form F/2 pairs, and each pair has a
-# speed of its own. Pair j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very
-# slowly. θ (theta) is `rope_theta` of the configuration, 10,000 as in the paper or 50,000 in the models with
-# a long context. It is like a clock: the second hand tells near times apart, the hour hand far ones.
+# One angle is not enough: after a full turn the same values come again, so two positions that are a full turn
+# apart would look the same. So the F features of a query or key form F/2 pairs, and each pair has its own
+# speed. Pair j turns by `θ^(-2j/F)` per position: the first pair by one radian, the last very slowly. θ
+# (theta) is `rope_theta` of the configuration, 10,000 as in the paper or 50,000 in the models with a long
+# context. It is like a clock: the second hand separates times that are close together, the hour hand times
+# that are far apart.
 
 # %%
 assert rows[0][2] == rows[1][2] == rows[2][2] == 2 and rows[3][2] == 1
@@ -118,16 +119,16 @@ axes.legend(loc="lower left")
 save_figure(figure, "05_hands")
 
 # %% [markdown]
-# The fastest pair makes a turn in 6.3 positions whatever theta is. The slowest needs some 35,000 positions
-# with the smaller theta and about 160,000 with the larger one: far more than the 4,096 positions of the
-# context. So no two positions of a text look alike, and the slow pairs change so little over a short distance
-# that they carry *what* a token is, undisturbed by where it stands.
+# The fastest pair makes a full turn in 6.3 positions whatever theta is. The slowest needs about 35,000
+# positions with the smaller theta and about 160,000 with the larger one: far more than the 4,096 positions of
+# the context. So no two positions of a text look alike. And over a short distance the slow pairs hardly
+# change, so they can say *what* a token is, almost without regard to its position.
 #
-# ## The real thing
+# ## The real functions
 #
 # `model.py:rotary_table` computes cosines and sines once for all positions; `model.py:rotate` applies them to
-# queries and keys, and to nothing else. Now the prediction, with real vectors of all 32 features: the matrix
-# of all dot products of one query vector and one key vector, put at every pair of positions.
+# queries and keys, and to nothing else. Now the prediction, with real vectors of all 32 features. We put one
+# query vector and one key vector at every pair of positions and compute the matrix of all dot products.
 
 # %%
 turns = {theta: 2 * math.pi / float(speed[-1]) for theta, speed in speeds.items()}
@@ -151,6 +152,14 @@ print(
     f"length of the query: {float(query.norm()):.6f}, rotated at least {float(queries.norm(dim=1).min()):.6f}"
 )
 
+draw_shapes("05_shapes", {
+    "x": (0, 0.5), "· W_q": (1, 0), "· W_k": (1, 1), "rotate": (2.2, 0), "rotate ": (2.2, 1),
+    "cos, sin": (2.2, 2), "q · k": (3.4, 0.5), "scores": (4.5, 0.5)}, [
+    ("x", "· W_q", "(B, T, D)"), ("x", "· W_k", "(B, T, D)"), ("· W_q", "rotate", "(B, H, T, F)"),
+    ("· W_k", "rotate ", "(B, K, T, F)"), ("cos, sin", "rotate ", "(T, F)"),
+    ("rotate", "q · k", "(B, H, T, F)"), ("rotate ", "q · k", "(B, K, T, F)"),
+    ("q · k", "scores", "(B, H, T, T)")])
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 left.imshow(score, cmap="viridis")
 left.set(xlabel="position of the key", ylabel="position of the query", title="score")
@@ -161,20 +170,21 @@ right.legend()
 save_figure(figure, "05_distance")
 
 # %% [markdown]
-# The matrix consists of stripes: a score is the same wherever the distance is the same, up to rounding.
-# Nothing was learned for this; it is geometry.
+# The matrix consists of stripes: up to rounding, all pairs with the same distance have the same score.
+# Nothing was learned for this; it is geometry. (In the drawing, H is the number of query heads and K that of
+# key heads; lesson 06 explains heads.)
 #
 # ## Two layouts, one function
 #
-# Which features form a pair? There are two habits, and many a port of a model has failed on the difference.
-# The paper pairs **neighbours**: the first and the second feature, the third and the fourth, and so on.
-# Llama's published weights pair the first **half** with the second: of thirty-two features the first with the
-# seventeenth, the second with the eighteenth, and so on. So does this project, because a file of ours must be
-# read as a Llama.
+# Which features form a pair? There are two layouts, and a program that reads a model with the wrong one
+# computes nonsense. The paper pairs **neighbours**: the first and the second feature, the third and the
+# fourth, and so on. Llama's published weights pair the first **half** with the second: of thirty-two features
+# the first with the seventeenth, the second with the eighteenth, and so on. This project does the same, so
+# that other programs can read its files as a Llama.
 #
-# Neither is better. They are the same function of *differently ordered* features, and as q and k come out of
-# matrices, it is enough to order the rows of those matrices. We write the form with neighbours down, and
-# compare.
+# Neither layout is better. They are the same function of *differently ordered* features. Queries and keys
+# come from matrices, so it is enough to reorder the rows of those matrices. We write the form with neighbours
+# and compare.
 
 # %%
 assert worst < 1e-3 and abs(float(queries.norm(dim=1).max()) - float(query.norm())) < 1e-4
@@ -206,27 +216,28 @@ assert torch.allclose(neighbours[..., order], halves, atol=1e-4)
 assert float((neighbours - wrong).abs().max()) > 1
 
 # %% [markdown]
-# With the right order the two are equal; in the wrong layout they differ by more than the numbers themselves,
-# yet the shapes fit and nothing complains. A model that is loaded so writes a few plausible words, in which
-# position matters little, and then nonsense. Only a comparison of numbers with a trusted program shows it:
-# `tests/test_parity.py` does that with transformers.
+# With the right order the two are equal. In the wrong layout the largest difference is as large as the
+# numbers themselves, yet the shapes fit and no error appears. A model that is loaded like this writes
+# nonsense. Only a comparison of numbers with a trusted program shows the mistake: `tests/test_parity.py`
+# compares with transformers.
 #
 # ## Where it ends
 #
-# The table is computed for `max_position_embeddings` positions, and the model refuses longer texts. Could it
-# not simply go on? The rotation could. But the model has never been trained at such distances: the slow pairs
-# would stand at angles that it has never seen. That is why a context is stretched by changing the speeds
-# *and* training further, not by a longer table.
+# The table is computed for `max_position_embeddings` positions, and the model refuses longer texts. Why not
+# compute a longer table? The rotation would still work. But the model was never trained at such distances:
+# the slow pairs would have angles that it has never seen. So a longer context needs other speeds *and* more
+# training, not only a longer table.
 #
 # ## Back to the question
 #
 # The model knows order because queries and keys are rotated by their positions before they meet. The dot
-# product *stays* when both move a hundred positions on: it depends on n - m alone. If you wrote "it changes
-# in some unpredictable way", you expected position to be *added* to the vectors, as the first transformers
-# did (Vaswani et al. 2017, section 3.5); with an added position the product depends on both places.
+# product *stays the same* when both move a hundred positions further: it depends only on n - m. If you wrote
+# "it changes in some unpredictable way", you perhaps thought of a vector for each position that is *added*,
+# as in the first transformers (Vaswani et al. 2017, section 3.5). Then the product depends on both places, as
+# the last cell shows.
 
 # %%
-added = torch.randn(256, 32)  # a vector for each position, to be added
+added = torch.randn(256, 32)                                # a vector for each position, to be added
 product_near = float((query + added[3]) @ (key + added[1]))
 product_far = float((query + added[103]) @ (key + added[101]))
 print(f"with added positions: {product_near:.2f} at (3, 1), {product_far:.2f} at (103, 101)")
@@ -244,6 +255,6 @@ finish("05_rope", results)
 #
 # 1. Write the rotation in `lessons/exercises/rotary.py` and run `pytest lessons/exercises/test_rotary.py`.
 # 2. Rotate the query by its position and the key by twice its position. Does the score still depend on the
-#    distance only? Try it with two positions before you answer.
+#    distance only? Try two pairs of positions with the same distance before you answer.
 # 3. Compute the table in BF16 (`.bfloat16()` on the angles, before cosine and sine) and measure the error of
 #    a score at position ten, a hundred and a thousand. Why does it grow? (Lesson 09 has the reason.)

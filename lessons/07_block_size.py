@@ -24,7 +24,7 @@ import math
 
 import torch
 
-from lessons.tools import FAST, finish, save_figure, table
+from lessons.tools import FAST, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 import params
@@ -44,9 +44,9 @@ from model import SIZES, Llama, attention_written_out, init_weights, next_token_
 # x = x + mlp(norm(x))
 # ```
 #
-# Nothing else ever touches the stream: no norm, no scale. So the embedding of a token can travel through all
-# blocks unchanged, and a gradient can travel back the same way. The next cell does the two lines by hand,
-# with the parts of a real block, and compares with `model.py:Block.forward`.
+# Nothing else changes the stream: no norm, no scale. So the embedding of a token can pass through all blocks
+# unchanged, and a gradient can pass back the same way. The next cell computes the two lines by hand, with the
+# parts of a real block, and compares with `model.py:Block.forward`.
 
 # %%
 torch.manual_seed(7)                                        # the seed of everything random in this lesson
@@ -60,16 +60,23 @@ by_hand = by_hand + block.mlp(block.post_attention_layernorm(by_hand))
 with torch.no_grad():
     print("largest difference:", float((by_hand - block(x, cos, sin)).abs().max()))
 assert torch.equal(by_hand, block(x, cos, sin))
+draw_shapes("07_shapes", {
+    "stream": (0, 1), "norm": (1, 0), "attention": (2, 0), "+": (3, 1), "norm ": (4, 0), "MLP": (5, 0),
+    "+ ": (6, 1), "next block": (7.2, 1)}, [
+    ("stream", "+", "(B, T, D), unchanged"), ("stream", "norm", "(B, T, D)"),
+    ("norm", "attention", "(B, T, D)"), ("attention", "+", "(B, T, D)"),
+    ("+", "+ ", "(B, T, D), unchanged"), ("+", "norm ", "(B, T, D)"),
+    ("norm ", "MLP", "(B, T, D)"), ("MLP", "+ ", "(B, T, D)"), ("+ ", "next block", "(B, T, D)")])
 
 # %% [markdown]
-# The two are equal, bit for bit. That is the whole block.
+# The two are equal, bit for bit. A block is nothing more than this.
 #
 # ## How large does the stream become?
 #
 # Before training, every matrix is filled with random numbers: a normal distribution with mean zero and
-# standard deviation 0.02, the value that the cards state. Each block then adds two nearly independent random
-# vectors. The size of a sum of independent vectors does not grow like their number but like its square root,
-# because variances add, not lengths:
+# standard deviation 0.02, as the published models state it. Each block then adds two nearly independent
+# random vectors. The size of a sum of independent vectors does not grow like their number but like its square
+# root, because variances add, not lengths:
 #
 # ```text
 # variance after L blocks  =  variance of the embedding + 2 L · variance of one addition
@@ -119,15 +126,15 @@ table(("after block", *sizes),
 # %% [markdown]
 # Without scaling, the stream after the last of 24 blocks is about 11 times as large as after the first block,
 # and 24 times as large as the embedding; with scaling it is about 3 times as large as after the first block.
-# The growth is not a steady factor per block: such a curve would bend upwards. It bends downwards: after a
-# quarter of the blocks the unscaled stream already has about half of its final size, as a square root would.
+# The size does not grow by the same factor in each block: after a quarter of the blocks the unscaled stream
+# already has about half of its final size, as a square root would.
 #
-# What is bad about a large stream? The norm at the entry of each block divides by its size. A block deep in
-# the unscaled model therefore adds a small correction to a large vector, and an early block fills most of it:
-# the layers do not start as equals. The figure also shows how the final size depends on depth.
+# What is bad about a large stream? What a late block of the unscaled model adds is small compared with the
+# stream, since the stream holds what all earlier blocks added. So the early blocks decide most of the result,
+# and late blocks little. The figure also shows how the final size depends on the number of blocks.
 
 # %%
-# from after block 1 to after the last block
+# from the first block's result to the last block's
 growth = {name: column[-1] / column[1] for name, column in sizes.items()}
 from_embedding = sizes["not scaled"][-1] / sizes["not scaled"][0]
 print({name: round(factor, 1) for name, factor in growth.items()}, "in", depth, "blocks")
@@ -163,27 +170,28 @@ table(
 )
 
 # %% [markdown]
-# From 2 blocks to 32 the scaled model's last stream grows by about half, and hardly at all from 8 on; the
-# unscaled one's grows sevenfold and goes on. This is what the factor is for: the start of training looks much
-# the same at every depth.
+# From 2 blocks to 32 the size after the last block grows by about half in the scaled model, and hardly from 8
+# on; in the unscaled model it becomes seven times as large and keeps growing. This is the purpose of the
+# factor: at the start of training, models of every depth look much alike.
 #
-# The cards differ here. Stentor3 and Portimbria scale; the Stentor2 card says that it does not, and the table
-# `model.py:UNSCALED` says which sizes follow it. With the ten to twelve blocks of the Stentor2 models both
-# work; `30m-v1`, with twenty-one, follows them by our choice.
+# The published models differ here. Stentor3 and Portimbria scale; the card of Stentor2 says that it does not,
+# and the table `model.py:UNSCALED` says which sizes of this project do not. With the ten to twelve blocks of
+# the Stentor2 models both work. `30m-v1` has twenty-one blocks; its card says nothing about scaling, and we
+# chose not to scale it.
 #
 # ## A famous bug, and how it hides
 #
 # llama2.c, a well-known small Llama, calls the three matrices of the MLP `w1` (gate), `w2` (down) and `w3`
-# (up). It chose the matrices to scale by the *end of their name*, and the end it asked for was `w3.weight`:
-# the up projection, which does not add to the stream, in place of `w2`, which does. The line was copied into
-# other projects.
+# (up). It chose the matrices to scale by the *end of their name*, and it looked for `w3.weight`: the up
+# projection, which does not add to the stream, instead of `w2`, which does. The line was copied into other
+# projects.
 #
-# Guess before you run the next cell: how much larger is the stream with the bug? We build the wrong model
-# from the right one: `down_proj` gets its full size back, `up_proj` is scaled instead.
+# Guess before you run the next cell: how much larger is the stream with the bug? We make the wrong model from
+# the right one: `down_proj` gets its full size again, and `up_proj` is scaled instead.
 
 # %%
 for name in finals:
-    assert len(finals[name]) == len(depths) and depths[0] == 2 and (FAST or depths[-1] == 32)
+    assert depths[0] == 2 and depths[-1] == (8 if FAST else 32)
 assert finals["scaled"][-1] / finals["scaled"][0] < 1.6
 assert finals["scaled"][-1] / finals["scaled"][depths.index(8)] < 1.15
 assert finals["not scaled"][-1] / finals["not scaled"][0] > (2.5 if FAST else 6)
@@ -216,8 +224,8 @@ print(f"stream after the last block: right {right_sizes[-1]:.6f}, with the bug {
 # ```
 #
 # `up` enters as a plain factor, so a constant in `up` is the same as a constant in `down`. At the start the
-# two models compute the *same function*, and no measurement of outputs, no first loss, no plot of the stream
-# can tell them apart. What differs is how they learn. The next cell compares the gradient of each matrix with
+# two models compute the *same function*. So no output, no first loss and no plot of the stream shows a
+# difference. What differs is how they learn. The next cell compares the size of each matrix's gradient with
 # the size of the matrix itself.
 
 # %%
@@ -244,11 +252,11 @@ table(
 )
 
 # %% [markdown]
-# The two matrices change places. The right model begins with a small `down_proj` that moves fast relative to
-# its size; the wrong one has a small `up_proj` that does. Training works either way, which is why the bug
-# lives so long. The lesson is about *checks*: a property that was intended ("these matrices start smaller")
-# must be tested itself. `tests/test_model.py` does so: it reads the standard deviation of every tensor. And
-# it is about names: choose by what a thing *is*, here a mark set where the matrix is made, never by how its
+# The two matrices have changed roles. In the right model `down_proj` starts small and has a large gradient
+# relative to its size; in the wrong one it is `up_proj`. Training works in both cases, which is why nobody
+# saw the bug for so long. There are two things to learn from it. First, test directly what you intended
+# ("these matrices start smaller"): `tests/test_model.py` reads the standard deviation of every tensor.
+# Second, choose a matrix by what it *is*, here by a mark that is set where the matrix is made, not by how its
 # name ends.
 #
 # ## What the stack costs
@@ -264,8 +272,8 @@ table(
 # ```
 #
 # `params.py:count` computes this for any shape. The next cell compares it with the number of elements that
-# the model really holds, for every size of the family. (The models are built on the device called "meta":
-# shapes without memory.)
+# the model really holds, for every size of the family. (The models are built on torch's device "meta", where
+# a tensor has a shape but no memory.)
 
 # %%
 assert relative["right", "down_proj"] > 3 * relative["bug", "down_proj"]
@@ -288,15 +296,15 @@ for name, config in SIZES.items():
 table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "training MFLOP/token"), rows)
 
 # %% [markdown]
-# Formula and model agree for all eight. Three things in this table deserve a second look.
+# Formula and model agree for every size. Look at three things in this table.
 #
-# - **The vocabulary is dear.** In `12m-v1`, 52.2% of all parameters are the embedding: more numbers for
-#   *naming* tokens than for thinking about them. `20m` has its vocabulary cut to 4,096 tokens, and even with
-#   two matrices of it the share is 12.9%. With 32,768 tokens it would be 54.2%: that is why the family
-#   changed its tokenizer (lesson 02 has the price).
-# - **The cache is another currency.** Weights are paid once, the KV cache once per text: 12.0 MiB for `20m`
-#   at its full context, two bytes a number. With a key and value for each of its ten query heads it would be
-#   five times that (lesson 06).
+# - **The vocabulary is expensive.** In `12m-v1`, 52.2% of all parameters are the embedding: more than all
+#   blocks have together. `20m` has a vocabulary of 4,096 tokens only, and although it needs two matrices of
+#   this size, their share is 12.9%. With 32,768 tokens it would be 54.2%: that is why the family changed its
+#   tokenizer (lesson 02 shows what a smaller vocabulary costs).
+# - **The cache is extra.** The weights are in memory once, the KV cache once for each text: 12.0 MiB for
+#   `20m` at its full context, two bytes a number. With keys and values for each of its ten query heads it
+#   would be five times that (lesson 06).
 # - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiply-add counts as two. Each
 #   parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`, and
 #   training three times that, `6N`, plus attention, whose cost grows with the length T of the context
@@ -332,16 +340,16 @@ axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 save_figure(figure, "07_where_parameters_are")
 
 # %% [markdown]
-# At 128, the length of the laptop recipe, attention's products are 5% of the work and `6N` is a good
-# estimate. At the card's length of 4096 they are 61%: for a small model with a long context the rule "six
-# times the parameters" misses more than half.
+# At T = 128, the default of `train.py`, the products inside attention are 5% of the work and `6N` is a good
+# estimate. At 4096, the longest context of `20m`, they are 61%: for a small model with a long context the
+# rule "six times the parameters" misses more than half.
 #
 # ## What the audit of the cards teaches
 #
-# A **model card** is the page that describes a published model. The family's three cards hold more than a
-# thousand statements that can be read as data: sizes, memory, steps, hours, scores. `python params.py
-# --audit` recomputes them from each other. A number counts as wrong only if *no* value that rounds to it can
-# be right, and a statement that nothing else on the card decides is called "not checkable", not right.
+# A **model card** is the page that describes a published model. The three cards of the family hold more than
+# a thousand statements that can be read as data: sizes, memory, steps, hours, scores. `python params.py
+# --audit` computes each from the others. A number counts as wrong ("inconsistent") only if *no* value that
+# rounds to it can be right. A statement that follows from nothing else on the card is called "not checkable".
 
 # %%
 short, long = params.flops(SIZES["20m"], 128), params.flops(SIZES["20m"], 4096)
@@ -369,25 +377,25 @@ for name in shown:
     print(f"    {found[name].formula[:110]}")
 
 # %% [markdown]
-# Two out of three statements are consistent, and 75 cannot be right. The errors have *kinds*, and each kind
-# is a habit to learn:
+# Two out of three statements are consistent, and 75 cannot be right. The errors are of a few *kinds*, and
+# each kind teaches a habit:
 #
 # - **A table row from another draft.** `12m-v1` is said to have 9 layers; only 12 give its stated total of
 #   12.0 million and its share of 52.2%. Two numbers that depend on the same field check each other. State
 #   both.
 # - **Two stories in one card.** `20m` has 5 heads in one table, 8 in an explanation and 10 in its
-#   specification. Only one of them times the head width of 32 is the width of the model. A number should
-#   stand in one place and be printed from there.
+#   specification. Only one of them times the head width of 32 is the width of the model. Keep a number in one
+#   place and print it from there.
 # - **Two units in one column.** The KV cache is given as 6 where 12.0 MiB (12.6 MB) follows from the shape;
 #   the weights beside it are in other units. Write the unit, and the formula once.
-# - **Numbers copied with the text.** The adapter example of the 20m card prints 49.4 million parameters: its
-#   sister's.
-# - **A product that was never multiplied.** The 30m card's run ended at step 30,300 because its tokens were
-#   used up, it says; 30,300 steps of 8,192 tokens are 248 million tokens, and it had 800 million.
+# - **Numbers copied with the text.** The example of an adapter on the 20m card prints 49.4 million
+#   parameters: those of the 50m model.
+# - **A product that nobody computed.** The 30m card says that its run ended at step 30,300 because its tokens
+#   were used up; but 30,300 steps of 8,192 tokens are 248 million tokens, and it had 800 million.
 #
-# None of this says that the models are bad, or that anyone lied. It says that a page of numbers typed by hand
-# decays. That is why this course asserts every number of its prose, and why `publishing/card.py` writes a
-# card from the run's own files.
+# None of this says that the models are bad, or that anyone lied. It says that numbers typed by hand become
+# wrong. That is why this course asserts every number of its prose, and why `publishing/card.py` writes a card
+# from the run's own files.
 
 # %%
 by_id = {name: str(found[name].stated) for name in shown}
@@ -412,17 +420,17 @@ print("every number above is in these asserts")
 #
 # The parts are put together by addition: each block reads the stream through a norm and adds two results to
 # it. With n independent additions of the same size the stream grows like the square root of n. From two
-# additions after the first block to 48 after the last that would be a factor of about 5, the root of 24.
-# Measured were 11: more than the root, less than the number. The additions are neither all of one size (the
-# first exercise shows it) nor independent: later blocks read what earlier ones wrote. Scaling the additions
-# by `1/√(2L)` makes the result nearly the same at each depth.
+# additions after the first block to 48 after the last that would be a factor of about 5, the root of 24. We
+# measured 11: more than the root, less than the number. The additions do not all have the same size (the
+# first exercise shows it), and they are not independent: later blocks read what earlier ones wrote. Scaling
+# the additions by `1/√(2L)` makes the result nearly the same at each depth.
 #
-# The cost follows from the shape by a formula short enough to compute by hand, and numbers that can be
-# computed should be.
+# The cost follows from the shape by a formula short enough to compute by hand.
 
 # %%
-assert 2 * 24 == 48 and abs(math.sqrt(48 / 2) - 5) < 0.2
-assert FAST or math.sqrt(48 / 2) < growth["not scaled"] < 24 and round(growth["not scaled"]) == 11
+if not FAST:
+    assert depth == 24 and 2 * depth == 48 and abs(math.sqrt(2 * depth / 2) - 5) < 0.2
+    assert math.sqrt(depth) < growth["not scaled"] < depth and round(growth["not scaled"]) == 11
 results = {
     "growth_scaled": growth["scaled"],
     "growth_not_scaled": growth["not scaled"],

@@ -8,8 +8,8 @@
 # of it is right?
 #
 # **Prediction.** AdamW, the optimizer of nearly every language model, makes its very first update. One weight
-# has a gradient of one, another weight a gradient a thousand times smaller. How many times further does the
-# first weight move? Write down a number.
+# has a gradient of one, another weight a gradient a thousand times smaller. How many times as far as the
+# second does the first weight move? Write down a number.
 
 # %%
 import sys
@@ -23,7 +23,7 @@ import math
 import numpy
 import torch
 
-from lessons.tools import FAST, OUT, corpus, finish, save_figure, table
+from lessons.tools import FAST, OUT, corpus, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from data import Corpus
@@ -35,8 +35,8 @@ from train import AdamW, TrainSettings, clip_gradients, learning_rate, training_
 # ## The five lines
 #
 # Training repeats one thing: look at some text, see how wrong the predictions are, and move every weight a
-# little in the direction that makes them less wrong. In this project a step is five calls, and a debugger
-# meets them in this order from `train.py:train`, the last two inside `train.py:update`:
+# little in the direction that makes them less wrong. In this project a step is five calls, made by
+# `train.py:train` in this order, the last two inside `train.py:update`:
 #
 # ```text
 # ids  = corpus.batch(step)                        which tokens            (lesson 03)
@@ -60,14 +60,21 @@ model = Llama(SIZES["tiny"])
 ids = job.corpus.batch(0)
 print("batch:", ids.shape, ids.dtype)
 assert ids.shape == (32, 64)
+draw_shapes("08_shapes", {
+    "batch": (0, 0), "forward": (1, 0), "loss": (2, 0), "backward": (3, 0), "clip": (4.2, 0),
+    "AdamW: m, v": (4.2, 1), "weights": (1, 1), "learning rate": (4.2, 2)}, [
+    ("batch", "forward", "(B, T)"), ("forward", "loss", "(B, T, V)"), ("loss", "backward", "one number"),
+    ("backward", "clip", "a gradient for\neach weight"), ("clip", "AdamW: m, v", "shapes of the weights"),
+    ("AdamW: m, v", "weights", "new weights, for the next step"),
+    ("weights", "forward", "shapes of the weights"), ("learning rate", "AdamW: m, v", "one number")])
 
 # %% [markdown]
 # ## Forward and backward, all at once or in pieces
 #
-# A batch may be too large for the device. Then it is cut into **micro-batches**: forward and backward for
-# each of them, while the gradients add up, and one update at the end. This is called gradient accumulation.
-# `train.py:training_step` does it; `job.micro_batch` is the number of rows at once. Does the sum of four
-# pieces of 8 rows give the gradient of all 32?
+# A batch may be too large for the memory of the device. Then it is cut into **micro-batches**. The step runs
+# forward and backward for each of them, adds up the gradients, and updates the weights once at the end. This
+# is called gradient **accumulation**. `train.py:training_step` does it; `job.micro_batch` is the number of
+# rows in a micro-batch. Do four pieces of 8 rows give the gradient of all 32?
 
 # %%
 def gradient_of(rows_at_once):
@@ -103,21 +110,21 @@ assert len(ids) / 8 == 4 and len(ids) == 32
 # They are equal up to rounding: the order of the additions differs, and in floating point that changes the
 # last digits.
 #
-# Two things make it so. Each piece's loss is a *mean*, so the sum of four means must be divided by 4; without
-# the division the gradient is 4 times too long, and only a lucky optimizer hides that. And all pieces hold
-# the same number of tokens, because packed rows are always full (lesson 03). Where rows are padded to
-# different lengths, the mean of means is not the mean over tokens: a short piece counts as much as a long
-# one. The next cell measures how much that can matter.
+# Two things are needed for this. First, the loss of each piece is a *mean*, so the sum of four means must be
+# divided by 4. Without the division the gradient is 4 times too long. Second, all pieces have the same number
+# of tokens, because packed rows are always full (lesson 03). Where rows are padded to different lengths, the
+# mean of the pieces' means is not the mean over all tokens: a short piece counts as much as a long one. The
+# next cell measures how large the difference can be.
 
 # %%
 assert abs(whole_loss - pieces_loss) < 1e-5 and relative_difference(whole, pieces) < 1e-5
 assert abs(times - 4) < 1e-3
 
-logits = model(torch.from_numpy(ids[:2])).detach()         # as if from a model that has learned a little:
-logits.scatter_add_(2, torch.from_numpy(ids[:2, 1:, None]), torch.full((2, 63, 1), 3.0))
-long_piece = next_token_loss(logits[:1], torch.from_numpy(ids[:1]))  # 63 good predictions
+logits = model(torch.from_numpy(ids[:1])).detach()          # (1, T, V), as if from a model that has learned:
+logits.scatter_add_(2, torch.from_numpy(ids[:1, 1:, None]), torch.full((1, 63, 1), 3.0))
+long_piece = next_token_loss(logits, torch.from_numpy(ids[:1]))             # 63 good predictions
 short_ids = torch.from_numpy(ids[1:2, :8])
-short_piece = next_token_loss(model(short_ids).detach(), short_ids)                        # 7 bad ones
+short_piece = next_token_loss(model(short_ids).detach(), short_ids)         # 7 bad ones
 mean_of_means = float(long_piece + short_piece) / 2
 mean_over_tokens = float(63 * long_piece + 7 * short_piece) / 70
 print(f"mean of the two means {mean_of_means:.3f}, mean over all tokens {mean_over_tokens:.3f}")
@@ -128,9 +135,9 @@ assert mean_of_means > mean_over_tokens + 0.5
 #
 # All gradients together are one long vector. Its length is the **gradient norm**, the root of the sum of all
 # squares. A rare batch can make it many times longer than usual, and one such step can undo many good ones.
-# So gradients longer than 1 are shortened to length 1, all by the same factor, which keeps the direction
-# (Pascanu et al. 2013, algorithm 1). `train.py:clip_gradients` returns the length before, which is the
-# `grad_norm` in the log.
+# So if the norm is larger than 1, all gradients are multiplied by the same factor so that it becomes 1; the
+# direction stays the same (Pascanu et al. 2013, algorithm 1). `train.py:clip_gradients` returns the norm
+# before clipping; the log calls it `grad_norm`.
 
 # %%
 loss, before = gradient_of(32)
@@ -142,10 +149,11 @@ assert float(norm) > 1 and abs(after - 1) < 1e-4
 # %% [markdown]
 # ## AdamW, by hand
 #
-# Plain gradient descent moves a weight by rate times gradient. Adam (Kingma and Ba 2015) looks at the
-# *history* of each weight's gradient: m is a running mean of it, v of its square: its two **moments**. Both
-# start at zero, and dividing by `1 - b^t` corrects for that. The W (Loshchilov and Hutter 2019, algorithm 2)
-# is **weight decay**: every step shrinks the weight itself a little.
+# Plain gradient descent moves a weight by rate times gradient. Adam (Kingma and Ba 2015) also uses the
+# *earlier* gradients of each weight. It keeps two running means, the **moments**: m of the gradient, v of its
+# square. Both start at zero, so at first they are too small; dividing by `1 - b^t` corrects this. The W
+# (Loshchilov and Hutter 2019, algorithm 2) stands for **weight decay**: every step also makes the weight
+# itself a little smaller.
 #
 # ```text
 # m = b1 · m + (1 - b1) · g                      g: the gradient, t: the number of the step, from 1
@@ -153,8 +161,8 @@ assert float(norm) > 1 and abs(after - 1) < 1e-4
 # w = w - lr · decay · w - lr · (m / (1 - b1^t)) / (√(v / (1 - b2^t)) + ε)
 # ```
 #
-# The next cell writes these three lines down as they stand, gives ours (`train.py:AdamW.step`) and torch's
-# the same twenty gradients, and compares all three.
+# The next cell writes these three lines as a function. It gives the function, our optimizer
+# (`train.py:AdamW.step`) and torch's the same twenty gradients, and compares all three.
 
 # %%
 def naive_adamw(weight, gradients, rate, decay, b1=0.9, b2=0.95, epsilon=1e-8):
@@ -206,18 +214,19 @@ print("moves:", [round(float(move), 6) for move in moves])
 
 # %% [markdown]
 # Both move by 0.01, which is the learning rate itself. At the first step the corrected means are `g` and
-# `g²`, so the quotient is `g / |g|`: the sign of the gradient, and nothing of its size. Later the two means
-# differ, but the ratio stays near one or below. That is why **the learning rate of Adam is a distance**:
-# about how far a weight goes in one step. With a rate of 0.001, a weight of the usual size 0.02 can be moved
-# by a twentieth of itself. It is also why multiplying the loss by a constant changes nearly nothing in Adam,
-# and why the forgotten division above can stay unnoticed: only clipping sees it.
+# `g²`, so the quotient is `g / |g|`: the sign of the gradient, whatever its size. Later the quotient is
+# usually between minus one and one. That is why **the learning rate of Adam is a distance**: about how far a
+# weight # moves in one step. With a rate of 0.001, a weight of the usual size 0.02 moves by a twentieth of
+# itself. For the same reason, multiplying the loss by a constant changes almost nothing in Adam, and the
+# forgotten division above may not be noticed: only clipping depends on the length of the gradient.
 #
-# Decay is applied to the matrices of the linear layers only, as the cards say: not to norms, and not to an
-# embedding that also serves as output head.
+# Decay is applied only to the matrices of the linear layers, as in the published models: not to norms, and
+# not to an embedding that is also the output matrix.
 
 # %%
 assert all(abs(float(move) - 0.01) < 1e-5 for move in moves)
-assert 0.001 / 0.02 == 1 / 20 and abs(float(model.model.embed_tokens.weight.detach().std()) - 0.02) < 0.001
+usual_size = float(model.model.embed_tokens.weight.detach().std())
+assert abs(usual_size - 0.02) < 0.001 and abs(0.001 / usual_size - 1 / 20) < 0.003
 
 optimizer = AdamW(model, weight_decay=0.01)
 decayed = sum(p.numel() for p, decay in zip(optimizer.params, optimizer.decays) if decay)
@@ -231,11 +240,12 @@ assert [
 # ## How far in which step
 #
 # The rate begins at zero and rises in a straight line, the **warmup**: the first gradients of random weights
-# say little, and v has not seen enough of them. Then it falls, so that the last steps settle what the large
-# ones have found. The cards use half a **cosine** (Loshchilov and Hutter 2017); its rival **WSD** (warmup,
-# stable, decay; Hu et al. 2024) stays at the peak and falls only at the end, so one can decide late how long
-# to train. Hu et al. let it fall exponentially; ours falls in a straight line, one of the forms that others
-# compared (Haegele et al. 2024). Both schedules are `train.py:learning_rate`.
+# say little, and v is a mean of only a few of them. Then the rate falls, so that the last steps make only
+# small corrections. There are two usual ways. The published models use half a **cosine** (Loshchilov and
+# Hutter 2017). **WSD** (warmup, stable, decay; Hu et al. 2024) stays at the peak and falls only at the end,
+# so the length of the run need not be fixed at the start. Hu et al. let the rate fall exponentially; here it
+# falls in a straight line, one of the forms that Haegele et al. (2024) compare. Both schedules are in
+# `train.py:learning_rate`.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -252,14 +262,14 @@ table(("step", *curves), rows)
 
 # %% [markdown]
 # At step 525, half way between warmup and end, the cosine is at half of its peak, 0.0004, and WSD still at
-# the whole of it, 0.0008. Added over all steps, the cosine is worth 500 steps at the peak and WSD 900, so the
-# two do not even have the same best peak.
+# the peak, 0.0008. The sum of the rates over all steps is 500 times the peak for the cosine and 900 times for
+# WSD. So a peak that is good for one may be too high or too low for the other.
 #
 # ## A test that finds most bugs: overfit one batch
 #
 # Before a long run, train on *one* small batch, again and again. A million parameters can learn 128 tokens by
-# heart, so the loss must go to nearly zero. If it does not, something between data and update is broken, and
-# no amount of data would mend it.
+# heart, so the loss must fall to nearly zero. If it does not, something between data and update is wrong, and
+# more data will not help.
 
 # %%
 assert curves["cosine"][0] == curves["wsd"][0] == 0
@@ -289,15 +299,14 @@ save_figure(figure, "08_overfit")
 # The first loss is near 8.32, the logarithm of the 4096 tokens among which an untrained model chooses (lesson
 # 01). After sixty steps the loss is below 0.1: the batch is known by heart.
 #
-# Two warnings. This tests the machinery, not the model: a model that sees its own answers, for instance
-# because the mask is wrong, passes with flying colours. (Lesson 06 tests the mask.) And a loss near zero on a
-# batch says nothing about other text.
+# Two warnings. A model that can see the answers, for instance because the mask is wrong, passes this test
+# too. (Lesson 06 tests the mask.) And a loss near zero on one batch says nothing about other text.
 #
 # ## Which loss to write down
 #
-# With accumulation a step sees several micro-batches. Some programs log the loss of the *last* one, because
-# it is at hand. Ours logs the mean over all. The weights are held fixed here, so that all variation is noise:
-# 8 micro-batches per step, the same for both.
+# With accumulation a step has several micro-batches. Some programs log the loss of the *last* one only. Ours
+# logs the mean over all. We compare the two with fixed weights, so that all variation is noise: 8
+# micro-batches per step, the same for both.
 
 # %%
 assert abs(overfit[0] - 8.32) < 0.1 and round(math.log(4096), 2) == 8.32
@@ -327,20 +336,20 @@ axes.legend()
 save_figure(figure, "08_logged_loss")
 
 # %% [markdown]
-# The mean of eight independent numbers has a spread smaller by the root of 8, which is 2.83. Measured, the
-# ratio is between 1.5 and 4.5 (with sixty steps it is itself a rough estimate). Whoever logs the last piece
-# throws most of the information away and then smooths the curve to get it back.
+# The standard deviation of a mean of eight independent numbers is smaller by a factor of √8, which is 2.83.
+# The measured ratio is between 1.5 and 4.5 (from sixty steps it is itself a rough estimate). A log of the
+# last piece only throws away most of the information.
 #
 # ## Back to the question
 #
-# A step is five lines, and each has a test that does not need a trained model: pieces add up to the whole;
-# the clipped length is one; the update equals the published algorithm, by hand and by torch; the schedule is
-# a formula; one batch can be learned by heart. And the prediction: the first weight moves exactly as far as
-# the second, once, although its gradient is a thousand times larger. If you wrote "a thousand", you had plain
-# gradient descent in mind.
+# A step is five lines, and each has a test that does not need a trained model: the pieces give the gradient
+# of the complete batch; the clipped length is one; the update equals the published algorithm, by hand and in
+# torch; the schedule is a formula; one batch can be learned by heart. And the prediction: in the first update
+# the first weight moves as far as the second, although its gradient is a thousand times larger. If you wrote
+# "a thousand", you thought of plain gradient descent.
 
 # %%
-assert round(math.sqrt(8), 2) == 2.83
+assert len(losses) == 8 and round(math.sqrt(len(losses)), 2) == 2.83
 if not FAST:
     assert 1.5 < ratio < 4.5
 results = {

@@ -5,7 +5,7 @@
 # # 10. Checkpoint and exact resume
 #
 # **Question.** Training stops: a laptop is closed, a session ends, the power fails. What must be on the disk
-# so that the run can go on as if nothing had happened, to the last bit?
+# so that the run can continue as if nothing had happened, equal to the last bit?
 #
 # **Prediction.** A run of twenty steps is stopped after ten and continued. Suppose the *weights* were saved,
 # but the optimizer's memory (the running means m and v of lesson 08) was lost and begins at zero again. Which
@@ -26,7 +26,7 @@ import shutil
 
 import torch
 
-from lessons.tools import OUT, corpus, finish, save_figure, table
+from lessons.tools import OUT, corpus, draw_shapes, finish, save_figure, table
 import matplotlib.pyplot as plt
 
 from common import folder_problem
@@ -37,9 +37,9 @@ from train import AdamW, TrainSettings, clip_gradients, learning_rate, train
 # %% [markdown]
 # ## Twenty, and ten plus ten
 #
-# A **checkpoint** is the state of a run on disk. We train twenty steps in one go. Then we train ten, stop,
-# and let a second call of `train.py:train` go on. `stop_after` ends a call without moving the schedule, which
-# was laid out for all twenty steps.
+# A **checkpoint** is the state of a run on disk. We train twenty steps without a stop. Then we train ten,
+# stop, and let a second call of `train.py:train` continue. `stop_after` ends a call early; the schedule of
+# the learning rate is still that of twenty steps.
 
 # %%
 folder = corpus("math")
@@ -60,8 +60,7 @@ for run in (whole_folder, halved_folder):
 
 whole = quietly(**plan, out=str(whole_folder))
 first_half = quietly(**plan, out=str(halved_folder), stop_after=10)
-# for the experiments below
-shutil.copytree(halved_folder / "last", OUT / "10_checkpoint", dirs_exist_ok=True)
+shutil.copytree(halved_folder / "last", OUT / "10_checkpoint", dirs_exist_ok=True)  # for experiments below
 second_half = quietly(resume=str(halved_folder))
 
 # %%
@@ -75,8 +74,8 @@ for name in ("model.safetensors", "optimizer.safetensors", "trainer_state.json")
 assert whole.losses == together and len(whole.losses) == 20 and len(first_half.losses) == 10
 
 # %% [markdown]
-# Not similar: equal. All 20 losses have the same bits, and the files at the end have the same bytes. What is
-# in the folder that makes this possible?
+# They are not similar but equal: all 20 losses have the same bits, and the files at the end have the same
+# bytes. What is in the folder that makes this possible?
 
 # %%
 assert len(together) == 20
@@ -85,20 +84,29 @@ table(("file in last/", "bytes"), rows)
 print("trainer_state.json:", json.loads((halved_folder / "last" / "trainer_state.json").read_text()))
 sizes = {file.name: file.stat().st_size for file in (halved_folder / "last").iterdir()}
 moments_over_weights = sizes["optimizer.safetensors"] / sizes["model.safetensors"]
+draw_shapes("10_shapes", {
+    "run, stopped": (0, 1), "model.safetensors": (2.2, 0), "optimizer.safetensors": (2.2, 1),
+    "trainer_state.json": (2.2, 2), "resumed run": (4.6, 1), "Corpus.batch": (4.6, 2)}, [
+    ("run, stopped", "model.safetensors", "weights, FP32"),
+    ("run, stopped", "optimizer.safetensors", "m and v"),
+    ("run, stopped", "trainer_state.json", "the step"), ("model.safetensors", "resumed run", "weights, FP32"),
+    ("optimizer.safetensors", "resumed run", "m and v"), ("trainer_state.json", "Corpus.batch", "the step"),
+    ("Corpus.batch", "resumed run", "(B, T)")])
 
 # %% [markdown]
-# The weights; the two moments of each weight, so the optimizer's file is 2.0 times as large; a handful of
-# numbers, above all the *step*; the vocabulary, so that the model can be used alone; and `SHA256SUMS`, of
-# which more below.
+# There are the weights; the two moments of each weight, so the optimizer's file is 2.0 times as large; a few
+# numbers, above all the *step*; the vocabulary, so that the model can be used without other files; and
+# `SHA256SUMS`, which is explained below.
 #
-# What is *not* there: no position in the data, no state of a random generator. `data.py:Corpus.batch`
-# computes a batch from the step and the seed (lesson 03), so the step is the position. And nothing in our
-# step is random: the model has no dropout.
+# Two things are *not* there: a position in the data, and the state of a random generator.
+# `data.py:Corpus.batch` computes a batch from the step and the seed (lesson 03), so the step is the position.
+# And nothing in our step is random.
 #
 # ## The loop, written out
 #
-# To see what each part is good for, we need a loop from which parts can be taken away. It is ten lines of
-# real parts. First it has to prove that it is the same loop: it must give the losses of `train` bit for bit.
+# To see what each part is needed for, we want a loop from which parts can be removed. It is ten lines that
+# call the real functions. First we check that it is the same loop: it must give the losses of `train` bit for
+# bit.
 
 # %%
 assert round(moments_over_weights, 1) == 2.0
@@ -123,7 +131,7 @@ def naive_loop(model, optimizer, first, last, batch=text.batch, counted_from=0, 
     return losses
 
 
-torch.manual_seed(10)  # the seed of the first weights, as in the runs above
+torch.manual_seed(10)                                       # the seed of the first weights, as above
 model = Llama(SIZES["tiny"])
 naive_losses = naive_loop(model, AdamW(model, 0.01), 0, 20)
 print("the loop of this lesson equals train(), bit for bit:", naive_losses == whole.losses)
@@ -137,7 +145,7 @@ assert naive_losses == whole.losses
 # - **nothing**, as a control;
 # - the **moments** m and v, which begin at zero (and the count of updates with them, as in a new optimizer);
 # - only the **count** of updates, which the correction `1 - b^t` needs;
-# - the step of the **schedule**, so that the learning rate begins anew;
+# - the step of the **schedule**, so that the learning rate starts from the beginning;
 # - the **position** in the data, so that the first batches come again;
 # - the **precision**: weights stored as BF16 to save space (lesson 09).
 
@@ -189,14 +197,14 @@ save_figure(figure, "10_forgotten")
 
 # %% [markdown]
 # With nothing forgotten there is no difference. A lost position shows at once, in step 11: other text,
-# another loss. Weights stored as BF16 show at once as well, by a little. Everything that concerns the
-# *update* shows one step later, in step 12: the loss of step 11 comes from the restored weights, which are
-# right, and only then the first wrong update is made.
+# another loss. Weights stored as BF16 show at once as well, with a small difference. Everything that concerns
+# the *update* shows one step later, in step 12: the loss of step 11 comes from the restored weights, which
+# are right, and only then the first wrong update is made.
 #
-# How could one see such a mistake in practice? Hardly. None of these runs fails; all losses look like losses.
-# With a replayed position the curve even looks *better* here than the right one, because the text has been
-# seen before. Only the comparison with an uninterrupted run shows it. This is why `pytest` makes that
-# comparison for every change of this project.
+# In practice such a mistake is hard to see. None of these runs fails, and all losses look normal. With the
+# lost position the curve even looks *better* than the right one, because the model has seen this text before.
+# Only the comparison with an uninterrupted run shows the mistake. This is why `pytest` makes that comparison
+# for every change of this project.
 
 # %%
 assert first_different["nothing"] is None
@@ -207,10 +215,10 @@ assert first_different["moments"] == first_different["count"] == first_different
 # %% [markdown]
 # ## And the random numbers?
 #
-# Many programs draw their batches with a random generator: take some random positions in the text, train on
-# what stands there. For them the state of the generator is part of the checkpoint. Reseeding it, which many
-# do, does not restore it: the generator begins from the start and draws the first batches again. The next
-# cell builds such a loader, saves its state properly, then forgets it.
+# Many programs draw their batches with a random generator: they choose random positions in the text and train
+# on the tokens there. For them the state of the generator is part of the checkpoint. To set the seed again
+# does not restore it: the generator starts from the beginning and draws the first batches again. The next
+# cell makes such a loader and resumes twice: with the saved state of the generator, and with the seed only.
 
 # %%
 stream = torch.from_numpy(text.batch(0)).flatten().repeat(2)
@@ -274,48 +282,48 @@ assert repeated and (after_restoring == drawn_batches[10]).all()
 assert (after_restoring != first_ever).any()
 
 # %% [markdown]
-# So either the state of every generator is saved, for each process, with each loader's buffers and each
-# worker's queue; or a batch is a function of the step, and there is nothing to save. This project chose the
-# second.
+# So there are two ways. Either a program saves the state of every generator in every process, and what its
+# loaders have already prepared. Or a batch is a function of the step, and there is nothing to save. This
+# project chose the second.
 #
 # ## Writing a checkpoint without losing the last one
 #
 # The moment of saving is the dangerous one: if the power fails while the only checkpoint is being
 # overwritten, both are gone. `common.py:replace_folder` writes the new one beside the old, under the name
-# `last.new`, with a checksum of each file; waits until the disk has it; and only then renames, `last` to
-# `last.old` and `last.new` to `last`. At every moment one of the three is whole. We damage one byte of the
-# newest checkpoint and resume.
+# `last.new`, with a checksum of each file; waits until the disk has it; and only then renames `last` to
+# `last.old` and `last.new` to `last`. At every moment at least one of the three is complete. We damage one
+# byte of the newest checkpoint and resume.
 
 # %%
 damaged_folder = OUT / "10_damaged"
 shutil.rmtree(damaged_folder, ignore_errors=True)
-# saved after steps 5 and 10: last.old, last
-quietly(**{**plan, "eval_steps": 5}, out=str(damaged_folder), stop_after=10)
+quietly(**{**plan, "eval_steps": 5}, out=str(damaged_folder), stop_after=10)  # saves after steps 5 and 10
 weights = damaged_folder / "last" / "model.safetensors"
 content = bytearray(weights.read_bytes())
 content[len(content) // 2] ^= 1                             # one bit of one number
 weights.write_bytes(content)
 problems = {name: folder_problem(damaged_folder / name) for name in ("last", "last.old")}
 for name, problem in problems.items():
-    print(f"{name}: {problem.split('lessons/')[-1] if problem else 'whole'}")
+    print(f"{name}: {problem.split('lessons/')[-1] if problem else 'complete'}")
 after_damage = quietly(resume=str(damaged_folder))
 print("steps made after the resume:", len(after_damage.losses))
 print("equal to the end of the whole run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
 
 # %% [markdown]
-# One flipped bit is found before any weight is used. The run goes on from the checkpoint before, at step 5,
-# makes 15 steps, and ends where the uninterrupted run ended. Five steps of work were lost; nothing was wrong.
+# The wrong bit is found before any weight is used. The run continues from the checkpoint before, at step 5,
+# makes 15 steps, and ends with the same losses as the uninterrupted run. Five steps were computed again; no
+# wrong number was used.
 #
 # ## Back to the question
 #
-# On the disk must be the weights in full precision, both moments, and the step; everything else must follow
+# The disk must hold the weights in full precision, both moments, and the step. Everything else must follow
 # from these and from the settings, or be saved as well. If you predicted the twelfth step, you are right, and
-# the reason is the order within a step: first the loss, then the update. It also means that a look at the
-# first loss after a resume proves nothing about the optimizer.
+# the reason is the order within a step: first the loss, then the update. So a right first loss after a resume
+# proves nothing about the optimizer.
 
 # %%
 assert problems["last"] and problems["last.old"] is None
-assert len(after_damage.losses) == 15 and 20 - 15 == 5 and after_damage.losses == whole.losses[5:]
+assert len(after_damage.losses) == 15 and after_damage.losses == whole.losses[5:]
 results = {
     "resume_is_exact": whole.losses == together,
     **{f"first_different_without_{name}": step or 0 for name, step in first_different.items()},
@@ -332,4 +340,4 @@ finish("10_resume", results)
 #    `python train.py --resume`. Then do it again with a kill that cannot be caught (`kill -9`, or end the
 #    process in the task manager). What is lost in each case?
 # 3. The program refuses some changes at a resume (`python train.py --resume --learning-rate 1e-4`) and allows
-#    others (`--stop-after`). Find the list in `training/resolve.py`, and give the reason for three entries.
+#    others (`--stop-after`). Find the list in `training/resolve.py`, and explain three of its entries.

@@ -4,8 +4,8 @@
 # %% [markdown]
 # # 11. Sampling and the KV cache
 #
-# **Question.** A model gives a probability to every possible next token. How does text come out of that, how
-# is it made fast, and what can a model as small as ours say, and what not?
+# **Question.** A model gives a probability to every possible next token. How does this become text, how is it
+# made fast, and what can a model as small as ours do, and what not?
 #
 # **Prediction.** Let a small model always take its *most probable* next token, with no randomness at all, for
 # a hundred tokens. Will the text be the best one that the model can write? Write down what you expect to see
@@ -24,7 +24,7 @@ import time
 
 import torch
 
-from lessons.tools import FAST, finish, save_figure, table
+from lessons.tools import FAST, draw_shapes, finish, save_figure, table
 from lessons.trained import trained_run
 import matplotlib.pyplot as plt
 
@@ -38,10 +38,10 @@ from sampling.answers import load_model_of
 # %% [markdown]
 # ## A model to look at
 #
-# This lesson looks at the newest run under `runs/`, so at *your* model if you have trained one (`python
-# train.py --size tiny` takes some minutes). If there is none, it trains a tiny one for half a minute on the
-# built-in exercises in arithmetic: short questions, each with its answer. The samples will differ; where a
-# sentence is about the small model only, it says so.
+# This lesson uses the newest run under `runs/`, so *your* model if you have trained one (`python train.py
+# --size tiny` takes some minutes). If there is none, it trains a tiny one for half a minute on the built-in
+# exercises in arithmetic: short questions, each with its answer. The text below describes this small model;
+# yours will write other samples.
 
 # %%
 torch.manual_seed(11)                                       # the seed of everything random in this lesson
@@ -64,13 +64,14 @@ table(("token", "probability"), [(repr(words.decode([token])), f"{share:.4f}") f
 # %% [markdown]
 # ## The cache
 #
-# To make text, the new token is appended and the model is asked again. Done naively, the whole text runs
-# through the model for every token. But attention is causal: the keys and values of earlier positions depend
-# on nothing that comes later (lesson 06), so they can be kept. This is the **KV cache**, `model.py:KVCache`;
-# with it a new token costs one position of work, and attention reads the rest from memory.
+# To make text, append the new token and run the model again. The simple way runs the complete text through
+# the model for every new token. But attention is causal: the keys and values of earlier positions depend on
+# nothing that comes later (lesson 06), so they can be kept. This is the **KV cache**, `model.py:KVCache`.
+# With it the model computes only one position for a new token, and attention reads the keys and values of the
+# others from memory.
 #
-# It is an optimization, so it must change nothing. We run a text through the model at once, and then in
-# pieces with a cache: twenty tokens first, and the others one by one.
+# The cache must not change any result. We run a text through the model at once, and then in pieces with a
+# cache: twenty tokens first, and the others one by one.
 
 # %%
 text = ("Question: Ruby has 9 pears and gives 4 to Max. How many pears are left? Answer: 9 - 4 = 5 pears. "
@@ -91,19 +92,28 @@ held = cache.keys.numel() * 4 + cache.values.numel() * 4
 computed = params.kv_cache_bytes(model.config, length, bytes_each=4)
 print(f"the cache holds {held:,} bytes; the formula of lesson 06 says {computed:,.0f}")
 assert difference < 1e-3 and held == computed
+draw_shapes("11_shapes", {
+    "newest token": (0, 0), "embedding": (1, 0), "L blocks": (2.1, 0), "output matrix": (3.5, 0),
+    "temperature,\ntop-k, top-p": (4.9, 0), "draw": (4.9, 1), "KV cache": (2.1, 1),
+    "next token": (3.7, 1)}, [
+    ("newest token", "embedding", "(B, 1)"), ("embedding", "L blocks", "(B, 1, D)"),
+    ("L blocks", "output matrix", "(B, 1, D)"), ("output matrix", "temperature,\ntop-k, top-p", "(B, V)"),
+    ("temperature,\ntop-k, top-p", "draw", "(B, V)"), ("draw", "next token", "(B, 1)"),
+    ("KV cache", "L blocks", "keys and values,\n(L, B, K, T, F) each")])
 
 # %% [markdown]
-# Equal up to rounding. What does it save? The next cell measures the time for *one* more token after texts of
-# several lengths, with the cache and by running the whole text again.
+# Equal up to rounding. The drawing shows one step of writing. What does the cache save? The next cell
+# measures the time for *one* more token after texts of several lengths, with the cache and by running the
+# complete text again.
 
 # %%
 def shortest_time(action, repeats):
-    """The shortest of several measurements: what disturbs a measurement only makes it longer."""
+    """Seconds of the shortest of several measurements: other programs only make a measurement longer."""
     taken = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        began = time.perf_counter()
         action()
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - began)
     return min(taken)
 
 
@@ -137,13 +147,13 @@ axes.legend()
 save_figure(figure, "11_cache_speed")
 
 # %% [markdown]
-# With the cache the speed hardly depends on the length here; without, it falls as the text grows. These are
-# seconds of *your* machine, so this lesson states only the order: at the longest text the cache is faster, by
-# more than a factor of 2.
+# With the cache the speed hardly depends on the length; without it, the speed falls as the text grows. The
+# speeds are those of *your* machine. The lesson only checks that after the longest text the cache is faster,
+# by more than a factor of 2.
 #
 # ## Choosing a token
 #
-# The model's answer is a distribution. Three settings reshape it before a token is drawn, all in
+# The model gives a distribution over the vocabulary. Three settings change it before a token is drawn, all in
 # `sample.py:filtered`:
 #
 # - **Temperature** divides the logits. Below one the probable becomes more probable; at zero only the best
@@ -184,12 +194,12 @@ table(("setting", "tokens left", "most probable", "entropy in nats"), rows)
 
 # %% [markdown]
 # **Entropy** measures how undecided a distribution is, in nats: zero if one token has all the probability,
-# and the logarithm of their number if all are equal. A low temperature lowers it, a high one raises it; top-k
-# and top-p lower it by cutting the tail: the thousands of tokens that are each improbable, and together are
-# not.
+# and the logarithm of the number of tokens if all are equally probable. A low temperature makes it smaller, a
+# high one larger. Top-k and top-p make it smaller because they remove the thousands of tokens that are each
+# improbable, but together often are not.
 #
-# The next cell writes top-p down in the plain way, as a loop, and compares. Then it draws two thousand tokens
-# and counts, to see that the draw follows the distribution.
+# The next cell writes top-p as a loop and compares. Then it draws two thousand tokens and counts, to see that
+# the draws follow the distribution.
 
 # %%
 entropies = {row[0]: float(row[3]) for row in rows}
@@ -232,9 +242,9 @@ assert gap < (0.15 if FAST else 0.05)
 # %% [markdown]
 # ## What the model can and cannot do
 #
-# The published cards of this family say of their own models: they loop without a repetition penalty, they
-# leave their topic, they cannot calculate. We measure all three, and first what a model learns first: the
-# **form** of its text.
+# The model cards of this family say about their own models: without a repetition penalty they repeat
+# themselves, they leave their topic, they cannot calculate. We measure all three. But we begin with what a
+# model learns first: the **form** of its text.
 #
 # `corpus/exercises.py:EXERCISES` lists the kinds of question. For each kind we take twelve questions that are
 # in no training text, let the model answer greedily, and count two things: answers of the right *form* (a
@@ -283,11 +293,11 @@ table(("question", "right form", "right", "one answer", "should be"), rows)
 print(f"of {len(in_form)} answers {sum(in_form)} have the right form, {sum(right.values())} are right")
 
 # %% [markdown]
-# The small model has learned the form almost completely: a sum is answered by a sum, colours by colours,
-# "even or odd" by one of the two. Most contents are wrong. It does not yet look back at the numbers of the
-# question; it answers with numbers that are *usual* there. What it gets right, it gets right in part: the
-# questions with few possible answers. For "even or odd" guessing gives one half, so read such a row with
-# lesson 12 in mind before you believe it.
+# The small model has learned the form almost completely: it answers a sum with a sum, colours with colours,
+# "even or odd" with one of the two. Most answers are wrong. The model does not yet use the numbers of the
+# question; it answers with numbers that are *frequent* in such answers. Most right answers are to questions
+# with few possible answers. For "even or odd" guessing is right in half of the cases, so such a row alone
+# does not show that the model can do it. Lesson 12 says how many right answers would.
 #
 # **Loops.** We let the model write a hundred tokens in three ways, and count which share of all runs of four
 # tokens has occurred before in the same text.
@@ -321,14 +331,14 @@ for name, settings in ways.items():
 table(("how", "repeated runs of four"), [(name, f"{100 * share:.0f}%") for name, share in repeated.items()])
 
 # %% [markdown]
-# Greedy text runs into a loop: what was said once becomes more probable, so it is said again. The
-# **repetition penalty** (Keskar et al. 2019, section 4.1) makes tokens less likely that have been used;
-# drawing breaks loops as well. The cards recommend a penalty for this family. It has a price: it also
-# punishes every name, thing and number that *should* come again. A model of the built-in tales must repeat
-# its hero's name, so for such a model `sample.py` recommends no penalty.
+# Greedy text runs into a loop: what was written once becomes more probable, so it is written again. The
+# **repetition penalty** (Keskar et al. 2019, section 4.1) makes used tokens less probable; drawing by chance
+# breaks loops as well. The cards of this family recommend a penalty. It has a price: it also makes every
+# name, thing and number less probable that *should* come again. A model of the built-in tales must repeat its
+# hero's name, so for such a model `sample.py` recommends no penalty.
 #
-# **Topic.** A problem names a thing. Does the text that follows still speak of that thing, or of another one?
-# There are eight things in the exercises, so a model that names any of them is right once in eight times.
+# **Topic.** A problem names a thing. Does the text that follows name the same thing, or another one? There
+# are eight things in the exercises, so a model that names any of them by chance is right once in eight times.
 
 # %%
 if not own and not FAST:                                    # a model of fifteen steps repeats one token
@@ -352,18 +362,18 @@ print(f"the first thing in the continuation: the same {kept}, another {len(named
       f"none {none}, of {len(named)}")
 
 # %% [markdown]
-# Again the form is right: after "How many" comes a thing. Which one, the small model mostly guesses. To keep
-# a topic, attention must find the word some twenty tokens back and copy it. Models learn such copying
-# suddenly, after more training than this half minute (Olsson et al. 2022 call the circuit an induction head);
-# lesson 13 watches it happen. Train `python train.py --size tiny`, run this lesson again, and compare the
-# numbers.
+# Again the form is right: after "How many" the model names a thing. But it mostly guesses which one. To keep
+# a topic, attention must find the word about twenty tokens before and copy it. Models learn such copying
+# suddenly, after more training than this half minute (Olsson et al. 2022 call the parts that do it induction
+# heads); lesson 13 shows when. Train with `python train.py --size tiny`, run this lesson again, and compare
+# the numbers.
 #
 # ## Back to the question
 #
-# Text comes out by asking again and again, and by choosing; the cache makes each question cheap without
-# changing an answer. The most probable token at each step does *not* give the best text: it gives a loop. If
-# you predicted dull but correct text, you are in good company. Greedy decoding is right where one answer is
-# wanted and the model is good; a small model needs a draw, and a reader who knows what it cannot do.
+# To write text, the model is run again and again, and each time one token is chosen; the cache makes each run
+# cheap without changing its result. The most probable token at each step does *not* give the best text: it
+# gives a loop. Many people predict dull but correct text. Greedy decoding is good where one short answer is
+# wanted and the model is good. For longer text a small model needs a random draw.
 
 # %%
 assert len(things) == 8

@@ -9,7 +9,7 @@
 #
 # **Prediction.** We ask your model which of two sums is right, `3 + 4 = 7` or `3 + 4 = 9`, for twenty such
 # pairs, and it finds twelve of the twenty. Does it know something about sums? Write down yes or no, and how
-# many of the twenty it would take to convince you.
+# many right pairs of twenty would convince you.
 
 # %%
 import sys
@@ -29,7 +29,7 @@ from importlib.util import find_spec
 
 import torch
 
-from lessons.tools import FAST, HOME, OUT, finish, save_figure, table
+from lessons.tools import FAST, HOME, OUT, draw_shapes, finish, save_figure, table
 from lessons.trained import trained_run
 import matplotlib.pyplot as plt
 
@@ -48,17 +48,18 @@ from sampling.answers import load_model_of
 # **Perplexity** is its exponential: a perplexity of twenty means that the model is as undecided as if it had
 # to choose among twenty equally probable tokens.
 #
-# Both are *per token*, and what a token is differs from vocabulary to vocabulary: longer tokens are harder to
-# guess, and there are fewer of them. A model with another vocabulary has another unit. So we also divide by
-# what is the same for all, the bytes of the text:
+# Both are *per token*, and each vocabulary has other tokens: longer ones are harder to guess, and there are
+# fewer of them. So the losses of two models with different vocabularies have different units. We therefore
+# also divide by something that is the same for all models, the bytes of the text (lesson 02):
 #
 # ```text
 # bits per byte  =  loss · tokens / (ln 2 · bytes)
 # ```
 #
-# This is also the size to which the model could compress the text, which gives a yardstick from outside: a
-# program like `zip`, which knows no language at all but has seen the text itself. We judge three texts:
-# exercises that were not in training, a page of Python's documentation, and a paragraph of a story.
+# This is also the size to which the text could be compressed with the help of the model. So we can compare
+# with `zlib`, a program that compresses files and knows no language; it learns only from the text itself. We
+# measure three texts: exercises that were not in training, a page of Python's documentation, and a paragraph
+# of a story.
 
 # %%
 torch.manual_seed(12)                                       # the seed of everything random in this lesson
@@ -97,25 +98,30 @@ by_hand = example["loss"] * example["tokens"] / (math.log(2) * example["bytes"])
 print(f"bits per byte by hand {by_hand:.6f}, by evaluate.py {example['bits_per_byte']:.6f}")
 assert abs(by_hand - example["bits_per_byte"]) < 1e-9
 assert abs(math.exp(example["loss"]) / example["ppl"] - 1) < 1e-6
+draw_shapes("12_shapes", {
+    "text": (0, 0), "model": (1.2, 0), "log-softmax": (2.3, 0), "log p of the\nnext tokens": (3.6, 0),
+    "loss": (5, 0), "perplexity": (5, 1), "bits per byte": (6.6, 0)}, [
+    ("text", "model", "(1, T)"), ("model", "log-softmax", "(1, T, V)"),
+    ("log-softmax", "log p of the\nnext tokens", "(1, T, V)"),
+    ("log p of the\nnext tokens", "loss", "(T - 1,)"), ("loss", "perplexity", "exp"),
+    ("loss", "bits per byte", "tokens, bytes")])
 
 # %% [markdown]
-# Read the table by rows first. What the model was trained on it predicts best; text of another kind costs it
-# far more. A perplexity without the name of the text is therefore worth nothing, and two are comparable only
+# First compare the rows. The model predicts the kind of text best that it was trained on; for other text its
+# loss is much higher. So a perplexity means nothing without the name of the text, and two are comparable only
 # if text *and* vocabulary are the same.
 #
-# Then compare with zlib, which has to learn each text from its own first lines. On the kind of text that it
-# was trained on, a model needs far fewer bits than zlib, even after half a minute of training. On real
-# English the small model, which has seen only exercises, needs more bits than zlib. It did not learn
-# "language", it learned what it was shown.
+# Then compare with zlib. On exercises the model needs far fewer bits than zlib, even after half a minute of
+# training. On real English the small model, which has seen only exercises, needs more bits than zlib. It did
+# not learn "language"; it learned what it was shown.
 #
-# The `±` is the standard error of the loss, a reminder that a short text gives a rough number.
+# The `±` is the standard error of the loss: it is large where the text is short.
 #
-# ## How far is it still possible to go?
+# ## How much is left to learn?
 #
 # A loss of one nat: is that good? For most texts nobody can say, because nobody knows how predictable the
 # text is. Our built-in corpus is written by a program that draws its choices by chance, so the probability of
-# each document is known exactly. That gives three numbers in one unit, nats per token, for the same
-# documents:
+# each document is known exactly. We can compare three numbers for the same documents, all in nats per token:
 #
 # - the **unigram entropy**: the loss of a model that knows how frequent each token is, and nothing of
 #   context;
@@ -123,8 +129,9 @@ assert abs(math.exp(example["loss"]) / example["ppl"] - 1) < 1e-6
 # - the **bound**: the mean of `-log p` of the documents under the program that wrote them. On average no
 #   model can be better (Shannon 1948), since nobody can guess a fair draw.
 #
-# `judging/builtin.py:ways` measures them on complete documents. The share of the way from the first to the
-# last says how much of what can be learned has been learned.
+# `judging/builtin.py:ways` measures them on complete documents. The model has gone a part of the way from the
+# unigram entropy down to the bound; this **share of the way** says how much of what can be learned it has
+# learned.
 
 # %%
 if not own and not FAST:                                    # the model of this lesson
@@ -139,13 +146,14 @@ rows = [(KINDS[kind].name, *(f"{numbers[column]:.3f}" for column in ("unigram", 
 table(("documents", "unigram", "loss", "±", "bound", "share of the way"), rows)
 
 # %% [markdown]
-# On exercises the small model has gone more than 80% of the way. Lesson 11 saw that most of its answers are
-# wrong. Both are true: the form of the text is most of what can be predicted, and the last tenth is where the
-# answers are. On tales and programs, which it never saw, its loss is even higher than ln 4,096 = 8.32, the
-# loss of knowing nothing: it is sure of the wrong things, so its share is far below zero.
+# On exercises the small model has gone more than 80% of the way. In lesson 11 most of its answers were wrong.
+# Both are true: most of what can be predicted is the form of the text, and the answers are a small part of
+# the tokens. On tales and programs, which it never saw, its loss is even higher than ln 4,096 = 8.32, the
+# loss of a model that knows nothing: it gives high probability to wrong tokens, so its share is far below
+# zero.
 #
-# The loss may come close to the bound but, beyond its standard error, never below it. If it does, something
-# is wrong with the measurement: the documents were in training, or the unit differs.
+# The loss can come close to the bound. If it is lower than the bound by more than a few standard errors,
+# something is wrong with the measurement: the documents were in training, or the units differ.
 #
 # ## Is it better than chance?
 #
@@ -155,8 +163,8 @@ table(("documents", "unigram", "loss", "±", "bound", "share of the way"), rows)
 #
 # For the small model of this lesson we write our own pairs, in the words of the exercises, of three kinds:
 # the form of a verb, the order of words, and whether a sum is right (half of the wrong sums are two too
-# large, half two too small, so that a mere liking for small numbers does not pass). Each is a file in BLiMP's
-# own format, so `evaluate.py:blimp` judges it like the real one.
+# large, half two too small, so that a model that only prefers small numbers gets one half right). The file
+# has the format of BLiMP, so `evaluate.py:blimp` can read it.
 
 # %%
 assert round(math.log(4096), 2) == 8.32
@@ -194,12 +202,12 @@ assert judged["pairs"] == 60
 # %% [markdown]
 # The **95% interval** answers the prediction. If the twenty pairs are seen as a sample of all pairs of this
 # kind, the interval is the range of true shares that fit with what was counted (Wilson 1927). For 12 of 20 it
-# reaches from 39% to 78%: one half lies well inside, so nothing has been shown. 15 of 20 is the first count
-# whose interval, 53% to 89%, does not contain one half. (With 67,000 pairs, half a percent above one half
-# matters. With twenty, a fifth does not.)
+# goes from 39% to 78%. One half is inside, so nothing has been shown. 15 of 20 is the first count whose
+# interval, 53% to 89%, does not contain one half. With the 67,000 pairs of BLiMP, half a percent above one
+# half is enough; with twenty pairs, a fifth is not.
 #
-# Note also what is *not* a reason to believe a number: that it was expected, that it is above one half, that
-# it is printed with two digits after the point.
+# Three things are *no* reason to believe a number: that you expected it, that it is above one half, that it
+# is printed with two digits after the point.
 
 # %%
 assert [round(100 * end) for end in evaluate.wilson_interval(12 / 20, 20)] == [39, 78]
@@ -207,7 +215,8 @@ assert [round(100 * end) for end in evaluate.wilson_interval(15 / 20, 20)] == [5
 # the share of a normal distribution within 1.96 deviations
 assert abs(math.erf(1.96 / math.sqrt(2)) - 0.95) < 0.001
 assert evaluate.wilson_interval(14 / 20, 20)[0] < 0.5 < evaluate.wilson_interval(15 / 20, 20)[0]
-assert 67 * 1000 == 67_000 and 20 == 60 / 3
+assert evaluate.wilson_interval(0.505, 67_000)[0] > 0.5 > evaluate.wilson_interval(14 / 20, 20)[0]
+assert len(pairs) / len(judged["paradigms"]) == len(sums) == 20
 
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
 for height, (kind, share) in enumerate(judged["paradigms"].items()):
@@ -220,9 +229,8 @@ axes.set(xlabel="% right, with the 95% interval; dotted: chance", xlim=(0, 102),
 save_figure(figure, "12_pairs")
 
 # %% [markdown]
-# And the real thing? BLiMP is not part of this project (it is not ours to copy). `python evaluate.py --blimp`
-# fetches it once into `corpora/`. If it is there, the next cell judges the first few pairs of every kind; if
-# not, it says so.
+# And BLiMP itself? It is not part of this project; `python evaluate.py --blimp` downloads it once into
+# `corpora/`. If it is there, the next cell judges the first few pairs of every kind; if not, it says so.
 
 # %%
 shared = Path(os.environ.get("STENTOR_SHARED") or HOME)
@@ -248,13 +256,13 @@ else:
 # ## Multiple choice, and a bias
 #
 # Most benchmarks are questions with several answers. The model chooses the answer with the highest
-# probability. But the probability of a text is a *product* over its tokens, each factor below one: a long
-# answer has a small probability for no other reason than its length. So two scores are usual: `acc` by the
-# sum of logarithms, and `acc_norm` by that sum divided by the length of the answer (Gao et al. 2021, the
-# harness known as lm-eval).
+# probability. But the probability of a text is a *product* over its tokens, and each factor is below one: a
+# long answer has a small probability only because it is long. So two scores are usual: `acc` by the sum of
+# logarithms, and `acc_norm` by that sum divided by the length of the answer (Gao et al. 2021, the harness
+# known as lm-eval).
 #
 # We make questions with a right answer that is short, a wrong one that is as short, and two wrong ones that
-# are longer, and look at how long the chosen answers are.
+# are longer. Then we compare how long the chosen answers are.
 
 # %%
 items = []
@@ -285,14 +293,14 @@ for name, lengths in chosen.items():
     print(f"{name}: the chosen answers have {sum(lengths) / len(lengths):.1f} characters on average")
 
 # %% [markdown]
-# By the sum the model prefers shorter answers than by the sum per character: the *rule* decides as much as
-# the knowledge. A published score must say which rule it used. Chance is 25% here. A score whose interval
-# contains chance shows nothing. One far *below* chance, as here by the sum per character, does not show
-# hidden knowledge either: the rule prefers long answers, and the right ones are short. The interval is
-# Wilson's: for 0 of 24 right answers it reaches from 0% to 14%, where the usual "± standard error" would
-# print zero, as if one were certain.
+# By the sum (`acc`) the model chooses shorter answers than by the sum per character (`acc_norm`): the *rule*
+# matters as much as what the model knows. So a published score must say which rule it used. Chance is 25%
+# here. A score whose interval contains chance shows nothing. A score far *below* chance, as here by the sum
+# per character, is no hidden knowledge either: the rule prefers long answers, and the right ones are short.
+# All intervals here are Wilson's. For 0 of 24 right answers it goes from 0% to 14%. The usual "± standard
+# error" would give ± zero, as if the result were certain.
 #
-# ## What is handed over
+# ## What is published
 #
 # A published model is a folder. This is the one that your run wrote, `best/`:
 
@@ -321,10 +329,10 @@ for name in ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_he
     print(f"{name}: {settings[name]}")
 
 # %% [markdown]
-# The names of the weights are those of Llama, so there is no conversion step: what was trained *is* the
-# published file, and programs that know Llama read it. A claim like this is checked by reading the folder
-# with code that is not ours. The next cell loads it twice, with `model.py:Llama.from_pretrained` and, where
-# the library transformers is installed, with its own Llama, and compares all logits.
+# The names of the weights are those of Llama, so nothing has to be converted: programs that know Llama can
+# read the file. To check this, read the folder with code that is not ours. The next cell loads it twice, with
+# `model.py:Llama.from_pretrained` and, where the library transformers is installed, with its own Llama, and
+# compares all logits.
 
 # %%
 again = Llama.from_pretrained(source.folder)
@@ -351,19 +359,17 @@ with torch.no_grad():
 # %% [markdown]
 # ## Back to the question
 #
-# A number about a model is worth something if it names the text, the unit, the rule and the uncertainty, and
-# if somebody else can compute it again from what was published. 12 of 20 shows nothing: twelve or more heads
-# in twenty throws of a fair coin come up every fourth time.
+# A number about a model is useful if it names the text, the unit, the rule and the uncertainty, and if others
+# can compute it again from what was published. 12 of 20 shows nothing: in twenty throws of a fair coin,
+# twelve or more heads come up in one of four tries.
 #
-# This was the last lesson. You have followed a token from a text file to a published folder, and every number
-# on the way was computed in front of you. The course began with one batch through an untrained model, whose
-# loss was the logarithm of the vocabulary. Go back to lesson 01 and read its table of shapes again: there
-# should be no row left that you could not write yourself.
+# This ends the main part of the course: you have followed a token from a text file to a published folder. Go
+# back to lesson 01 and read its table of shapes again. You should be able to explain every row now.
 
 # %%
 at_least_12 = sum(math.comb(20, heads) for heads in range(12, 21)) / 2**20
 print(f"twelve or more of twenty by chance: {at_least_12:.3f}")
-assert 0.24 < sum(math.comb(20, heads) for heads in range(12, 20 + 1)) / 2**20 < 0.26
+assert abs(at_least_12 - 1 / 4) < 0.01 and evaluate.wilson_interval(12 / 20, 20)[0] < 0.5
 results = {
     "bits_per_byte_exercises": example["bits_per_byte"],
     "bits_per_byte_documentation": found["documentation"]["bits_per_byte"],
@@ -382,7 +388,7 @@ finish("12_evaluate", results)
 #
 # 1. Write twenty pairs of a fourth kind about something your model should have learned, add them to the file,
 #    and give the interval. Then write twenty for something that it cannot know.
-# 2. Write the cross-entropy that all of this rests on in `lessons/exercises/cross_entropy.py` and run `pytest
-#    lessons/exercises/test_cross_entropy.py`.
+# 2. Write the cross-entropy, on which all numbers of this lesson are based, in
+#    `lessons/exercises/cross_entropy.py` and run `pytest lessons/exercises/test_cross_entropy.py`.
 # 3. Read the `README.md` that your run wrote, as a stranger would. `python params.py --audit` with the run's
 #    folder checks its numbers against the files. Change one digit by hand and run it again.

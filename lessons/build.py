@@ -214,13 +214,16 @@ def code_html(source: str) -> str:
 
 
 def folded(source: str) -> list[tuple[str, bool]]:
-    """A cell's code in pieces, each with whether the page folds it: imports (the first cell) and asserts."""
+    """A cell's code in pieces, each with whether the page folds it.
+
+    Folded are the imports (the first cell), the asserts, and the code of the drawing.
+    """
     if source.startswith("import sys\nfrom pathlib import Path"):
         return [(source, True)]
     lines = source.splitlines()
     kinds = [False] * len(lines)
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assert):
+        if isinstance(node, ast.Assert) or ast.unparse(node).startswith("draw_shapes("):
             kinds[node.lineno - 1:node.end_lineno] = [True] * (node.end_lineno - node.lineno + 1)
     pieces = []
     for is_folded, group in itertools.groupby(range(len(lines)), key=kinds.__getitem__):
@@ -236,7 +239,8 @@ def code_or_folded(piece: tuple[str, bool]) -> str:
     shown = f"<pre class=code>{code_html(source)}</pre>"
     if not is_folded:
         return shown
-    title = "checks of the numbers in the text" if source.startswith("assert") else "imports"
+    titles = {"assert": "checks of the numbers in the text", "draw_s": "code of the drawing"}
+    title = titles.get(source[:6], "imports")
     return f"<details><summary>{title}</summary>{shown}</details>"
 
 

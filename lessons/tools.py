@@ -102,6 +102,32 @@ def keep(lesson: str, results: dict[str, Any]) -> None:
     atomic_write(STORED / f"{lesson}.json", json.dumps(kept, indent=1) + "\n")
 
 
+def draw_shapes(name: str, boxes: dict[str, tuple[float, float]],
+                arrows: Sequence[tuple[str, str, str]]) -> None:
+    """Draw a data flow and save it as figure `name`.
+
+    boxes: {text: (column, row)}, rows counted downwards. arrows: (from, to, label), each end the text of a
+    box; the label is the shape of what flows, and stands beside the middle of the arrow.
+    """
+    import matplotlib.pyplot as plt
+    columns, rows = zip(*boxes.values())
+    figure, axes = plt.subplots(figsize=(1.6 * (max(columns) + 1), 0.85 * (max(rows) + 1)))
+    frame = {"boxstyle": "round,pad=0.4", "facecolor": "#e8f0f8", "edgecolor": "#0b5fa5"}
+    drawn = {text: axes.text(*place, text, ha="center", va="center", bbox=frame)
+             for text, place in boxes.items()}
+    for start, end, label in arrows:
+        (x, y), (to_x, to_y) = boxes[start], boxes[end]
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops={
+            "arrowstyle": "->", "color": "#5c6672", "patchA": drawn[start], "patchB": drawn[end],
+            "shrinkA": 4, "shrinkB": 4})
+        side = {"ha": "left", "va": "center"} if x == to_x else {"ha": "center", "va": "bottom"}
+        axes.text((x + to_x) / 2 + 0.04 * (x == to_x), (y + to_y) / 2 - 0.06 * (x != to_x), label,
+                  color="#8a3a8f", fontsize=8, **side)
+    axes.set(xlim=(-0.6, max(columns) + 0.6), ylim=(max(rows) + 0.5, -0.5))
+    axes.axis("off")
+    save_figure(figure, name)
+
+
 def finish(lesson: str, results: dict[str, Any]) -> None:
     """Print what a lesson measured and write it to OUT/lesson.json. Raises ValueError for a number that is
     not finite.

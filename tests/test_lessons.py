@@ -277,7 +277,7 @@ def test_a_lesson_runs(lesson, home, fast):
     assert results and all(type(value) in (int, float, bool, str) for value in results.values())
     figures = re.findall(r"^figure: (\S+) in ", done.stdout, flags=re.MULTILINE)
     assert set(figures) == set(
-        re.findall(r'save_figure\([\w.]+, "([^"]+)"\)', lesson.read_text(encoding="utf-8"))
+        re.findall(r'(?:save_figure\([\w.]+, |draw_shapes\()"([^"]+)"', lesson.read_text(encoding="utf-8"))
     )
     for figure in figures:
         assert figure.startswith(lesson.stem[:2] + "_")

@@ -125,11 +125,11 @@ def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
         for output in outputs
         if output["output_type"] == "display_data"
     ]
-    assert len(pictures) == 2 and all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert len(pictures) == 3 and all(picture.startswith(b"\x89PNG") for picture in pictures)
 
     page = (tmp_path / "built" / "07_block_size.html").read_text(encoding="utf-8")
     tags = Tags(page)
-    assert tags.counts["img"] == 2 and "20,324,160" in page and "prefers-color-scheme: dark" in page
+    assert tags.counts["img"] == 3 and "20,324,160" in page and "prefers-color-scheme: dark" in page
     assert all(
         address.startswith("data:image/svg+xml;base64,") or re.fullmatch(r"[\w]+\.html", address)
         for address in tags.addresses

@@ -11,8 +11,9 @@ from torch import Tensor
 def adamw_step(
     w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, decay: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One update of a weight (Loshchilov and Hutter 2019, algorithm 2), with b1 = 0.9, b2 = 0.95 and eps =
-    1e-8:
+    """One update of a weight (Loshchilov and Hutter 2019, algorithm 2).
+
+    With b1 = 0.9, b2 = 0.95 and eps = 1e-8:
 
         m = b1 m + (1 - b1) g;    v = b2 v + (1 - b2) g^2;
         w = w (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)

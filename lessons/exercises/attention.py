@@ -9,10 +9,9 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(F)) v (Vaswani et al. 2017, eq. 1), where a position reads itself and those before
-    it.
+    """softmax(q k^T / sqrt(F)) v, causal (Vaswani et al. 2017, eq. 1).
 
-    `q` (B, H, T, F), `k` and `v` (B, K, T, F): query head h reads key/value head h // (H/K) (Ainslie et al.
-    2023). Returns (B, H, T, F).
+    A position reads itself and the positions before it. `q` is (B, H, T, F), `k` and `v` are
+    (B, K, T, F): query head h reads key/value head h // (H/K) (Ainslie et al. 2023). Returns (B, H, T, F).
     """
     raise NotImplementedError("attention in lessons/exercises/attention.py")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 
 def pack(documents: list[list[int]], separator: int, seq_len: int) -> list[list[int]]:
-    """Rows of exactly `seq_len` tokens: each document's tokens, then `separator`, one document after the
-    other; a document may go on in the next row.
+    """The documents as rows of exactly `seq_len` tokens, without padding.
 
-    Every token is used but those of a last row that is not full. No padding.
+    The documents follow each other, each ended with `separator`; a document may continue in the next row.
+    Tokens at the end that do not fill a row are left out, all others are used.
     """
     raise NotImplementedError("pack in lessons/exercises/packing.py")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def rotary(x: Tensor, theta: float) -> Tensor:
-    """Turn the pair (x_j, x_{j + F/2}) of the vector at position n by the angle n * theta^(-2j/F) (Su et al.
-    2021, section 3.2.2).
+    """Rotate each pair of features by an angle that grows with the position (Su et al. 2021, 3.2.2).
 
-    (a, b) turned by the angle w is (a cos w - b sin w, b cos w + a sin w). `x` (B, H, T, F), position n = 0
+    The pair (x_j, x_{j + F/2}) of the vector at position n is rotated by the angle n * theta^(-2j/F).
+    (a, b) rotated by the angle w is (a cos w - b sin w, b cos w + a sin w). `x` (B, H, T, F), position n = 0
     ... T - 1. Returns (B, H, T, F).
     """
     raise NotImplementedError("rotary in lessons/exercises/rotary.py")

@@ -11,7 +11,7 @@ from torch import Tensor
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """down (silu(gate x) * (up x)), with silu(z) = z sigmoid(z) (Shazeer 2020, eq. 6).
 
-    `x` (B, T, D); the weights lie as torch stores them, (out, in): `gate` and `up` (M, D), `down` (D, M).
+    `x` (B, T, D); the weights have the layout of torch, (out, in): `gate` and `up` (M, D), `down` (D, M).
     Returns (B, T, D).
     """
     raise NotImplementedError("swiglu in lessons/exercises/swiglu.py")
