@@ -111,7 +111,7 @@ def test_dry_run_says_where_each_setting_comes_from(corpus, tmp_path, capsys):
     train.train(**run(corpus, tmp_path / "run", model=None, size="tiny", dry_run=True))
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert rows["beta2"].split() == ["beta2", "0.95", "default", "(training/settings.py)"]
-    assert rows["learning_rate"].split()[1:] == ["0.003", "recipe", "laptop", "(training/settings.py)"]
+    assert rows["learning_rate"].split()[1:] == ["0.004", "recipe", "laptop", "(training/settings.py)"]
     assert rows["steps"].split()[1:] == ["2", "flag"]
     assert rows["loss_chunk"].split()[1:] == ["none", "device", "(training/resolve.py)"]
     assert "stable_steps" not in rows                             # a cosine schedule ignores them
