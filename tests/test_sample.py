@@ -488,7 +488,7 @@ def test_special_tokens_of_a_foreign_template_are_tokens(run_folder, tmp_path):
     import shutil
     folder = tmp_path / "m"
     shutil.copytree(run_folder / "best", folder)
-    for name in ("tokenmonster.vocab", "generation_config.json"):      # its end-of-text is that of our tokenizer
+    for name in ("tokenmonster.vocab", "generation_config.json"):             # both of our tokenizer
         (folder / name).unlink()
     names = ["<end>", "<|u|>", "<s>", *" abcdefghijklmnopqrstuvwxyzH<|>"]
     letters = {name: i for i, name in enumerate(names)}
