@@ -140,6 +140,7 @@ def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Sc
     for h, t in zip(hidden.split(1024), target.split(1024)):                      # N x V logits might not fit
         pieces.append(-F.cross_entropy(model.project(h).float(), t, reduction="none"))
     log_probs = torch.cat(pieces).double().cpu()                                  # (N,)
+    check_finite(log_probs)
     scored, first = [], 0
     for query in queries:
         count, log_mass = len(query.ids) - query.start, 0.0
@@ -149,6 +150,12 @@ def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Sc
         scored.append(Scored(log_probs[first:first + count], log_mass))
         first += count
     return scored
+
+
+def check_finite(log_probs: Tensor) -> None:
+    """Raise UserError unless all log-probabilities are finite: any comparison with NaN would be a score."""
+    if not torch.isfinite(log_probs).all():
+        raise UserError("the model's logits are not finite numbers; its weights are too large or damaged")
 
 
 def read_prefixes(model: Llama, groups: list[list[Query]], prefix: int, width: int) -> KVCache:

@@ -52,6 +52,7 @@ PROSE = (
     "title = {{name}: a {millions}M-parameter",
     "stentor-from-scratch on {tokens} tokens}",
 )
+TABLES = ("setting", "component", "hyper-parameter", "benchmark", "source")      # each row is checked
 SECTIONS = ("Evaluation", "Samples", "How to load", "Limits", "Curve", "Data", "Training", "Architecture",
             "Licence", "Citation", "Numbers", "")
 
@@ -97,9 +98,14 @@ def blank(found: re.Match) -> str:
 
 
 def sentences_of(card: str) -> str:
-    """The card without front matter, title, tables, samples and JSON blocks, blanked."""
+    """The card without front matter, title, tables, samples and JSON blocks, blanked.
+
+    Samples are in blocks that name no language.
+    """
     card = re.sub(r"\A---\n.*?^---$", blank, card, flags=re.MULTILINE | re.DOTALL)
-    card = re.sub(r"^(`{3,})(?:json.*)?\n.*?^\1$", blank, card, flags=re.MULTILINE | re.DOTALL)
+    card = re.sub(r"^(`{3,})(.*?)\n.*?^\1$",
+                  lambda found: found[0] if found[2] and "json" not in found[2] else blank(found), card,
+                  flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"^(?:\||# ).*$", blank, card, flags=re.MULTILINE)
 
 
@@ -143,7 +149,7 @@ def prose(card: str, values: dict[str, Any], known_data: bool) -> list[tuple[str
     for line in text.splitlines():
         if line.startswith("## "):
             section = line[3:].strip()
-        for stated in re.findall(r"(?<![A-Za-z\d])\d[\d.,]*", line) if section in SECTIONS else []:
+        for stated in re.findall(r"\d[\d.,]*", line) if section in SECTIONS else []:
             how = f"no file gives this number, or the words around it were changed: {line.strip()[:60]}"
             found.append((f"section {section or 'title'}", stated, None, how))
     return found

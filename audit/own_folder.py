@@ -80,7 +80,7 @@ class Folder:
         rows = []
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
-                row = dict(json.loads(line.decode("utf-8")))
+                row = dict(json.loads(line.decode("utf-8"), parse_constant=lambda _: None))
             except (ValueError, TypeError, RecursionError):
                 raise UserError(f"{file}: line {number} is not a JSON object") from None
             names = [name for name in LOGGED if not isinstance(row.get(name, 0), (int, float, type(None)))]
@@ -110,7 +110,7 @@ class Folder:
             isinstance(value, (int, float)) and not isinstance(value, bool) for value in (stated, computed)
         )
         if numbers and not holds and math.isfinite(stated) and not math.isnan(computed):
-            low, high = interval(abs(stated), exact=isinstance(stated, int))
+            low, high = interval(str(stated).lstrip("-"), exact=isinstance(stated, int))
             holds = agree((low, high) if stated >= 0 else (-high, -low), computed)
         self.note(source, name, holds, stated, computed, formula)
 
@@ -232,7 +232,7 @@ def numbers_block(card: str) -> dict[str, Any]:
     if not found:
         return {}
     try:
-        return dict(json.loads(found[2]))
+        return dict(json.loads(found[2], parse_float=Written))
     except (ValueError, TypeError) as error:
         raise UserError(f"README.md: the block \"json numbers\" is not a JSON object ({error})") from None
 
@@ -252,11 +252,23 @@ def markdown_tables(card: str) -> list[tuple[list[str], list[list[str]]]]:
     return found
 
 
+class Written(float):
+    """A number as a card writes it: `str` keeps the zeros at its end, which say how it was rounded."""
+
+    def __new__(cls, text: str) -> Written:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def number_of(cell: str) -> float | int | str:
     """A table's cell as a number if it is one. Integers stay integers, to be compared exactly."""
     text = cell.strip("`").replace(",", "")
     try:
-        return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+        return int(text) if re.fullmatch(r"-?\d+", text) else Written(text)
     except ValueError:
         return {"True": True, "False": False}.get(text, text)
 
@@ -312,6 +324,16 @@ def tables(folder: Folder) -> None:
                     folder.compare(
                         "README.md", f"curve {row[0]} {name}", cells[cell], logged.get(key), "log.jsonl"
                     )
+            elif head[0] in own_card.TABLES and numbers_block(folder.card).get("card") == own_card.FORM:
+                folder.note("README.md", f"{head[0]} {row[0]}", False, row[0], None, "no file has this name")
+    front = re.search(r"^ +dataset: (.+)$", folder.card, re.MULTILINE)
+    if front and folder.log:
+        data, corpus = Path(str(folder.info.get("data"))).name, str(folder.info.get("corpus"))
+        dataset = json.dumps({"name": f"validation split of {data}", "type": corpus[:16]})
+        folder.compare("README.md", "front matter dataset", front[1], dataset, "run.json")
+    licence = re.search(r"^license: (.+)$", folder.card, re.MULTILINE)
+    if licence:
+        folder.compare("README.md", "front matter license", licence[1], "apache-2.0", "the project's licence")
     top = best(folder)
     for kind, key in (("loss", "eval_loss"), ("perplexity", "eval_ppl")):
         found = re.search(rf"- type: {kind}\n +value: ([\d.]+)", folder.card)
@@ -345,7 +367,8 @@ def sentences(folder: Folder) -> None:
         return
     if block.get("card") != own_card.FORM:
         how = "the sentences of an older card; write it again with python -m publishing.card RUN"
-        folder.note("README.md", "prose", None, None, None, how)
+        holds = False if str(block.get("card")) > str(own_card.FORM) else None
+        folder.note("README.md", "prose", holds, block.get("card"), own_card.FORM, how)
         return
     settings, info, config = folder.info["settings"], folder.info, folder.config
     values = {name: value for name, (value, _) in expected(folder).items()}
@@ -383,8 +406,10 @@ def sentences(folder: Folder) -> None:
 
 def numbers(folder: Folder) -> None:
     """The block `numbers`, name by name; objects are compared value by value."""
-    values = expected(folder)
-    for name, stated in numbers_block(folder.card).items():
+    values, block = expected(folder), numbers_block(folder.card)
+    if block.get("card") == own_card.FORM:                        # a name that is missing was changed
+        block = dict.fromkeys(values.keys() - {"evaluation"}) | block
+    for name, stated in block.items():
         if name == "card":                                        # which sentences it has; see `sentences`
             continue
         computed, formula = values.get(name, (None, "no file of the folder has it"))

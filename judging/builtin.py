@@ -14,9 +14,10 @@ import math
 from typing import Any
 
 import numpy
+import torch
 
 from corpus import builtin, checker, exercises, programs
-from evaluate import wilson_interval
+from evaluate import check_finite, wilson_interval
 from model import Llama
 from training import learned
 from training.learned import Document, continuations, openings
@@ -34,6 +35,7 @@ LABELS = {
 
 def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any]:
     """Shares and losses of a model that was trained on the built-in corpus."""
+    way = ways(model, coder)
     tales = sampled(model, coder, openings(count, UNSEEN), learned.TEMPERATURE)
     heads = [programs.program(UNSEEN + number).text for number in range(count)]
     heads = [text[:text.index('."""')] for text in heads]  # cut at the end of a word and a token
@@ -53,7 +55,7 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
                               sum(program.examples for program in written)),
         },
         "exercises": {"right answers": (sum(checker.check_sheet(text).right for text in answered), count)},
-        "way": ways(model, coder),
+        "way": way,
     }
 
 
@@ -72,6 +74,7 @@ def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
         documents = [Document(text, [coder.eos_id, *coder.encode(text, document=True), coder.eos_id], nats)
                      for text, nats in written]
         losses = learned.losses_by_source(model, {kind: documents}, device)
+        check_finite(torch.from_numpy(numpy.concatenate(losses[kind])))
         probe = learned.Learned(coder, device, {kind: documents}, "")
         way = probe.way(losses)
         tokens = sum(len(document.ids) - 1 for document in documents)

@@ -2,7 +2,6 @@
 """The numbers of a run's files, for its model card; `params.py --audit RUN` computes them independently."""
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -14,6 +13,7 @@ from audit.shapes import lora_parameters
 from publishing.gallery import Sample, shares
 from model import ModelConfig, tensor_index
 from params import count, embedding_share, kv_cache_bytes
+from training.log import read_log
 
 
 class Run(NamedTuple):
@@ -32,12 +32,9 @@ def read_run(folder: Path) -> Run:
     """Everything a card needs. Raises UserError for a folder without `best/`, or with an empty log."""
     info = read_json(folder / "run.json")
     config = ModelConfig.from_json(folder / "best" / "config.json")
-    try:
-        rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps = [row for row in rows if "loss" in row]
-        evals = [row for row in rows if row.get("eval_loss") is not None]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'log.jsonl'}: cannot be read ({error})") from None
+    rows = list(read_log(folder / "log.jsonl"))
+    steps = [row for row in rows if "loss" in row]
+    evals = [row for row in rows if row.get("eval_loss") is not None]
     if not steps or not evals:
         raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
                         "a card needs one of each")

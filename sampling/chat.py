@@ -8,6 +8,7 @@ cannot be used, the chat says why and uses the cards' template.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -81,7 +82,10 @@ def format_of(loaded: LoadedModel) -> ChatFormat:
         if isinstance(loaded.tokenizer, BPE) and isinstance(loaded.tokenizer.library, FromModel):
             raise UserError("it needs a tokenizer.json, and the folder has only a tokenizer.model")
         found = ChatFormat(compiled(source), tuple(names.items()))
-        found.ids(loaded, found.prompt([("user", "Hello")]))
+        prompt = found.prompt([("user", "Hello")])
+        found.ids(loaded, prompt)
+        if "Hello" not in prompt:
+            raise UserError("it leaves the message out")
         return found
     except UserError as error:
         return ChatFormat(note=f"the chat template of {loaded.folder} is not used: {error}")
@@ -108,14 +112,17 @@ def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     template = config.get("chat_template")
     if isinstance(template, list):                             # several, by name: the one for plain chats
         named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
+        template = named.get("default", 0)
     if template is not None and not isinstance(template, str):
-        raise UserError(f"{file}: chat_template is not text")
+        raise UserError(f"{file}: chat_template is neither a text nor a list with a template named default")
     return template, names
 
 
 def compiled(source: str) -> Any:
-    """A template in Jinja's sandbox, with the functions that transformers offers to templates."""
+    """A template in Jinja's sandbox, with the functions that transformers offers to templates.
+
+    Its tag `generation`, which marks the text to train on, changes no text.
+    """
     try:
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -130,6 +137,8 @@ def compiled(source: str) -> Any:
     )
     sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": time.strftime}
+    source = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", source)
+    source = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", source)
     try:
         return sandbox.from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:

@@ -205,7 +205,7 @@ def test_mistakes_are_one_line(tmp_path, ended):
     with pytest.raises(UserError, match="a card needs one of each"):
         card.write_card(tmp_path / "r")
     (tmp_path / "r" / "log.jsonl").write_text("[1, 2")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="a card needs one of each"):
         card.write_card(tmp_path / "r")
 
 
@@ -220,25 +220,28 @@ def test_the_folder_passes_its_audit(ended):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_digit_of_a_sentence_is_audited(ended, tmp_path):
-    """One digit after another is changed by five in the card's sentences; the audit notices each one.
+def test_every_digit_but_those_of_samples_is_audited(ended, tmp_path):
+    """Each digit of the card is changed, in sentences, tables, commands, front matter and numbers; the audit
+    notices each one.
 
-    By one would not do: 1.45 seconds, which the clock decides, may be stated as 1.4 and as 1.5.
+    The change is to a 0 or by five: 1.45 seconds, which the clock decides, may be stated as 1.4 and as 1.5.
     """
     shutil.copytree(ended.folder, tmp_path / "small run")
-    file = tmp_path / "small run" / "best" / "README.md"
-    original = file.read_text(encoding="utf-8")
+    original = (tmp_path / "small run" / "best" / "README.md").read_text(encoding="utf-8")
     folder = own_folder.Folder(tmp_path / "small run")
-    places = [
-        found.start()
-        for found in re.finditer(r"(?<![A-Za-z\d])\d", own_card.sentences_of(original))
-    ]
-    assert len(places) > 40
+    samples = re.sub(r"^(`{3,})(.*?)\n.*?^\1$", lambda found: found[0] if found[2] else " " * len(found[0]),
+                     original, flags=re.MULTILINE | re.DOTALL)
+    places = [found.start() for found in re.finditer(r"\d", samples)]
+    assert len(places) > 400
     unnoticed = []
     for place in places:
-        digit = str((int(original[place]) + 5) % 10)
+        digit = "0" if original[place] in "34567" else str((int(original[place]) + 5) % 10)
         folder.card, folder.findings = original[:place] + digit + original[place + 1:], []
-        own_folder.sentences(folder)
+        try:
+            for part in (own_folder.numbers, own_folder.tables, own_folder.sentences):
+                part(folder)
+        except UserError:                                         # the block is no JSON any more
+            continue
         if not any(finding.verdict == "inconsistent" for finding in folder.findings):
             unnoticed.append(original[place - 40:place + 20])
     assert unnoticed == []

@@ -377,6 +377,21 @@ def test_blimp_compares_whole_sentences_and_halves_a_tie(model, toy, tmp_path):
     assert 0 <= low < first < high <= 1
 
 
+def test_logits_that_are_not_finite_give_no_score(model, toy, tmp_path):
+    """A comparison with NaN would be an answer: a wrong one or the first choice."""
+    broken = Llama(CONFIG).eval()
+    broken.load_state_dict(model.state_dict())
+    broken.model.norm.weight.data.fill_(3e38)
+    pairs = write(tmp_path / "blimp.jsonl", [pair("the cat sat.", "cat the sat.")])
+    item = {"task": "piqa", "kind": "question", "context": "the cat", "choices": ["sat.", "is."], "label": 0}
+    items = write(tmp_path / "items.jsonl", [item])
+    for judge in (lambda: evaluate.perplexity(broken, toy, "the cat sat."),
+                  lambda: evaluate.blimp(broken, toy, pairs),
+                  lambda: evaluate.multiple_choice(broken, toy, items)):
+        with pytest.raises(UserError, match="not finite"):
+            judge()
+
+
 def test_a_model_that_knows_nothing_scores_half(toy, tmp_path):
     ignorant = Llama(CONFIG).eval()
     for parameter in ignorant.parameters():
@@ -875,6 +890,14 @@ def test_validation_documents_of_a_prepared_folder(two_runs, tmp_path, monkeypat
     # no flag: the run's own data, at the length it was trained at
     scoreboard.judge_all(two_runs[:1], flags())
     assert judged == [([*texts["web"], *texts["code"]], 8)]
+
+
+@pytest.mark.parametrize("seq_len", [-1, 0, True, "8", 2.5, [8], {}])
+def test_a_length_that_is_no_length_is_one_line(two_runs, tmp_path, seq_len):
+    record = {"data": str(tmp_path), "settings": {"seq_len": seq_len}}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="run.json: not the record of a run .*seq_len"):
+        scoreboard.judge_all(two_runs[:1], flags())
 
 
 def test_text_files(tmp_path):

@@ -42,7 +42,7 @@ def test_every_end_of_text_id_ends_a_text(folder, builtin):
 
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
-@pytest.mark.parametrize("value", [-1, [3, -1], [3, "x"], 3.5, 4096, {"a": 1}])
+@pytest.mark.parametrize("value", [-1, [3, -1], [3, "x"], 3.5, 4096, {"a": 1}, True, [3, False], [[3]], "3"])
 def test_ids_outside_the_vocabulary_are_refused(folder, file, value):
     change(folder / file, eos_token_id=value)
     with pytest.raises(UserError, match=file if value != 4096 else "4096"):

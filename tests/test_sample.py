@@ -467,18 +467,28 @@ def test_the_folders_own_template_is_rendered(run_folder, tmp_path, name):
     ("{% for x in messages %}", "not a Jinja template"),
     ("{{ raise_exception('no users here') }}", "no users here"),
     ("{% for i in range(999999999) %}x{% endfor %}", "fails"),
-    (["no", "text"], "chat_template is not text"),
+    ({"a": 1}, "neither a text nor a list with a template named default"),
+    ([{"name": "tool_use", "template": "x"}], "neither a text nor a list with a template named default"),
+    ("", "leaves the message out"),
 ])
 def test_a_template_that_cannot_be_used_is_named(run_folder, tmp_path, command, template, words):
     pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
-    if template == ["no", "text"]:
-        template = {"a": 1}
     loaded = foreign_chat(run_folder, tmp_path / "m", template)
     form = chat.format_of(loaded)
     assert "is not used" in form.note and words in form.note
     assert form.prompt([("user", "Hi")]) == "<|user|>Hi<|assistant|>"
     code, _, log = command(str(tmp_path / "m"), "--chat", "--max-new-tokens", "2", stdin="Hi\n\n")
     assert code == 0 and f"note: the chat template of {tmp_path / 'm'} is not used" in log
+
+
+@pytest.mark.parametrize("template", [
+    "{% for m in messages %}{%- generation -%}{{ m.content }}{%- endgeneration -%}{% endfor %}",
+    [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ messages[0].content }}"}],
+])
+def test_a_template_that_transformers_knows_is_rendered(run_folder, tmp_path, template):
+    pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    form = chat.format_of(foreign_chat(run_folder, tmp_path / "m", template))
+    assert form.note is None and form.prompt([("user", "Hi")]) == "Hi"
 
 
 def test_special_tokens_of_a_foreign_template_are_tokens(run_folder, tmp_path):

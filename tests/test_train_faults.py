@@ -19,6 +19,7 @@ import training.job
 from common import CheckFailed, UserError, lock_folder
 from model import Llama, ModelConfig, next_token_loss
 from training.job import State, open_job
+from training.log import read_log
 from training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +162,21 @@ def test_an_old_state_whose_best_is_nan_is_mended(tmp_path):
     state = State()
     state.read(file)
     assert state.step == 3 and state.best_loss is None
+
+
+def test_nan_in_an_old_log_is_read_as_null(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1, "loss": NaN, "grad_norm": Infinity}\n{"step": 1, "eval_loss": NaN}\n')
+    assert list(read_log(file)) == [{"step": 1, "loss": None, "grad_norm": None},
+                                    {"step": 1, "eval_loss": None}]
+
+
+def test_skip_nonfinite_is_not_advised_where_it_is_on(corpus, tmp_path, capsys):
+    exploding = settings(corpus, tmp_path / "run", learning_rate=1e9, warmup_steps=0, steps=2,
+                         skip_nonfinite=True)
+    with pytest.raises(CheckFailed, match="not finite"):
+        train.train(**exploding)
+    assert "--skip-nonfinite" not in capsys.readouterr().out.split("step 2", 1)[1]
 
 
 def test_a_step_at_rate_0_is_not_best(corpus, tmp_path):

@@ -288,7 +288,8 @@ def shortened(text: str, lines: int = 2) -> str:
 def after_nonfinite(job: Job) -> str:
     """Which checkpoint is left after numbers that are not finite, and what to do."""
     file = job.folder / "last" / "trainer_state.json"
-    advice = "start a new run with a lower --learning-rate, or with --skip-nonfinite"
+    other = "" if job.settings.skip_nonfinite else ", or with --skip-nonfinite"
+    advice = f"start a new run with a lower --learning-rate{other}"
     if not file.is_file():
         return f"No checkpoint was good; {advice}"
     step = read_json(file)["step"]
@@ -313,14 +314,14 @@ def read_log(file: Path) -> Iterator[dict]:
 
 
 def objects(file: Path) -> Iterator[dict]:
-    """The JSON objects of a file, one a line; other lines are left out. None where there is no file."""
+    """The JSON objects of a file, one a line; other lines are left out. Nothing where there is no file."""
     if file.is_file():
         with open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     if isinstance(row, dict):
-                        yield row
+                        yield finite_or_none(row)                 # older versions wrote NaN
 
 
 def cut_log(file: Path, step: int) -> None:

@@ -129,9 +129,10 @@ def configured_ids(folder: Path) -> dict[str, Any]:
                 named = ids.get(token["content"] if isinstance(token, dict) else token)
                 found = config.get(f"{kind}_token_id", named)
                 several = isinstance(found, list) and kind == "eos"
-                listed = [operator.index(id) for id in (found if several else [found]) if id is not None]
-                if any(id < 0 for id in listed):
-                    raise ValueError(f"{kind}_token_id {found} is negative")
+                listed = [id for id in (found if several else [found]) if id is not None]
+                if not all(type(id) is int and id >= 0 for id in listed):
+                    raise UserError(f"{folder / name}: {kind}_token_id must be an integer that is not "
+                                    f"negative{' or a list of them' * (kind == 'eos')}, found {found!r}")
                 if kind == "eos" and name != "tokenizer_config.json":
                     stops.update(listed)
                 kept = name == "generation_config.json" and "eos_id" in stated
