@@ -387,12 +387,11 @@ def restore_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Add `path` to an error of the operating system that names no file, such as that of a full disk."""
+    """Let an error of the operating system name `path`: that of a full disk names no file."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        error.filename = str(path)
         raise
 
 
@@ -441,6 +440,21 @@ def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def json_lines(path: Path) -> Iterator[dict]:
+    """The JSON objects of a file, one a line; nothing where there is no file.
+
+    Lines that are cut or damaged are left out, as after a full disk. NaN and Infinity, which are not JSON,
+    are read as None.
+    """
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = json.loads(line, parse_constant=lambda name: None)
+                    if isinstance(value, dict):
+                        yield value
 
 
 # --------------------------------------------------------------------------------------------------- terminal

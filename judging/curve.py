@@ -9,7 +9,6 @@ step and all evaluations), to show whether its loss is normal.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import textwrap
@@ -73,8 +72,6 @@ def overlay(run: str | Path) -> str:
 
     run = Path(run)
     stored = read_json(run / "run.json")
-    if not (run / "log.jsonl").is_file():
-        raise UserError(f"{run}: no log.jsonl, so no curve can be drawn")
     rows = list(read_log(run / "log.jsonl"))
     training = [
         (row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None
@@ -99,7 +96,7 @@ def overlay(run: str | Path) -> str:
     reference = ROOT / "judging" / f"reference_{stored['settings']['size']}.jsonl"
     known = []
     if reference.is_file() and stored["settings"]["recipe"] == "laptop" and not stored["settings"]["model"]:
-        known = [json.loads(line) for line in reference.read_text().splitlines()]
+        known = list(read_log(reference))
         for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
             points = [(row["tokens"], row[key]) for row in known if key in row]
             axes.plot(*zip(*points), look, label=f"the committed laptop run, {split}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from common import UserError, colour, find_run, for_terminal, read_json
+from common import UserError, colour, find_run, for_terminal, json_lines, read_json
 from sample import SampleSettings
 from sampling.answers import LoadedModel, load_model_of, name_of, respond
 from sampling.terminal import side_by_side
@@ -183,16 +183,14 @@ def remember_vote(prompt: str, a: str, b: str, vote: str) -> None:
 def score() -> list[tuple[str, int, int, int, int]]:
     """(model, won, lost, ties, both bad) from all votes so far, the model with most wins first.
 
-    Lines of the file that are not votes are ignored.
+    Objects in the file that are not votes are ignored.
     """
     columns = {"a": (0, 1), "b": (1, 0), "t": (2, 2), "n": (3, 3)}      # of A and of B
     table: dict[str, list[int]] = {}
-    text = SCORES.read_text(encoding="utf-8", errors="replace") if SCORES.is_file() else ""
-    for line in text.splitlines():
+    for vote in json_lines(SCORES):
         try:
-            vote = json.loads(line)
             names, places = (str(vote["a"]), str(vote["b"])), columns[vote["vote"]]
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             continue
         for name, column in zip(names, places):
             table.setdefault(name, [0, 0, 0, 0])[column] += 1

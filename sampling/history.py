@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import UserError, colour, for_terminal
+from common import UserError, colour, for_terminal, json_lines
 from sampling.answers import Answer, LoadedModel
 
 # Bytes; a longer file is renamed to .old (replacing an earlier .old), and a new file starts.
@@ -57,13 +57,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     file = history_file(folder)
     if not file.is_file():
         raise UserError(f"{file}: no history yet; the first text that sample.py writes starts it")
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in found if is_record(record)]
+    return [record for record in json_lines(file) if is_record(record)]
 
 
 def is_record(record: Any) -> bool:

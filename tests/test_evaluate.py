@@ -976,7 +976,7 @@ def test_curve_over_the_published_one(tmp_path):
     (run / "run.json").write_text(
         json.dumps({"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"})
     )
-    with pytest.raises(UserError, match="no log.jsonl"):
+    with pytest.raises(UserError, match="log.jsonl holds no loss"):
         curve.overlay(run)
     rows = [{"step": step, "tokens": step * 2048, "loss": 8 - step / 100} for step in range(1, 200)]
     write(run / "log.jsonl", [*rows, {"step": 100, "tokens": 204800, "eval_loss": 7.0}])

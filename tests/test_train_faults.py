@@ -370,6 +370,8 @@ def test_a_budget_that_ended_can_be_raised(corpus, tmp_path, capsys):
     train.train(resume=str(run))
     assert "step 2 is the end of --tokens 256; raise it" in capsys.readouterr().out
     assert len(train.train(resume=str(run), tokens=4 * 128).losses) == 2
+    train.train(resume=str(run), tokens=128, epochs=9)            # only the limit that ended is named
+    assert "step 4 is after the end of --tokens 128; raise it" in capsys.readouterr().out
 
 
 NEW_SIZE = """

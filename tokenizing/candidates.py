@@ -18,8 +18,8 @@ from tokenizer import LONGEST_TOKEN
 
 WHITE = "[ \t\nw]"
 
-# In terms of shapes (a letter, 0 number, ' apostrophe, ( bracket or quote, w rare white space, . other).
-# How a token begins -> what all of it must look like; the first that applies decides.
+# Patterns over shapes (a letter, 0 number, ' apostrophe, ( bracket or quote, w rare white space, . other).
+# Each pair: how a token begins, what the complete token must match. The first pair that applies decides.
 WORDS = r"(?!.*'') a[a']*( [a']+){0,5}"
 WORDLIKE = [(" a", WORDS), (" ?0", " ?0+"), ("'?a", "'?a+")]  # words, numbers, the inside or end of a word
 # The same for a token that is not complete yet.
@@ -84,10 +84,10 @@ def letter_starts(text: bytes) -> np.ndarray:
 def candidates(text: bytes, least: float) -> dict[bytes, int]:
     """The wanted pieces that together cover at least `least` bytes of the text, with their counts.
 
-    Pieces are counted for all places of the text at once. Those that begin with the same k bytes form a
-    group; the groups of k + 1 bytes are the old ones split by the next byte. A group that is too small, or
-    can be no beginning of a token, is dropped, and its places with it, so that few are left after some ten
-    bytes. A piece of several words counts only where the last one is whole.
+    All places of the text are counted at once. Places with the same k bytes form a group; the next byte
+    splits each group into those of k + 1 bytes. A group is dropped if it is too small, or if no token can
+    begin with its bytes, so few places are left after about ten bytes. A piece of several words counts only
+    where its last word is complete.
     """
     data = np.frombuffer(text + bytes(LONGEST_TOKEN), dtype=np.uint8)
     letter = np.append(letter_starts(text), np.zeros(LONGEST_TOKEN, dtype=bool))

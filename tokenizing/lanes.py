@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizing one text with many vocabularies, as fast as numpy can.
 
-A training tokenizes its text hundreds of times, each time with another part of the candidates. Two things
+The trainer tokenizes its text hundreds of times, each time with another subset of the candidates. Two things
 make that cheap:
 
-- The longest candidate at each place of the text is looked up once. For any part of the candidates the
-longest token at a place is the
-  longest beginning of that candidate which takes part: one step through a table.
-- The text is cut into thousands of lanes, which take their next token all at the same time. Only the places
-where a token begins are
-  looked at, a quarter of those that `FastEncoder` computes; in return a token cannot reach over a cut.
+- The longest candidate at each place of the text is looked up once. For a subset, the longest token at a
+  place is the longest prefix of that candidate that is in the subset: one look-up in a table.
+- The text is cut into thousands of lanes, and all lanes take their next token at the same time. Only places
+  where a token begins are computed, a quarter of those of `FastEncoder`. The price: no token crosses a cut.
 """
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ from tokenizing.records import derive
 from tokenizer import LONGEST_TOKEN, FastEncoder, TokenMonster, Vocab
 
 MOST_CANDIDATES = 12  # for each token of the vocabulary
-# Of the average token: english-4096's weakest covers 0.3/4096 of its text, so less than 0.1/size is hopeless.
+# Of an average token's share of the text, 1/size. The weakest token of english-4096 has 0.3 of it.
 LEAST_SHARE = 0.1
 LANES = 16384
 SHORTEST_LANE = 100  # bytes
 
 
 def write_tables(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
-    """Write what all rounds need into `folder`: text, candidates, the longest candidate at each place.
+    """Write what every round reads into `folder`: text, candidates, the longest candidate at each place.
 
     text.npy     uint8, with zeros after its end
     match.npy    int32: number of the longest candidate record at each place; the number of records for none
@@ -68,7 +66,7 @@ def write_tables(folder: Path, text: bytes, size: int, fixed: bytes) -> None:
 
 
 class Field:
-    """The prepared text, and how any part of the candidates tokenizes it."""
+    """The prepared text, and how a subset of the candidates tokenizes it."""
 
     def __init__(self, folder: Path):
         names = ("text", "match", "space", "parent")
@@ -81,7 +79,7 @@ class Field:
         text = self.text[:self.size]
         word_starts = (text[1:] == 0x20) & (text[:-1] != 0x20) & (text[:-1] != 0x7F)
         self.words = 1 + np.flatnonzero(word_starts)  # good places to cut
-        # Records in groups of one length: a beginning lies in an earlier group.
+        # Records by length, because a prefix is in an earlier group.
         lengths = np.array([len(record.token) for record in records])
         groups = [np.flatnonzero(lengths == length) for length in range(2, LONGEST_TOKEN + 1)]
         self.levels = [(group, parent[group]) for group in groups]
@@ -141,8 +139,7 @@ def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) 
         after_delete = np.flatnonzero(virtual)
         record[after_delete] = own[space[place[after_delete]]]
         whole = place + tables.length[record] - virtual
-        # A whole word before a space, the end of the text, a byte without a token: there is no choice to
-        # make.
+        # No alternatives at a whole word before a space, the end of the text, a byte without a token.
         settled = tables.whole_word[record] & (following[text[whole]] == 2)
         settled |= (whole >= field.size) | (record == tables.none)
         open_ = np.flatnonzero(~settled)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From tokens to a vocabulary file: flags, alternatives, duplicates and tables follow from the tokens.
 
-A `.vocab` file looks as if it held many decisions. It does not: given the tokens' bytes, their ids are
-their order by (length, bytes), and all else is derived by fixed rules, so that deriving the two published
-vocabularies from their own tokens gives back the files, byte for byte. The trainer uses this for each
-vocabulary it tries, the tests for the proof.
+Everything in a `.vocab` file but the scores follows from the tokens' bytes: the ids are their order by
+(length, bytes), and fixed rules give the rest. From the tokens of the two published vocabularies, these rules
+make the published files, byte for byte (tested). The trainer makes every vocabulary that it tries like this.
 
 The rules were found by study of the reference implementation (Alasdair Forsythe's TokenMonster, Go).
 """
@@ -24,7 +23,7 @@ WHITE = " \t\n\rw"  # shapes of white space
 # --------------------------------------------------------------------------------------- the shape of a token
 
 class _Shapes(dict):
-    """Code point -> the character that stands for its class; filled as code points are met."""
+    """Code point -> the character of its class; computed at the first use."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -119,7 +118,7 @@ def alternatives(token: bytes, shortest: int, numbers: Mapping[bytes, int]) -> t
     return numbers.get(token[:best[1]]), numbers.get(token[:second[1]])
 
 
-# --------------------------------------------------------------------------------------------- the whole file
+# ------------------------------------------------------------------------------------------ the complete file
 
 def duplicate_of(token: bytes) -> bytes | None:
     """`DEL SPACE` + a token that begins with a letter, mark or number; None for others and if too long.

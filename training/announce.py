@@ -164,10 +164,11 @@ def nothing_left(job: Job, step: int) -> str:
                 "and --epochs can only end a run earlier. For more training, start a new run from this "
                 "model:\n"
                 f"{longer} --steps N")
-    if step >= job.schedule_end():
-        limit = " and ".join(f"--{name} {getattr(settings, name):,}" for name in ("tokens", "epochs")
-                             if getattr(settings, name))
-        return f"nothing is left to train: step {step:,} is the end of {limit}; raise it to continue"
+    ended = [name for name, end in job.limits().items() if end <= step]
+    if ended:
+        names = " and ".join(f"--{name} {getattr(settings, name):,}" for name in ended)
+        place = "the end of" if step == job.schedule_end() else "after the end of"
+        return f"nothing is left to train: step {step:,} is {place} {names}; raise it to continue"
     return f"nothing is left to train: --stop-after {settings.stop_after:,} is not after step {step:,}"
 
 

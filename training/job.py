@@ -74,16 +74,20 @@ class Job:
         """Tokens in the training split of all sources."""
         return sum(split["train"] for split in self.corpus.num_tokens.values())
 
+    def limits(self) -> dict[str, int]:
+        """Setting -> the step at which it ends the run: steps, and tokens and epochs if they are given."""
+        settings = self.settings
+        found = {"steps": settings.steps}
+        if settings.tokens:
+            found["tokens"] = max(1, settings.tokens // self.tokens_per_step())
+        if settings.epochs:
+            found["epochs"] = data.steps_for_epochs(self.corpus.folder, settings.seq_len, settings.batch_size,
+                                                    settings.epochs)
+        return found
+
     def schedule_end(self) -> int:
         """The step at which the run is complete: the schedule's last, or a limit of tokens or epochs."""
-        settings = self.settings
-        limits = [settings.steps]
-        if settings.tokens:
-            limits.append(max(1, settings.tokens // self.tokens_per_step()))
-        if settings.epochs:
-            limits.append(data.steps_for_epochs(self.corpus.folder, settings.seq_len, settings.batch_size,
-                                                settings.epochs))
-        return min(limits)
+        return min(self.limits().values())
 
     def end(self) -> int:
         """The step at which this call ends if nothing interrupts it."""

@@ -7,7 +7,6 @@ the device at every step.
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -22,7 +21,9 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor
 
-from common import CheckFailed, atomic_write, colour, naming, read_json, text_width, wrapped
+from common import (
+    CheckFailed, atomic_write, colour, json_lines, naming, read_json, text_width, wrapped,
+)
 from data import source_name
 from training.curves import by_source, write_curves
 from training.job import History, Job, State
@@ -275,7 +276,7 @@ def way(row: dict) -> str:
 
 def read_samples(folder: Path) -> list[dict]:
     """The rows {"step", "text"} of a run's samples.jsonl, without lines that are cut or damaged."""
-    return [row for row in objects(folder / "samples.jsonl")
+    return [row for row in json_lines(folder / "samples.jsonl")
             if type(row.get("step")) is int and type(row.get("text")) is str]
 
 
@@ -308,20 +309,9 @@ def finite_or_none(value: Any) -> Any:
 
 def read_log(file: Path) -> Iterator[dict]:
     """The rows of a log.jsonl, without lines that are cut or damaged."""
-    for row in objects(file):
+    for row in json_lines(file):
         if isinstance(row.get("step"), int) and ("eval_loss" in row or "loss" in row):
             yield row
-
-
-def objects(file: Path) -> Iterator[dict]:
-    """The JSON objects of a file, one a line; other lines are left out. Nothing where there is no file."""
-    if file.is_file():
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with contextlib.suppress(ValueError):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield finite_or_none(row)                 # older versions wrote NaN
 
 
 def cut_log(file: Path, step: int) -> None:
