@@ -12,6 +12,7 @@ import decimal
 import difflib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -306,6 +307,13 @@ def utf8_path(path: str | Path) -> Path:
     except UnicodeEncodeError:
         raise UserError(f"{path}: the name has bytes that are not UTF-8; rename it") from None
     return Path(path)
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`path`, then `path`-2, `path`-3 and so on, without end."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def sha256_file(path: str | Path) -> str:

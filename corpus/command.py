@@ -6,8 +6,8 @@
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import os
 import shlex
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterable
 
 import tokenizer
-from common import Parser, UserError, command, count_of
+from common import Parser, UserError, command, count_of, numbered
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
 )
@@ -87,19 +87,15 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
     """
     fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
     wanted = {source.name: source.identity for source in sources}
-    for number in itertools.count(1):
-        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+    for folder in numbered(out):
         if (folder / "manifest.json").is_file():
             recipe = read_manifest(folder).get("recipe", {})
             if (recipe.get("tokenizer"), recipe.get("sources")) == (fingerprint, wanted):
                 return folder
             continue
-        try:
+        with contextlib.suppress(OtherRecipe):                    # an unfinished preparation of something else
             print(f"{what}, into {folder}", file=sys.stderr)
             return prepare(sources, folder, vocab, command=by)
-        except OtherRecipe:  # an unfinished preparation of something else
-            continue
-    raise AssertionError("itertools.count has no end")
 
 
 def own_corpus_folder(path: str | Path) -> Path:

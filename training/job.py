@@ -6,8 +6,8 @@ they fit together.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import math
 import os
 import shlex
@@ -21,7 +21,7 @@ import torch
 import data
 import precision
 import tokenizer
-from common import UserError, command, find_run, read_json, say
+from common import UserError, command, find_run, numbered, read_json, say
 from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
 from corpus.prepare import OtherRecipe
 from devices.device import Device
@@ -365,13 +365,10 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
     If the text has changed since `out` was made, the corpus goes into the next free folder: earlier runs need
     the old one.
     """
-    folder = out
-    for number in itertools.count(2):
-        try:
-            folder = prepare_files([path], folder, vocab)
+    for folder in numbered(out):
+        with contextlib.suppress(OtherRecipe):
+            prepare_files([path], folder, vocab)
             break
-        except OtherRecipe:
-            folder = out.with_name(f"{out.name}-{number}")
     if folder != out:
         notes.append(f"{path} was changed since {out} was made of it: its corpus is now {folder}")
     notes += data.lost_notes(data.read_manifest(folder))
@@ -380,8 +377,4 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
 
 def free_folder(runs: Path, name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that does not exist."""
-    folder, number = runs / name, 1
-    while folder.exists():
-        number += 1
-        folder = runs / f"{name}-{number}"
-    return folder
+    return next(folder for folder in numbered(runs / name) if not folder.exists())
