@@ -517,10 +517,9 @@ def escaped(text: str) -> str:
                    for letter in text)
 
 
-def for_terminal(text: str, stream: Any = None) -> str:
-    """`escaped(text)` if `stream` (default: stdout) is a terminal, which no text may control; else `text`."""
-    stream = stream or sys.stdout
-    return escaped(text) if stream and stream.isatty() else text
+def for_terminal(text: str) -> str:
+    """`escaped(text)` if stdout is a terminal, which no text may control; else `text`."""
+    return escaped(text) if sys.stdout and sys.stdout.isatty() else text
 
 
 def colour(text: str, code: str) -> str:

@@ -56,9 +56,7 @@ def compute_table(name: str, config: ModelConfig, length: int, tokens: float, st
     """FLOPs per token, step and run (as `params.flops` counts), tokens per parameter and per token type."""
     work = flops(config, length)
     total = count(config)["total"]
-    table = Table(
-        f"{name}: compute at context {length:,}", {"quantity": "", "value": ",.5g", "how": ""}
-    )
+    table = Table(f"{name}: compute at context {length:,}", {"quantity": "", "value": ",.5g", "how": ""})
     table.rows = [
         ("MFLOP per token, forward", work["forward"] / 1e6, "2N + 4LHFT, N all parameters"),
         ("MFLOP per token, training", work["training"] / 1e6, "6N + 12LHFT"),

@@ -67,9 +67,7 @@ class Folder:
         if not isinstance(settings, dict) or not all(
             isinstance(settings.get(name), int) for name in ("seq_len", "batch_size")
         ):
-            raise UserError(
-                f"{self.run / 'run.json'}: settings must have integers seq_len and batch_size"
-            )
+            raise UserError(f"{self.run / 'run.json'}: settings must have integers seq_len and batch_size")
         return info
 
     def read_log(self) -> list[dict[str, Any]]:

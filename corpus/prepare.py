@@ -40,6 +40,7 @@ from data import (
 )
 
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
+PIECE = 1 << 17  # characters
 FIRST = 100  # a source with fewer different documents than this gives at least one to validation
 MOST_WITHOUT_TEXT = 0.1  # of the rows
 SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
@@ -47,13 +48,13 @@ SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
 
 # -------------------------------------------------------------------------------------------------- workers
 
-def pieces_of(documents: Iterable[str | None], characters: int = 1 << 17) -> Iterator[list[str | None]]:
-    """Group documents into lists of about `characters`, the unit of work that is sent to a process."""
+def pieces_of(documents: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """Group documents into lists of about PIECE characters, the unit of work that is sent to a process."""
     piece, size = [], 0
     for text in documents:
         piece.append(text)
         size += len(text or "")
-        if size >= characters or len(piece) == 256:
+        if size >= PIECE or len(piece) == 256:
             yield piece
             piece, size = [], 0
     if piece:

@@ -119,13 +119,12 @@ def foreign(folder: Path) -> Contender:
 
 # ------------------------------------------------------------------------------------------ models found here
 
-def models_here(root: str | Path = ".") -> list[Path]:
-    """The runs under `root`/runs, then other model folders down to two levels below `root`.
+def models_here() -> list[Path]:
+    """The runs under runs/, then other model folders down to two levels below the current folder.
 
     Each in alphabetical order.
     """
-    root = Path(root)
-    runs = []
+    root, runs = Path("."), []
     for run in sorted(root.glob("runs/*/")):
         with contextlib.suppress(UserError):
             find_run(run)

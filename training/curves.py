@@ -233,7 +233,7 @@ def kept_shares(row: dict) -> dict[str, float]:
     return found
 
 
-def share_chart(rows: list[dict], title: str = "what was learned, over the steps") -> str:
+def share_chart(rows: list[dict]) -> str:
     """What sampled tales keep, and the share of the way to the entropy; "" if the run did not measure it."""
     lines = [Line("way to the entropy", series(rows, "share_of_the_way"), GREY, "dashed")]
     names = list(dict.fromkeys(name for row in rows for name in kept_shares(row)))
@@ -244,7 +244,8 @@ def share_chart(rows: list[dict], title: str = "what was learned, over the steps
                for line in lines]
     if not any(line.points for line in lines):
         return ""
-    return chart(title, clipped, "optimizer step", "share of sampled tales", percent=True)
+    return chart("what was learned, over the steps", clipped, "optimizer step", "share of sampled tales",
+                 percent=True)
 
 
 # --------------------------------------------------------------------------------------------------- files
