@@ -121,9 +121,8 @@ def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
     """The readable files at a path, in the order of their names, and what is skipped: reason -> names.
 
     In a folder, hidden folders and files, caches, virtual environments, binaries and unknown formats are
-    skipped. A link is
-    followed, and its target is read once. Raises UserError for a single file that cannot be read, and for a
-    folder without a readable file.
+    skipped. A link is followed, and its target is read once. Raises UserError for a single file that cannot
+    be read, and for a folder without a readable file.
     """
     path = utf8_path(path)
     if not path.exists():
