@@ -365,7 +365,7 @@ def sentences(folder: Folder) -> None:
         return
     if block.get("card") != own_card.FORM:
         how = "the sentences of an older card; write it again with python -m publishing.card RUN"
-        holds = False if str(block.get("card")) > str(own_card.FORM) else None
+        holds = None if block.get("card") in (None, *range(own_card.FORM)) else False
         folder.note("README.md", "prose", holds, block.get("card"), own_card.FORM, how)
         return
     settings, info, config = folder.info["settings"], folder.info, folder.config
