@@ -93,7 +93,7 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
             if (recipe.get("tokenizer"), recipe.get("sources")) == (fingerprint, wanted):
                 return folder
             continue
-        with contextlib.suppress(OtherRecipe):                    # an unfinished preparation of something else
+        with contextlib.suppress(OtherRecipe):                    # an unfinished one of something else
             print(f"{what}, into {folder}", file=sys.stderr)
             return prepare(sources, folder, vocab, command=by)
 
