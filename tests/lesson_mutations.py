@@ -264,6 +264,7 @@ MUTATIONS = {
          "torch.bfloat16, torch.float16, torch.float32 = torch.float64, torch.bfloat16, torch.float16"),
         ('save_figure(figure, "09_spacing")', "torch.float32 = torch.float64"),
         ("weight += 0.001", "weight += 0.01"),
+        ('table(("format", "1 plus', 'torch.bfloat16 = torch.float8_e5m2\ntable(("format", "1 plus'),
         ('table(("format", "1 plus', "torch.bfloat16 = torch.float32\ntable((\"format\", \"1 plus"),
         ('ends[name, start] = float(weight)', "ends[name, start] = 1.0"),
         ('runs["BF16 products"] = trained("bf16", round_weights=False)',
@@ -275,26 +276,22 @@ MUTATIONS = {
          "  if step > 20 "
          "and round_weights:\n                    parameter.copy_(old_of[id(parameter)])\n"
          "        old_of = {id(p): p.detach().clone() for p in optimizer.params}\n"),
-        ("warmup_steps=steps // 10, stable_steps=0, learning_rate=3e-4", "warmup_steps=70, stable_steps=0, "
-         "learning_rate=3e-4"),
+        ("warmup_steps=steps // 10,", "warmup_steps=steps,"),
         ('Llama(SIZES["tiny"]), "tpu-bf16", "cpu")', 'Llama(SIZES["tiny"]), "bf16", "cpu")', None, "", 0),
-        ('model = precision.apply_precision(Llama(SIZES["tiny"]), "tpu-bf16", "cpu")',
-         'model = precision.apply_precision(Llama(SIZES["tiny"]).bfloat16(), "tpu-bf16", "cpu")', None, "",
-         0),
+        ("for name, dtype in seen.items():", "model.half()\nfor name, dtype in seen.items():", None, "", 0),
         ('("20m", "tpu-bf16"), ("150m", "tpu-bf16"), ("30m", "t4-fp16")',
          '("20m", "bf16"), ("150m", "bf16"), ("30m", "bf16")'),
         ("gradient = torch.tensor(0.00000001)", "gradient = torch.tensor(0.001)", None, "", 0),
         ("gradient = torch.tensor(0.00000001)", "gradient = torch.tensor(0.0)", None, "", 0),
         ("return max(scale / 2, 1.0), 0", "return scale, 1", "precision.py", "gradient = torch.tensor(", 0),
-        ("y = form(*inputs)    ", "y = form(*inputs)    "),
         ("score = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])", "score = q @ k.transpose(2, 3)", MODEL,
          "def shortest_times"),
-        ("(parameters[0].grad + parameters[1].grad) / 2", "(parameters[0].grad + parameters[1].grad)"),
         ("parameter.grad = average.clone()", "pass"),
-        ("replicas = [copy.deepcopy(single), copy.deepcopy(single)]",
-         "replicas = [copy.deepcopy(single)] * 3"),
-        ('"one length": [1, 1, 1, 1, 1, 1, 1, 1],', '"one length": [1, 2, 3],'),
-        ('"a new length every step": [1, 2, 3, 4, 5, 6, 7, 8],', '"a new length every step": [1, 1, 1, 1],'),
+        ("equal = all(torch", "replicas.append(single)\nequal = all(torch"),
+        ('"one length": [1, 1, 1, 1, 1, 1, 1, 1],', '"one length": [1, 1, 1, 1, 1, 1, 1, 2],'),
+        ("[1, 2, 3, 4, 5, 6, 7, 8]", "[1, 2, 3, 4, 5, 6, 7, 7]"),
+        ("print(f\"{source}; torch", "compiled = {'graphs': {**compiled['graphs'], 'one length': [1]}}\n"
+         "print(f\"{source}; torch"),
         ('table(header, [(name', 'ends["BF16", 1.0], ends["FP32", 1.0] = 2.0, 1.0\ntorch.bfloat16 = '
          'torch.float32\n'
          "table(header, [(name"),
