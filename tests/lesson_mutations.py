@@ -373,7 +373,7 @@ MUTATIONS = {
          "figure, axes = plt.subplots(figsize=(7, 2.8)", 0),
         ("math.erf(1.96 / math.sqrt(2))", "math.erf(1.64 / math.sqrt(2))", None, "", 0),
         ("choices = [f\"{a + b}\",", "choices = [f\"{a + b}\"] * 3 + ["),
-        ('f"{a + b - 1}", f"{a + b + 1} {thing}",', 'f"{a + b - 1}",'),
+        ('"choices": [choices[i] for i in order]', '"choices": [*(choices[i] for i in order), "zero"]'),
         ("scores = evaluate.multiple_choice(model, words, items_file)",
          "scores = evaluate.multiple_choice(model, words, items_file)\nitems.pop()\nscores['acc_norm'] = "
          "0.3"),

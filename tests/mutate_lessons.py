@@ -180,7 +180,10 @@ def place_of(mutation: Mutation, cells: list[str]) -> int:
 
 
 def try_lesson(path: Path, mutations: list[Mutation]) -> tuple[list[tuple[str, list[int]]], list[dict]]:
-    """(assert, numbers of the mutations that fail it) for each; and what each mutation did."""
+    """(assert, numbers of the mutations that fail it) for each; and what each mutation did.
+
+    Without the asserts that are not reached here, because a library is not installed.
+    """
     cells = [cell.source for cell in cells_of(path.read_text(encoding="utf-8")) if cell.kind == "code"]
     table = {(number, part): (text, []) for number, source in enumerate(cells)
              for part, text in enumerate(Asserts(source).texts)}
@@ -188,9 +191,11 @@ def try_lesson(path: Path, mutations: list[Mutation]) -> tuple[list[tuple[str, l
     for number, mutation in enumerate(mutations):
         at.setdefault(place_of(mutation, cells), []).append(number)
     outcomes: list[dict[str, Any]] = [{} for _ in mutations]
+    reached: set[tuple[int, int]] = set()
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
 
     def check(part, test):
+        reached.add((place, part))
         if not test():
             raise SystemExit(f"{path.name}: without any mutation this does not hold: {table[place, part][0]}")
 
@@ -201,7 +206,7 @@ def try_lesson(path: Path, mutations: list[Mutation]) -> tuple[list[tuple[str, l
                 table[key][1].append(number)
         with contextlib.redirect_stdout(io.StringIO()):
             run_cell(source, namespace, f"{path.name}, cell {place}", check)
-    return list(table.values()), outcomes
+    return [table[key] for key in table if key in reached], outcomes
 
 
 def no_figure(figure: Any, name: str) -> None:
