@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, command, find_run, read_json
-from data import Corpus
+from data import Corpus, title
 from judging.scoreboard import headline
 from sample import recommended
 from audit import own_card
@@ -277,6 +277,8 @@ def tables(folder: Folder) -> None:
     results = own_card.results_of(read_results(folder))
     losses = {row["step"]: row["loss"] for row in folder.log if "loss" in row}
     rows_of = {row["step"]: row for row in folder.log if row.get("eval_loss") is not None}
+    sources = (folder.manifest or {}).get("sources", {})
+    named = {title(name, source): name for name, source in sources.items()} | {name: name for name in sources}
     for head, rows in markdown_tables(folder.card):
         for row in rows:
             cells = [number_of(cell) for cell in row]
@@ -306,9 +308,9 @@ def tables(folder: Folder) -> None:
                 chance = results[row[0]].get("chance", "")
                 name = f"evaluation {row[0]} chance"
                 folder.compare("README.md", name, cells[3], chance, "evaluation.json")
-            elif head[0] == "source" and folder.manifest and row[0] in folder.manifest["sources"]:
+            elif head[0] == "source" and row[0] in named:                     # older cards give the bare name
                 stated = [row[1], *cells[2:]]
-                known = data_row(folder.manifest, row[0])
+                known = data_row(folder.manifest, named[row[0]])
                 for name, cell, value in zip(head[1:], stated, known, strict=True):
                     folder.compare("README.md", f"data {row[0]} {name}", cell, value, "manifest.json")
             elif head[:5] == ["step", "tokens", "training loss", "validation loss", "perplexity"] and rows_of:
