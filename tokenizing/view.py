@@ -267,8 +267,9 @@ def main(argv: list[str] | None = None) -> int | None:
         sample = SAMPLE if args.sample is None else read_text(Path(args.sample))
         vocab = args.vocab or args.named
         found = facts(load(vocab), find(vocab), sample)
+        shown = found | {"fingerprint": f"{found['fingerprint'][:12]}... (--json prints all of it)"}
         lines = [f"{name.replace('_', ' '):22} {'none' if value is None else value}"
-                 for name, value in found.items()]
+                 for name, value in shown.items()]
         print(json.dumps(found) if args.json else for_terminal("\n".join(lines)))
         return
     tokenizer = load(args.vocab) if args.engine == "stentor" else load_reference(args.vocab)
