@@ -279,6 +279,7 @@ def tables(folder: Folder) -> None:
     rows_of = {row["step"]: row for row in folder.log if row.get("eval_loss") is not None}
     sources = (folder.manifest or {}).get("sources", {})
     named = {title(name, source): name for name, source in sources.items()} | {name: name for name in sources}
+    of_today = numbers_block(folder.card).get("card") == own_card.FORM
     for head, rows in markdown_tables(folder.card):
         for row in rows:
             cells = [number_of(cell) for cell in row]
@@ -324,7 +325,7 @@ def tables(folder: Folder) -> None:
                     folder.compare(
                         "README.md", f"curve {row[0]} {name}", cells[cell], logged.get(key), "log.jsonl"
                     )
-            elif head[0] in own_card.TABLES and numbers_block(folder.card).get("card") == own_card.FORM:
+            elif head[0] in own_card.TABLES and of_today:
                 folder.note("README.md", f"{head[0]} {row[0]}", False, row[0], None, "no file has this name")
     front = re.search(r"^ +dataset: (.+)$", folder.card, re.MULTILINE)
     if front and folder.log:
