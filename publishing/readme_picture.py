@@ -48,7 +48,8 @@ def record(folder: Path) -> dict:
     has no text and is left out. Raises UserError where the run has fewer than three snapshots, or its corpus
     is gone.
     """
-    of, found = read_run(folder), states(read_run(folder))
+    of = read_run(folder)
+    found = states(of)
     words = tokenizer.load(folder / "best")
     ids = document(of, words)
     if len(found) < 3 or not ids:
