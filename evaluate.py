@@ -6,7 +6,8 @@
 All benchmarks but GSM8K ask the same question: how probable are these tokens after those? `score` answers it
 for many token sequences at once. `choice_queries` finds where a choice begins inside a text, which is the
 difficult part. The rest is short: which texts each benchmark scores, and what it computes from the numbers.
-Tables and the command line are in judging/scoreboard.py.
+Tables and the command line are in judging/scoreboard.py. The validation loss during training is not here but
+in train.py:evaluate.
 """
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ class Query(NamedTuple):
 
     ids: list[int]
     start: int                              # at least 1: nothing predicts the first token
-    cover: int = 0                          # the token that covers the end of the context, or 0 for none
+    cover: int = 0                          # index of the token that covers the context's end, or 0
     among: tuple[int, ...] = ()             # all tokens that could cover it
 
 

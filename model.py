@@ -366,8 +366,9 @@ def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
 def next_token_losses(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
     """`next_token_loss` (scalar), and the loss of each row (B,), which has no gradient; both FP32.
 
-    cross_entropy takes the same two steps, so the first result is bit-equal to `next_token_loss`. Where
-    log p is computed, the losses of the rows cost one look-up for each position.
+    cross_entropy is log_softmax followed by nll_loss, as here, so the first result is bit-equal to
+    `next_token_loss`; the losses of the rows cost one more look-up for each position. devices/loss_cpu.py and
+    training/chunked_loss.py shift by one token in the same way.
     """
     target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
     log_p = F.log_softmax(logits.float().flatten(0, 1), dim=1)                # (B*T, V)
@@ -549,7 +550,7 @@ PLAIN = {
     "hidden_act": ("silu", "swish"),                              # two names of one function
     "attention_bias": (False,),
     "mlp_bias": (False,),
-    "sliding_window": (),
+    "sliding_window": (),                                         # no value but null is plain
     "quantization_config": (),
     "partial_rotary_factor": (1,),
 }

@@ -834,11 +834,12 @@ class Tokenizer(TokenMonster):
 
 
 def special_ids(vocab: Vocab) -> dict[str, int | None]:
-    """The special ids of a vocabulary without a configuration.
+    """The special ids of a vocabulary; a model folder's own (`configured_ids`) replace them.
 
-    A file of 8,000 tokens belongs to the Stentor2 line: EOS and BOS follow its tokens, PAD is EOS, and rows
-    are added up to a multiple of 128 (8,000 + 2 + 62). Any other has no spare row (Stentor3: 4,096 in all):
-    EOS and PAD are the token of CR.
+    EOS ends a document, so it separates two documents. A file of 8,000 tokens belongs to the Stentor2 line:
+    EOS and BOS follow its tokens, PAD is EOS, and rows are added up to a multiple of 128 (8,000 + 2 + 62).
+    Any other has no spare row (Stentor3: 4,096 in all): EOS and PAD are the token of CR, which no cleaned
+    text contains.
     """
     if vocab.rows == 8000:
         return {"eos_id": 8000, "bos_id": 8001, "pad_id": 8000, "vocab_size": 8064}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a model of the family: one plain loop for CPU, CUDA and TPU.
 
-    main -> train -> Corpus.batch -> training_step -> Llama.forward -> next_token_losses
+    main calls train. For each step, train calls Corpus.batch and training_step;
+    training_step calls Llama.forward and next_token_losses.
 
 In reading order: the schedule, AdamW, one training step, the loop (`train`) and its parts, the validation
 loss. The settings are in training/settings.py, opening a run is in training/job.py, checkpoints are in
@@ -41,18 +42,18 @@ from training.settings import TrainSettings
 # ------------------------------------------------------------------------------------- schedule and optimizer
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The rate of optimizer step `step` (from 0).
+    """The rate of optimizer step `step`, counted from 0. Row N of the log has learning_rate(N - 1).
 
     Linear from 0 over warmup_steps. Then half a cosine down to 0 (Loshchilov and Hutter 2017); or for `wsd`
-    the peak rate for stable_steps, then a straight line to 0 (Hu et al. 2024). Step 0 has rate 0, as in the
-    cards' scheduler.
+    the peak rate for stable_steps, then a straight line to 0 (Hu et al. 2024). With a warmup, step 0 has rate
+    0, as in the cards' scheduler.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
     if settings.schedule == "cosine":
         done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
         return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    falling = settings.steps - settings.warmup_steps - settings.stable_steps
+    falling = settings.steps - settings.warmup_steps - settings.stable_steps      # wsd
     done = max(0, step - settings.warmup_steps - settings.stable_steps) / max(1, falling)
     return settings.learning_rate * (1 - done)
 
@@ -164,7 +165,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job,
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.settings.loss_chunk or job.settings.compile:
-                loss, losses = network(input_ids, mask=mask)                  # wrap() put the loss into it
+                loss, losses = network(input_ids, mask=mask)                  # wrap adds the loss
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss, losses = job.device.loss(logits, input_ids)             # (), (B,)
@@ -195,9 +196,10 @@ def document_mask(input_ids: Tensor, separator: int) -> Tensor:
 def train(**given: Any) -> History:
     """Train in a run folder that always holds a complete checkpoint, and return what this call did.
 
-    The arguments are fields of training/settings.py:TrainSettings; every other setting has the value of its
-    recipe. Raises UserError for a mistake in settings, data or files, and CheckFailed when loss or gradient
-    are no longer finite. The model card and the sample after a complete run are made by `main`.
+    The arguments are fields of training/settings.py:TrainSettings; every other setting has its default, or
+    the value of its recipe. Raises UserError for a mistake in settings, data or files, and CheckFailed when
+    loss or gradient are no longer finite. The model card and the sample after a complete run are made by
+    `main`.
     """
     started = time.monotonic()
     job = open_job(given)
@@ -217,7 +219,7 @@ def train(**given: Any) -> History:
         network = wrap(model, job)
         total = max(job.end(), state.step)
         with StopSignals() as stop, progress(total=total, initial=state.step, bar_format=BAR) as bar:
-            if state.step and job.evaluation_due(state.step):     # a signal came before this one was made
+            if state.step and job.evaluation_due(state.step):     # the last call stopped before this one
                 history.signal = evaluate_and_keep(job, folder, log, stop)
             if state.step >= job.end():
                 job.say(wrapped(nothing_left(job, state.step)))
@@ -245,7 +247,7 @@ def train(**given: Any) -> History:
                     folder.save()
                 if due and not history.signal:
                     history.signal = evaluate_and_keep(job, folder, log, stop)
-                elif state.step == 1 and not history.signal:      # its rate was 0: still the first weights
+                elif state.step == 1 and not history.signal:      # at rate 0: still the first weights
                     log.sample(1, job.learned.sample(folder.model))
                     folder.snapshot()
                 if late:
@@ -368,8 +370,8 @@ def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals |
                       note: str = "") -> int:
     """Evaluate, log the result, and write best/ if it is the lowest loss so far.
 
-    An evaluation competes from best_eval_start_step on, and in any case at the end of the run, if an update
-    has changed the weights. One with a `note`, made only because the call stops there, does not compete.
+    It may become best/ from best_eval_start_step on and at the end of the run, if some update has changed the
+    weights. One with a `note`, made only because the call stops there, may not.
     Returns the number of the signal that ended the evaluation, else 0; the resumed run then makes it again.
     """
     started, step = time.monotonic(), folder.state.step

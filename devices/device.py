@@ -43,7 +43,10 @@ class Device:
         return torch.from_numpy(ids).to(self.torch_device)
 
     def loss(self, logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """`next_token_losses` of logits (B, T, V) and ids (B, T), in the form that is faster here."""
+        """`next_token_losses` of logits (B, T, V) and ids (B, T).
+
+        `loss_in_blocks` gives the same numbers in less time for a bfloat16 step on a CPU.
+        """
         if self.kind == "cpu" and logits.dtype == torch.bfloat16 and logits.requires_grad:
             return loss_in_blocks(logits, input_ids)
         return next_token_losses(logits, input_ids)

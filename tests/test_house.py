@@ -426,6 +426,8 @@ SYMBOL = re.compile(
     r"(?<![\w/.-])((?:(?:%s|lessons|tests)/)?\w+\.py):([A-Za-z_]\w*(?:\.\w+)*)" % "|".join(ROOMS)
 )
 
+PATH = re.compile(r"(?<![\w/.-])((?:%s|lessons|tests)/[\w/]+\.(?:py|md|jsonl?))\b" % "|".join(ROOMS))
+
 
 def documents() -> list[str]:
     """Everything a reader follows: Markdown, lessons, docstrings and messages of the programs, the check
@@ -549,8 +551,9 @@ def symbols_of(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", documents())
-def test_symbols_that_are_named_exist(name):
-    wrong = []
+def test_files_and_symbols_that_are_named_exist(name):
+    paths = [path for path in PATH.findall(text_of(name)) if "NAME" not in path and "NN_" not in path]
+    wrong = [f"{path}: no such file" for path in paths if not (ROOT / path).is_file()]
     for file, symbol in SYMBOL.findall(text_of(name)):
         if not (ROOT / file).is_file():
             wrong.append(f"{file}:{symbol}: no such file")

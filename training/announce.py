@@ -135,7 +135,7 @@ def details(job: Job) -> list[tuple[str, str]]:
 
 
 def changed_settings(job: Job) -> str:
-    """The settings that differ from the defaults and are not in the summary, in one line."""
+    """The settings that somebody asked for and that are not in the summary, in one line."""
     asked = ("flag",) if job.resumed else ("flag", "run")
     names = [name for name, layer in job.origin.items() if layer in asked and name not in IN_SUMMARY]
     return ", ".join(f"{name} {getattr(job.settings, name)}" for name in names)

@@ -176,8 +176,8 @@ class History:
     first: bool = True
 
 
-class Moments(Protocol):
-    """What a checkpoint needs of an optimizer."""
+class SavableOptimizer(Protocol):
+    """An optimizer that a checkpoint can hold."""
 
     def state(self) -> dict[str, Any]:
         """Name -> tensor, for a file."""
@@ -236,16 +236,16 @@ def open_job(given: dict[str, Any]) -> Job:
     corpus = data.Corpus(folder, settings.seq_len, settings.batch_size, settings.steps, settings.seed)
     validation = data.Corpus(folder, settings.seq_len, 1, split="validation")
 
-    words = tokenizer.load(corpus.vocab_path)
-    check_vocabulary(words, corpus, config, init, resumed, record)
-    if words.vocab_size < config.vocab_size:
-        notes.append(f"the vocabulary has {words.vocab_size} ids; the model's other "
-                     f"{config.vocab_size - words.vocab_size} rows stay unused")
+    coder = tokenizer.load(corpus.vocab_path)
+    check_vocabulary(coder, corpus, config, init, resumed, record)
+    if coder.vocab_size < config.vocab_size:
+        notes.append(f"the vocabulary has {coder.vocab_size} ids; the model's other "
+                     f"{config.vocab_size - coder.vocab_size} rows stay unused")
     if init and not recipe.startswith("finetune") and not resumed:
         notes.append("the cards publish settings for fine-tuning: --recipe finetune-stentor3 or "
                      "finetune-portimbria")
     reason = {"flag": f"--precision {key}", "run": f"as {resumed}"}.get(origin["precision"], reason)
-    return Job(settings, origin, config, device, reason, corpus, validation, words, out, resumed, init,
+    return Job(settings, origin, config, device, reason, corpus, validation, coder, out, resumed, init,
                micro_batch, notes)
 
 
@@ -296,23 +296,23 @@ def check_out(out: Path, resumed: Path | None) -> None:
         raise UserError(f"{out}: nothing can be written into {parent}; choose another --out")
 
 
-def check_vocabulary(words: tokenizer.Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
+def check_vocabulary(coder: tokenizer.Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
                      resumed: Path | None, record: dict) -> None:
     """Raise UserError unless corpus, model, --init and the resumed run have the same token ids."""
     if resumed:
-        for what, now in (("corpus", corpus.fingerprint), ("vocabulary", words.fingerprint)):
+        for what, now in (("corpus", corpus.fingerprint), ("vocabulary", coder.fingerprint)):
             if record.get(what) != now:
                 raise UserError(f"{resumed}: it was trained on another {what} ({record.get(what)}), not on "
                                 f"{now}; name the right one with --data")
-    if words.vocab_size > config.vocab_size:
-        raise UserError(f"{corpus.folder}: its vocabulary has {words.vocab_size} ids, the model only "
+    if coder.vocab_size > config.vocab_size:
+        raise UserError(f"{corpus.folder}: its vocabulary has {coder.vocab_size} ids, the model only "
                         f"{config.vocab_size}; prepare it with another --vocab")
     if init:
         try:
             theirs = tokenizer.load(init).fingerprint
         except UserError:
             return  # weights without a tokenizer: nothing to compare
-        if theirs != words.fingerprint:
+        if theirs != coder.fingerprint:
             raise UserError(f"{corpus.folder}: prepared with another vocabulary than that of {init}; "
                             f"prepare it with --vocab {shlex.quote(str(init))}")
 

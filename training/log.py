@@ -30,7 +30,7 @@ from training.job import History, Job, State
 
 SPIKE = 4.0                                                       # times the usual gradient norm
 MEMORY = 0.98                                                     # weight of the past in the usual norm
-EARLY = (1, 4)                                                    # steps of a call that are logged at once
+EARLY = (1, 4)                                                    # these steps of a call are logged too
 RECENT = 50                                                       # steps in a source's training loss
 
 

@@ -28,7 +28,7 @@ from training.settings import (
     THIS_CALL_ONLY, WARMUP_SHARE, TrainSettings,
 )
 
-NEWER = ("beta1", "beta2", "eps", "snapshots")                    # settings that an older run.json lacks
+MISSING_IN_OLD_RUNS = ("beta1", "beta2", "eps", "snapshots")
 DEVICE_DECIDES = ("data", "device", "micro_batch", "loss_chunk")  # anew when a run is resumed
 MEMORY_SHARE = 0.9                                                # of a GPU's free memory that a step may use
 
@@ -134,7 +134,7 @@ def stored_settings(record: dict[str, Any]) -> dict[str, Any]:
     of_recipe = {**defaults, **recipe_values(written["recipe"], written["size"])}
     stored = {}
     for name in (name for name in defaults if name not in THIS_CALL_ONLY):
-        value = written.get(name, of_recipe[name]) if name in NEWER else written[name]
+        value = written.get(name, of_recipe[name]) if name in MISSING_IN_OLD_RUNS else written[name]
         if value in (None, "auto") and name in DEVICE_DECIDES:
             continue
         if value == "auto" or value is None and defaults[name] is not None:
@@ -170,8 +170,7 @@ def schedule_values(values: dict[str, Any], asked: dict[str, Any], folder: Path)
     """The steps of the schedule, of the warmup and at the peak, where no number was asked for.
 
     The steps are the recipe's, or fewer if a limit of tokens or epochs ends the run before. The recipe's
-    tokens, epochs, warmup and stable steps belong to its own number of steps: with any other they are
-    dropped.
+    tokens, epochs, warmup and stable steps are used only with the recipe's own number of steps.
     """
     row = recipe_values(values["recipe"], values["size"])
     changes = {"steps": values["steps"]}

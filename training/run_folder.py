@@ -32,7 +32,7 @@ from common import (
     restore_folder, versions,
 )
 from model import Llama
-from training.job import Job, Moments, State, free_folder
+from training.job import Job, SavableOptimizer, State, free_folder
 from training.log import cut_log
 from training.settings import LASTING_CHANGES, THIS_CALL_ONLY, TrainSettings
 
@@ -42,7 +42,7 @@ SNAPSHOT_PARAMETERS = 5_000_000                                   # smaller mode
 class RunFolder:
     """A run folder: created or resumed on entry, locked while open."""
 
-    def __init__(self, job: Job, model: Llama, optimizer: Moments, state: State):
+    def __init__(self, job: Job, model: Llama, optimizer: SavableOptimizer, state: State):
         self.job, self.model, self.optimizer, self.state = job, model, optimizer, state
         self.writes = job.device.rank == 0
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -115,17 +115,17 @@ class RunFolder:
             replace_folder(self.path / "last", self.write_checkpoint)
 
     def write_checkpoint(self, folder: Path) -> None:
-        """All files of last/."""
+        """Write the files of last/ into `folder`."""
         self.write_model(folder)
         save_file(self.optimizer.state(), folder / "optimizer.safetensors")
         (folder / "trainer_state.json").write_text(json.dumps(vars(self.state)) + "\n")
 
     def write_model(self, folder: Path) -> None:
-        """The files of best/, which last/ has too: model and tokenizer."""
-        words = self.job.tokenizer
-        self.model.save_pretrained(folder, eos_token_id=words.eos_id, bos_token_id=words.bos_id,
-                                   pad_token_id=words.pad_id)
-        words.save_pretrained(folder)
+        """Write model and tokenizer into `folder`: all of best/, a part of last/."""
+        coder = self.job.tokenizer
+        self.model.save_pretrained(folder, eos_token_id=coder.eos_id, bos_token_id=coder.bos_id,
+                                   pad_token_id=coder.pad_id)
+        coder.save_pretrained(folder)
 
     def snapshot(self) -> None:
         """Write snapshots/STEP, a model folder with BF16 weights, if this run keeps snapshots."""
@@ -134,7 +134,7 @@ class RunFolder:
             replace_folder(self.path / "snapshots" / str(self.state.step), self.write_snapshot)
 
     def write_snapshot(self, folder: Path) -> None:
-        """All files of a snapshot."""
+        """Write the files of a snapshot into `folder`."""
         self.write_model(folder)
         weights = load_file(folder / "model.safetensors")
         weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
@@ -144,7 +144,7 @@ class RunFolder:
         """Write best/ if this validation loss competes and is the lowest so far; return whether it is.
 
         Until one has competed, best/ holds the model of the first evaluation. A loss that is not finite never
-        competes, and the checkpoint before replaces that of this step.
+        competes, and last/ becomes the checkpoint before again.
         """
         if not math.isfinite(loss):
             if self.writes:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting of a training run, as data: the defaults, then what each recipe changes.
 
-A setting has the value of the last of these that names it: the defaults of `TrainSettings`, the recipe's row
-in RECIPES, the device, the run that --resume continues, the command line. `resolve.py` does this.
+Where several of these give a value, the last one counts: the defaults of `TrainSettings`, the recipe's row in
+RECIPES, the device, the run that --resume continues, the command line. `resolve.py` does this.
 `python train.py --dry-run` shows each value and where it comes from.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TrainSettings:
     """Every setting of a run. A field with a help text is a flag of train.py.
 
     The defaults are those of the laptop recipe. "auto": decided when the run opens, by the device or the
-    corpus. None: no limit, or none.
+    corpus. None: no limit, or not given.
     """
 
     size: str = flag("tiny", "which model of the family", choices=list(SIZES))
@@ -32,7 +32,7 @@ class TrainSettings:
                               nargs="?", const="", metavar="RUN")
     init: str | None = flag(None, "start from the weights of this model folder, not from random ones",
                             metavar="FOLDER")
-    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU) or card (elsewhere); "
+    recipe: str = flag("auto", "length, batch and context: laptop (default on a CPU or a Mac) or card; "
                        "with --init also finetune-stentor3 or finetune-portimbria", metavar="RECIPE",
                        shown="auto",
                        choices=["auto", "laptop", "card", "finetune-stentor3", "finetune-portimbria"])
@@ -83,8 +83,9 @@ class TrainSettings:
 # The hyper-parameters that the cards of Stentor3-20M, Stentor2-30M and Portimbria-150M publish. Where a card
 # says nothing they are ours: logging_steps of the two TPU models, and everything of a size without a card
 # (50m from its 8.3B tokens, 12m as 30m, the v1 sizes as 30m at their context of 512).
-# The limits of the 30m card contradict each other: 800 million tokens are 97,656 steps. Its run ended near
-# step 30,300 of a cosine planned for 60,626 steps. So does ours: `tokens` ends the run, `steps` the schedule.
+# The 30m card gives two ends that contradict each other: 800 million tokens, which are 97,656 steps, and step
+# 30,300 or so of a cosine planned for 60,626. We follow the second: `tokens` ends the run, `steps` the
+# schedule.
 STENTOR3 = {
     "seq_len": 4096, "batch_size": 64, "steps": 32_425, "warmup_steps": 1_621, "stable_steps": 25_940,
     "learning_rate": 8e-4, "eval_steps": 1_000, "best_eval_start_step": 1_000, "logging_steps": 100,
@@ -100,7 +101,8 @@ STENTOR2 = {
 FINETUNING = {
     "seq_len": 512, "steps": "auto", "epochs": 2, "eval_steps": 50, "max_eval_samples": 500, "beta2": 0.999,
 }
-# recipe -> size -> the settings that it changes. "other" is for every size without a row.
+# recipe -> size -> the settings that it changes. "other" is for every size without a row; where there is no
+# "other" either (laptop, for every size but tiny), the defaults of TrainSettings hold.
 RECIPES = {
     "laptop": {
         "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1400, "learning_rate": 4e-3, "schedule": "wsd",
@@ -131,7 +133,7 @@ VOCABULARY = {
 # (bench/tpu_compile.py).
 RECOMPUTE_ON_TPU = ("150m",)
 CHUNK_ON_TPU = 512
-# What --resume may change, which of it lasts (it is written into run.json), and what holds for one call only.
+# What --resume may change; which of these changes are written into run.json; what holds for one call only.
 MAY_CHANGE_ON_RESUME = (
     "resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps",
     "best_eval_start_step", "max_eval_samples", "logging_steps", "dry_run",
