@@ -12,8 +12,9 @@
 # token that really came next. What is the loss of such a model? (For comparison: betting on a fair die costs
 # ln 6 = 1.79.) Write it down.
 #
-# This lesson goes the complete way once, quickly, with the real modules. Each later lesson looks at one part
-# of it.
+# This lesson goes the complete way once, quickly, with the real modules. Each later lesson looks at one
+# part of it. The first cell of a lesson only finds the project's folder and imports what is needed. `FAST`
+# in the code is true in the short form that the tests run (`LESSON_FAST=1`), else false.
 
 # %%
 import sys
@@ -99,9 +100,11 @@ assert (batches.batch(0) == batch).all()
 # %% [markdown]
 # ## Station three: the model
 #
-# The model is a chain of functions with adjustable numbers in them, its **parameters** or weights. We build
-# the smallest of the family, `tiny`, with 4 layers. Its weights are random now; the **seed** decides which
-# random numbers, so that you see what is printed here.
+# The model is a chain of functions with adjustable numbers in them, its **parameters** or weights. Ours is
+# built like **Llama** (Touvron et al. 2023), a published family of models. Such a stack of attention and
+# MLP layers is called a **transformer**. We build the smallest of the family of this project, `tiny`, with
+# L = 4 layers. Its weights are random now; the **seed** decides which random numbers, so that you see what
+# is printed here.
 #
 # We let the batch run through and write down the shape of each result. A **hook** is a function that torch
 # calls when a module has computed something. Ours only reads the shape.
@@ -135,10 +138,10 @@ assert len(model.model.layers) == 4
 # %% [markdown]
 # Read it from top to bottom. The **embedding** replaces each id by a row of D = 128 numbers, a vector. Then
 # come the layers, all built alike: first attention, in which positions read from earlier ones (lesson 05,
-# lesson 06), then the MLP, which computes at each position separately (lesson 04). Before each of the two is
-# a norm (lesson 04). The input and the output of a layer have the same shape, so layers can be stacked. At
-# the end each vector is turned into 4,096 numbers, one for each token of the vocabulary: the **logits**. The
-# higher a logit, the more the model expects that token next.
+# lesson 06), then the MLP, which computes at each position separately (lesson 04). Before each of the two
+# is a norm (lesson 04). The input and the output of a layer have the same shape, so layers can be stacked.
+# At the end each vector is turned into V = 4,096 numbers, one for each of the V tokens of the vocabulary:
+# the **logits**. The higher a logit, the more the model expects that token next.
 #
 # (The table names a module when it has *finished*. That is why `self_attn` comes after its parts, and a layer
 # after everything in it.)
@@ -184,12 +187,13 @@ assert len(costs) == B * (T - 1)
 #
 # ## Station five: learning
 #
-# Now the complete program, as the command line would run it, but short: 60 steps. `train.py:train` first
-# prints every setting and where it came from. Then it trains, measures the loss on documents that it never
-# trains on (the validation loss), and saves the model. It also prints the **unigram entropy** ("counting
-# tokens"): the best loss of a model that knows how frequent each token is and nothing else. A loss below it
-# shows that the model uses the context, the tokens before. (The "entropy of the corpus" beside it is the best
-# loss that any model can have; lesson 12 explains it.)
+# Now the complete program, as the command line would run it, but short: 60 steps. (`fp32` means torch's
+# ordinary numbers, lesson 09.) `train.py:train` first prints every setting and where it came from. Then it
+# trains, measures the loss on documents that it never trains on (the validation loss), and saves the model.
+# It also prints the **unigram entropy** ("counting tokens"): the best loss of a model that knows how
+# frequent each token is and nothing else. A loss below it shows that the model uses the context, the tokens
+# before. (The "entropy of the corpus" beside it is the best loss that any model can have; lesson 12
+# explains it.)
 
 # %%
 assert len(input_ids[0]) == 64 and len(costs) // B == 63
@@ -206,9 +210,9 @@ assert FAST or len(history.losses) == 60
 # The text at the end is what the model writes by itself. After so little training it makes no sense, but it
 # has the words and numbers that are frequent in exercises. The curve shows the same.
 #
-# To compute the unigram entropy, count many tokens: in a short text some ids of the vocabulary never occur,
-# so its entropy comes out too low. We count 400,000 tokens of the training text, and a thousand for
-# comparison.
+# To compute the unigram entropy (lesson 03 has the formula), count many tokens: in a short text some ids of
+# the vocabulary never occur, so its entropy comes out too low. We count 400,000 tokens of the training
+# text, and a thousand for comparison.
 
 # %%
 counted = data.Corpus(folder, seq_len=64, batch_size=64, total_steps=100, seed=1)
@@ -249,8 +253,8 @@ assert history.losses[0] > last_loss + 2
 # that really came. A model that knows nothing has a loss of ln V, here 8.32. That was the prediction.
 #
 # To follow the same way in the code, read these in order: `train.py:main`, `train.py:train`,
-# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`. Or
-# set a breakpoint in the first and let a debugger go on from line to line.
+# `data.py:Corpus.batch`, `train.py:training_step`, `model.py:Llama.forward`, `model.py:next_token_losses`.
+# Or set a breakpoint in the first and let a debugger step from line to line.
 
 # %%
 assert (
@@ -271,7 +275,8 @@ finish("01_map", results)
 # ## Exercises
 #
 # 1. Write `cross_entropy` in `lessons/exercises/cross_entropy.py` and run `pytest
-#    lessons/exercises/test_cross_entropy.py`.
+#    lessons/exercises/test_cross_entropy.py`. (Put the formula of softmax into the logarithm: `-log p_i =
+#    log Σ_j exp(z_j) - z_i`.)
 # 2. What would the first loss be with a vocabulary of 32,768 tokens, like that of the size `150m`? And why
 #    can the losses of two models with different vocabularies not be compared directly? (Lesson 12 returns to
 #    this.)

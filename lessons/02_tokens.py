@@ -45,10 +45,10 @@ assert len(TEXT) == 244 and words.vocab_size == 4096
 # ## Three ways to make numbers
 #
 # A computer stores text as **bytes**, numbers from 0 to 255. English letters take one byte each, other
-# characters up to four (the encoding is called `UTF-8`). So bytes are numbers already, and could be given to
-# the model as they are: a vocabulary of 256. But then a text is long, and a longer text is more work for the
-# model (lesson 06). The other extreme is one number for each *word*. Then texts are short, but there are
-# millions of words, and tomorrow someone will invent one more.
+# characters up to four (the encoding is called `UTF-8`). So bytes are numbers already, and could be given
+# to the model as they are: a vocabulary of 256. But then a text is long, and a longer text is more work for
+# the model (lesson 07 counts it). The other extreme is one number for each *word*. Then texts are short,
+# but there are millions of words, and tomorrow someone will invent one more.
 #
 # A **tokenizer** is the compromise: a frequent word is one token, a rare word is put together from parts. We
 # count all three ways. (A vocabulary of bytes needs no training: it is a list of all 256.)
@@ -79,7 +79,8 @@ assert words.decode(ids) == TEXT
 # space. Where the text has none, it writes the marker ⌫ (the byte 127, "delete") and a space: "a space that
 # is to be deleted". So `cat`, ` cat` and `(cat` all use the same piece `·cat`. The rules are in
 # `tokenizer.py:needs_marker`, the rewriting is in `tokenizer.py:normalize`. It also splits accents from
-# letters (Unicode calls this form NFD), so that é shares the token of e.
+# letters (Unicode calls this form NFD), so that é shares the token of e. Look at the examples below: a
+# letter after an apostrophe inside a word (`don't`) gets no marker; a number after a letter (`a1`) does.
 
 # %%
 assert len(ids) == 73 and round(len(TEXT) / len(ids), 1) == 3.3 and tokenizer.DEL == 127
@@ -257,7 +258,7 @@ def join_pairs(text, merges):
         joined = pieces[:1]
         for piece in pieces[1:]:
             fits = (joined[-1], piece) == best
-            joined[-1:] = ["".join(best)] if fits else [joined[-1], piece]
+            joined[-1:] = ["".join(best)] if fits else [joined[-1], piece]  # joins it, or adds it
         pieces = joined
     return pieces
 
@@ -314,7 +315,8 @@ save_figure(figure, "02_compression")
 # bits per byte = loss · tokens / ( bytes · ln 2 )
 # ```
 #
-# (ln 2 turns nats into bits.) Take models that know nothing: all tokens equally likely, so the loss is ln V.
+# (A bit is the same measure of surprise with the logarithm of base 2; dividing nats by ln 2 gives bits.)
+# Take models that know nothing: all tokens equally likely, so the loss is ln V.
 
 # %%
 assert curve[0] == (256, 1.0) and curve[1][0] == 400 and curve[1][1] > 2

@@ -153,10 +153,11 @@ assert sorted(shuffled) == list(range(n))
 # 63% against 100%. More than a third of the text would not be read, and other parts would be read twice or
 # more.
 #
-# `permute` is *computed*, not stored: a small cipher turns the number of a place into the number of a block
-# (Luby and Rackoff 1988). So nothing has to be remembered. The batch of step 42 is known before training
-# starts; a run that was stopped continues with exactly the batches that it would have seen; and each of
-# several devices computes its own rows. We check all three.
+# `permute` is *computed*, not stored: a small cipher turns the number of a place into the number of a
+# block, and never two places into the same block (Luby and Rackoff 1988). So nothing has to be remembered.
+# The batch of step 42 is known before training starts; a run that was stopped continues with exactly the
+# batches that it would have seen; and each of several devices computes its own rows. We check all three.
+# (`rank` is the number of a device, `world` is how many there are.)
 
 # %%
 assert n == 1000 and abs(with_replacement - 0.63) < 0.01 and len(set(shuffled)) / n == 1.00
@@ -172,11 +173,11 @@ print("batch 42 is the same from a second loader and in two halves; with another
 # %% [markdown]
 # ## The mixture
 #
-# The Stentor3 models read prose from the web, programs, and mathematics, in shares of `75`, `15` and `10`
-# percent. After 85% of the training the shares of programs and mathematics rise: the model reads its best
-# material last. Such a plan is a **curriculum**, and its last part is the **anneal**. The published model
-# cards give the shares of the beginning. For the shares at the end this project had to assume something: half
-# prose (`data.py:END`).
+# The published Stentor3 models (`20m` and `50m`) read prose from the web, programs, and mathematics, in
+# shares of `75`, `15` and `10` percent. After 85% of the training the shares of programs and mathematics
+# rise: the model reads its best material last. Such a plan is a **curriculum**, and its last part is the
+# **anneal**. Their model card, the page that describes them (lesson 07), gives the shares of the beginning.
+# For the shares at the end this project had to assume something: half prose (`data.py:END`).
 #
 # `data.py:Mixture` decides for each block of the run from which source it comes. It does not draw by chance:
 # it keeps the number of blocks of every source as close to its planned share as it can. We count what a run
@@ -224,15 +225,17 @@ save_figure(figure, "03_mixture")
 print(data.mixture_table(run))
 
 # %% [markdown]
-# The sources here have about the same size, so all tales have been read before all programs or exercises.
-# Then the tales begin again in another order, and the shares stay as planned. A text that is read many times
-# teaches little that is new, so small sources limit how long training is useful.
+# The sources here have about the same size, and most blocks are tales. So the run comes to the end of the
+# tales first. Then the tales begin again in another order, and the shares stay as planned. A text that is
+# read many times teaches little that is new, so small sources limit how long training is useful.
 #
 # ## What counting alone can learn
 #
-# How good is a model that has learned only how *frequent* each token is? Its loss is the **entropy** of the
-# frequencies, `H = −Σ p ln p`. `data.py:Corpus.unigram_entropy` computes it for the batches of a run. We take
-# the exercises, as in lesson 01.
+# How good is a model that has learned only how *frequent* each token is? A token of frequency p costs it
+# −ln p, and a share p of all tokens costs that. So its loss is the **entropy** of the frequencies, `H = −Σ
+# p ln p`. (The first token of a row is never guessed, so it is not counted.)
+# `data.py:Corpus.unigram_entropy` computes it for the batches of a run. We take the exercises, as in lesson
+# 01.
 
 # %%
 math_folder = corpus("math")
@@ -281,6 +284,7 @@ finish("03_data", results)
 # 1. Write the packing of documents into blocks in `lessons/exercises/packing.py` and run `pytest
 #    lessons/exercises/test_packing.py`.
 # 2. At which step does the run of this lesson read a block of prose for the second time? Find it with
-#    `run.mixture` and check with `run.locate`.
+#    `run.mixture.block(n)`, which gives the source of block `n` of the run and how many blocks that source
+#    gave before. Check with `run.locate(n)`, which gives the source and which of its blocks this is.
 # 3. Draw the source of each block by chance (`random.choices`) instead, and plot how far each of the two ways
 #    is from the plan.

@@ -116,9 +116,11 @@ save_figure(figure, "04_rms_size")
 # ∂loss/∂x = r · ( g·w  −  x · r² · mean(g·w·x) )
 # ```
 #
-# The second term removes the part of the slope that points along x itself: making x longer does not change y,
-# so the loss does not depend on it. We check the formula against torch, and that the gradient is orthogonal
-# to x.
+# All products here are entry by entry. (To derive it, differentiate each entry of y by each entry of x. The
+# first term comes from the factor x, the second from r, which depends on all entries.) The second term
+# removes the part of the slope that points along x itself: making x longer does not change y, so the loss
+# does not depend on it. We check the formula against torch, and that the gradient is orthogonal to x, up to
+# the tiny effect of ε.
 
 # %%
 assert f"{outputs[9]:.4f}" == "1.0000" and f"{outputs[6]:.4f}" == "1.0000"
@@ -126,7 +128,7 @@ assert round(outputs[3], 2) == 0.30
 assert round(math.sqrt(fresh.eps), 4) == 0.0032
 x = torch.randn(1, 1, D, requires_grad=True)                              # (B, T, D)
 g = torch.randn(1, 1, D)                                                  # (B, T, D)
-norm(x).backward(g)
+norm(x).backward(g)                                         # g: the slope with respect to y
 with torch.no_grad():
     r = torch.rsqrt(x.pow(2).mean() + 1e-5)
     by_formula = r * (g * norm.weight - x * r**2 * (g * norm.weight * x).mean())
@@ -139,11 +141,12 @@ assert abs(along_x) < 1e-4
 # %% [markdown]
 # ## Why the mean is taken in FP32
 #
-# Large models compute most products in **bfloat16** (BF16), a number format with only eight bits of
-# precision: about two to three decimal digits. Lesson 09 is about it. The norm is an exception:
-# `model.py:RMSNorm.forward` turns its input into FP32 (twenty-four bits of precision) before squaring, and
-# the result back into BF16. What would happen otherwise? We compute the norm of the same BF16 vectors in
-# three ways and compare with the exact result.
+# The ordinary numbers of torch are **FP32**: thirty-two bits each, with twenty-four bits of precision.
+# Large models compute most products in **bfloat16** (BF16): half as many bits, with only eight bits of
+# precision, about two to three decimal digits. Lesson 09 is about both. The norm is an exception:
+# `model.py:RMSNorm.forward` turns its input into FP32 before squaring, and the result back into BF16. What
+# would happen otherwise? We compute the norm of the same BF16 vectors in three ways and compare with the
+# exact result (computed in sixty-four bits, `.double()`).
 
 # %%
 vectors = torch.randn(200 if FAST else 2000, D).bfloat16()                # (N, D)
@@ -175,10 +178,11 @@ error_low, error_mixed, error_fp32 = [float(row[1]) for row in rows]
 # y    = ( silu(gate) ⊙ up ) · W_down      (M → D)          ⊙: entry by entry
 # ```
 #
-# Read it as M small detectors. Each reads the vector twice: `up` says *what* it would contribute, `gate` says
-# *how much* of it may pass. The gate is near zero when its input is negative, and close to z when it is
-# positive. Below is the curve, beside ReLU, an older choice, which is exactly zero for all negative numbers
-# and so has no slope there to learn from.
+# Here x · W is a matrix product, and M is the width inside the MLP. Read it as M small detectors. Each
+# reads the vector twice: `up` says *what* it would contribute, `gate` says *how much* of it may pass. The
+# gate is near zero when its input is negative, and close to z when it is positive. Below is the curve,
+# beside ReLU, an older choice, which is exactly zero for all negative numbers and so has no slope there to
+# learn from.
 
 # %%
 assert error_mixed < error_low
@@ -247,7 +251,7 @@ assert (moved > 0).sum() == 1 and moved[0, 2] > 0
 #
 # The MLP has three matrices of D times M numbers, `3 · D · M` in all. An older MLP has two, `2 · D · M'`;
 # with `M' = 1.5 M` both cost the same. So at the same cost a SwiGLU model has a smaller M. Where are the
-# parameters of a layer?
+# parameters of a layer? (Lesson 07 explains the column of attention.)
 
 # %%
 rows, shares = [], {}

@@ -120,9 +120,9 @@ save_figure(figure, "05_hands")
 
 # %% [markdown]
 # The fastest pair makes a full turn in 6.3 positions whatever theta is. The slowest needs about 35,000
-# positions with the smaller theta and about 160,000 with the larger one: far more than the 4,096 positions of
-# the context. So no two positions of a text look alike. And over a short distance the slow pairs hardly
-# change, so they can say *what* a token is, almost without regard to its position.
+# positions with the smaller theta and about 160,000 with the larger one: far more than the 4,096 positions
+# of the context. So no two positions of a text look alike. And over a short distance the slow pairs hardly
+# turn. So they can compare *what* two tokens are, almost without regard to their distance.
 #
 # ## The real functions
 #
@@ -178,9 +178,10 @@ save_figure(figure, "05_distance")
 #
 # Which features form a pair? There are two layouts, and a program that reads a model with the wrong one
 # computes nonsense. The paper pairs **neighbours**: the first and the second feature, the third and the
-# fourth, and so on. Llama's published weights pair the first **half** with the second: of thirty-two features
-# the first with the seventeenth, the second with the eighteenth, and so on. This project does the same, so
-# that other programs can read its files as a Llama.
+# fourth, and so on. The files in which Llama models are usually shared, those of the library
+# `transformers`, pair the first **half** with the second: of thirty-two features the first with the
+# seventeenth, the second with the eighteenth, and so on. This project does the same, so that other programs
+# can read its files as a Llama.
 #
 # Neither layout is better. They are the same function of *differently ordered* features. Queries and keys
 # come from matrices, so it is enough to reorder the rows of those matrices. We write the form with neighbours
@@ -219,7 +220,7 @@ assert float((neighbours - wrong).abs().max()) > 1
 # With the right order the two are equal. In the wrong layout the largest difference is as large as the
 # numbers themselves, yet the shapes fit and no error appears. A model that is loaded like this writes
 # nonsense. Only a comparison of numbers with a trusted program shows the mistake: `tests/test_parity.py`
-# compares with transformers.
+# compares with the library `transformers`, which has its own Llama.
 #
 # ## Where it ends
 #
@@ -231,10 +232,10 @@ assert float((neighbours - wrong).abs().max()) > 1
 # ## Back to the question
 #
 # The model knows order because queries and keys are rotated by their positions before they meet. The dot
-# product *stays the same* when both move a hundred positions further: it depends only on n - m. If you wrote
-# "it changes in some unpredictable way", you perhaps thought of a vector for each position that is *added*,
-# as in the first transformers (Vaswani et al. 2017, section 3.5). Then the product depends on both places, as
-# the last cell shows.
+# product *stays the same* when both move a hundred positions further: it depends only on n - m. If you
+# wrote "it changes in some unpredictable way", you perhaps thought of a vector for each position that is
+# *added*, as in the first transformer, the kind of model after which the library is named (Vaswani et al.
+# 2017, section 3.5). Then the product depends on both places, as the last cell shows.
 
 # %%
 added = torch.randn(256, 32)                                # a vector for each position, to be added

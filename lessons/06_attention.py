@@ -48,9 +48,10 @@ from model import SIZES, Attention, Llama, attention_written_out, sdpa
 # ```
 #
 # The next cell writes this with loops, one position after the other, and compares with
-# `model.py:attention_written_out`, which does it with matrices, and with `model.py:sdpa`, which calls torch's
-# fused kernel (one program for all of attention, which never stores the table of scores). The axes are batch
-# B, heads H, positions T and width F, as everywhere in this project.
+# `model.py:attention_written_out`, which does it with matrices, and with `model.py:sdpa`, which calls
+# torch's fused kernel (one program for all of attention, which never stores the table of scores). A layer
+# has several such attentions side by side, its **heads**, each with its own queries, keys and values of
+# width F. The axes are batch B, heads H, positions T and width F, as everywhere in this project.
 
 # %%
 torch.manual_seed(6)                                        # the seed of everything random in this lesson
@@ -92,11 +93,12 @@ draw_shapes("06_shapes", {
 # %% [markdown]
 # ## Why the root?
 #
-# A dot product of two random vectors of width F is a sum of F independent products, so its standard deviation
-# is the root of F (lesson 07 uses the same fact). Without the division, wide heads would have scores so far
-# apart that softmax gives all weight to one position. There the gradient of softmax is nearly zero, and
-# nothing would be learned. We measure the standard deviation of the scores, and the largest of the weights
-# that a position gives to sixty-four others.
+# A dot product of two random vectors of width F is a sum of F independent products, so its standard
+# deviation is the root of F (lesson 07 uses the same fact). Without the division, wide heads would have
+# scores so far apart that softmax gives all weight to one position. There the gradient of softmax is nearly
+# zero (the slope of a weight p by its own score is `p · (1 - p)`), and nothing would be learned. We measure
+# the standard deviation of the scores, and the largest of the weights that a position gives to sixty-four
+# others.
 
 # %%
 rows = []
@@ -225,10 +227,11 @@ print(
 #
 # ## Sharing keys and values
 #
-# A model has several **heads**, each an attention of its own with its own F features. While it writes text,
-# the keys and values of all positions must be kept (the KV cache, lesson 11). **Grouped-query attention**,
-# GQA, lets several query heads read the same keys and values (Ainslie et al. 2023, section 2.2): H query
-# heads, K key/value heads, and query head h reads number h // (H/K).
+# The results of a layer's heads are joined, and a last matrix, `o_proj` in the drawing above, mixes them
+# into one vector of D numbers. While a model writes text, each new token reads the keys and values of all
+# positions before it, so these are kept (the KV cache, lesson 11). **Grouped-query attention**, GQA, lets
+# several query heads read the same keys and values (Ainslie et al. 2023, section 2.2): H query heads, K
+# key/value heads, and query head h reads number h // (H/K).
 #
 # Two checks. First: if the second of two key/value heads is changed, the result may change only for the query
 # heads of its group. Second: a model with as many key/value heads as query heads, in which pairs of keys and
@@ -263,9 +266,9 @@ assert noticed == [False, False, True, True] and gap < 1e-5
 
 # %% [markdown]
 # So grouping is a *constraint*, not another formula: a model with 2 key/value heads is a model with 4 in
-# which pairs are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache: with L
-# layers and K key/value heads of F features, keys and values of T positions are `2 · L · K · F · T` numbers.
-# For `20m` at its full context:
+# which pairs are forced to be equal. What is gained? Fewer parameters, but above all a smaller cache: with
+# L layers and K key/value heads of F features, keys and values of T positions are `2 · L · K · F · T`
+# numbers. For `20m` at its full context (a MiB is `2**20` bytes):
 
 # %%
 assert grouped.num_key_value_heads == 2 and grouped.num_attention_heads == 4

@@ -35,18 +35,20 @@ from model import SIZES, Llama, attention_written_out, init_weights, next_token_
 # %% [markdown]
 # ## One block, by hand
 #
-# The vector that runs through the model, one per position, is called the **residual stream**. A block reads
-# it twice and adds to it twice (He et al. 2016 for the idea of adding; Xiong et al. 2020 for the norm
-# standing *before* each part):
+# The vector that runs through the model, one per position, is called the **residual stream**. A **block**
+# is what the earlier lessons called a layer; both words are in use. It reads the stream twice and adds to
+# it twice (He et al. 2016 for the idea of adding; Xiong et al. 2020 for the norm *before* each part):
 #
 # ```text
 # x = x + attention(norm(x))
 # x = x + mlp(norm(x))
 # ```
 #
-# Nothing else changes the stream: no norm, no scale. So the embedding of a token can pass through all blocks
-# unchanged, and a gradient can pass back the same way. The next cell computes the two lines by hand, with the
-# parts of a real block, and compares with `model.py:Block.forward`.
+# Nothing else changes the stream: no norm, no scale. So the embedding of a token can pass through all
+# blocks unchanged, and a gradient can pass back the same way. (This is why the untrained model of lesson 01
+# guessed the token that it had just read: the token's embedding was still a part of the vector, and `tiny`
+# uses the embedding as its output matrix, too. Such matrices are called **tied**.) The next cell computes
+# the two lines by hand, with the parts of a real block, and compares with `model.py:Block.forward`.
 
 # %%
 torch.manual_seed(7)                                        # the seed of everything random in this lesson
@@ -82,11 +84,11 @@ draw_shapes("07_shapes", {
 # variance after L blocks  =  variance of the embedding + 2 L · variance of one addition
 # ```
 #
-# The second GPT (Radford et al. 2019, section 2.3) therefore starts the matrices *that add to the stream*
-# smaller, by `1/√(2L)`: the 2L additions together then have the variance of one. There are two such matrices
-# per block, `o_proj` at the end of attention and `down_proj` at the end of the MLP;
-# `model.py:residual_output` marks them where they are made and `model.py:init_weights` scales what is marked.
-# We measure the size as **RMS**, the root of the mean of the squares.
+# `GPT-2`, an earlier published model (Radford et al. 2019, section 2.3), therefore starts the matrices
+# *that add to the stream* smaller, by `1/√(2L)`: the 2L additions together then have the variance of one.
+# There are two such matrices per block, `o_proj` at the end of attention and `down_proj` at the end of the
+# MLP; `model.py:residual_output` marks them where they are made and `model.py:init_weights` scales what is
+# marked. We measure the size as **RMS**, the root of the mean of the squares.
 
 # %%
 assert abs(float(small.model.embed_tokens.weight.detach().std()) - 0.02) < 0.0005
@@ -271,9 +273,10 @@ table(
 # norms       L · 2 · D  +  D
 # ```
 #
+# (In the line of attention, the first term is `q_proj` and `o_proj`, the second `k_proj` and `v_proj`.)
 # `params.py:count` computes this for any shape. The next cell compares it with the number of elements that
-# the model really holds, for every size of the family. (The models are built on torch's device "meta", where
-# a tensor has a shape but no memory.)
+# the model really holds, for every size of the family. (The models are built on torch's device "meta",
+# where a tensor has a shape but no memory.)
 
 # %%
 assert relative["right", "down_proj"] > 3 * relative["bug", "down_proj"]
@@ -306,10 +309,13 @@ table(("size", "parameters", "vocabulary", "MB in FP32", "KV cache, MiB", "train
 #   `20m` at its full context, two bytes a number. With keys and values for each of its ten query heads it
 #   would be five times that (lesson 06).
 # - **Arithmetic** is counted in **FLOPs**, floating-point operations; a multiply-add counts as two. Each
-#   parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`, and
-#   training three times that, `6N`, plus attention, whose cost grows with the length T of the context
-#   (Chowdhery et al. 2022, appendix B). By convention N counts all parameters. That is a little too much
-#   where the input embedding is a separate matrix: it is looked up, not multiplied.
+#   parameter of a matrix product takes part in one multiply-add per token, so a forward pass costs `2N`,
+#   and training three times that, `6N`: the backward pass makes two products for each one of the forward
+#   pass, one for the gradient of the input and one for that of the weights. To this comes attention, whose
+#   cost grows with the length T of the context: scores and weighted mean take `4 · F · T` per head and
+#   token, and training again three times that (Chowdhery et al. 2022, appendix B). By convention N counts
+#   all parameters. That is a little too much where the input embedding is a separate matrix: it is looked
+#   up, not multiplied.
 #
 # ```text
 # training FLOPs per token  =  6 N + 12 · L · H · F · T
@@ -388,8 +394,8 @@ for name in shown:
 #   place and print it from there.
 # - **Two units in one column.** The KV cache is given as 6 where 12.0 MiB (12.6 MB) follows from the shape;
 #   the weights beside it are in other units. Write the unit, and the formula once.
-# - **Numbers copied with the text.** The example of an adapter on the 20m card prints 49.4 million
-#   parameters: those of the 50m model.
+# - **Numbers copied with the text.** The example of an adapter (a few extra weights that are trained while
+#   the model stays fixed) on the 20m card prints 49.4 million parameters: those of the 50m model.
 # - **A product that nobody computed.** The 30m card says that its run ended at step 30,300 because its tokens
 #   were used up; but 30,300 steps of 8,192 tokens are 248 million tokens, and it had 800 million.
 #
@@ -419,11 +425,11 @@ print("every number above is in these asserts")
 # ## Back to the question
 #
 # The parts are put together by addition: each block reads the stream through a norm and adds two results to
-# it. With n independent additions of the same size the stream grows like the square root of n. From two
-# additions after the first block to 48 after the last that would be a factor of about 5, the root of 24. We
-# measured 11: more than the root, less than the number. The additions do not all have the same size (the
-# first exercise shows it), and they are not independent: later blocks read what earlier ones wrote. Scaling
-# the additions by `1/√(2L)` makes the result nearly the same at each depth.
+# it. With n independent additions of the same size the stream grows like the square root of n. After the
+# first block there are two additions, after the last one 48, so 24 times as many: the root is a factor of
+# about 5. We measured 11: more than the root, less than the number. The additions do not all have the same
+# size (the first exercise shows it), and they are not independent: later blocks read what earlier ones
+# wrote. Scaling the additions by `1/√(2L)` makes the result nearly the same at each depth.
 #
 # The cost follows from the shape by a formula short enough to compute by hand.
 

@@ -7,9 +7,10 @@
 # **Question.** What exactly happens to the weights in one training step, and how can we know that each part
 # of it is right?
 #
-# **Prediction.** AdamW, the optimizer of nearly every language model, makes its very first update. One weight
-# has a gradient of one, another weight a gradient a thousand times smaller. How many times as far as the
-# second does the first weight move? Write down a number.
+# **Prediction.** AdamW is the **optimizer** of nearly every language model, the rule that turns gradients
+# into new weights. It makes its very first update. One weight has a gradient of one, another weight a
+# gradient a thousand times smaller. How many times as far as the second does the first weight move? Write
+# down a number.
 
 # %%
 import sys
@@ -121,6 +122,7 @@ assert abs(whole_loss - pieces_loss) < 1e-5 and relative_difference(whole, piece
 assert abs(times - 4) < 1e-3
 
 logits = model(torch.from_numpy(ids[:1])).detach()          # (1, T, V), as if from a model that has learned:
+# each right token's logit is raised by 3
 logits.scatter_add_(2, torch.from_numpy(ids[:1, 1:, None]), torch.full((1, 63, 1), 3.0))
 long_piece = next_token_loss(logits, torch.from_numpy(ids[:1]))             # 63 good predictions
 short_ids = torch.from_numpy(ids[1:2, :8])
@@ -215,13 +217,13 @@ print("moves:", [round(float(move), 6) for move in moves])
 # %% [markdown]
 # Both move by 0.01, which is the learning rate itself. At the first step the corrected means are `g` and
 # `g²`, so the quotient is `g / |g|`: the sign of the gradient, whatever its size. Later the quotient is
-# usually between minus one and one. That is why **the learning rate of Adam is a distance**: about how far a
-# weight # moves in one step. With a rate of 0.001, a weight of the usual size 0.02 moves by a twentieth of
+# usually between minus one and one. That is why **the learning rate of Adam is a distance**: about how far
+# a weight moves in one step. With a rate of 0.001, a weight of the usual size 0.02 moves by a twentieth of
 # itself. For the same reason, multiplying the loss by a constant changes almost nothing in Adam, and the
 # forgotten division above may not be noticed: only clipping depends on the length of the gradient.
 #
-# Decay is applied only to the matrices of the linear layers, as in the published models: not to norms, and
-# not to an embedding that is also the output matrix.
+# Decay is applied only to the matrices of torch's `nn.Linear`, as in the published models: not to norms,
+# and not to an embedding that is also the output matrix.
 
 # %%
 assert all(abs(float(move) - 0.01) < 1e-5 for move in moves)
@@ -239,13 +241,13 @@ assert [
 # %% [markdown]
 # ## How far in which step
 #
-# The rate begins at zero and rises in a straight line, the **warmup**: the first gradients of random weights
-# say little, and v is a mean of only a few of them. Then the rate falls, so that the last steps make only
-# small corrections. There are two usual ways. The published models use half a **cosine** (Loshchilov and
-# Hutter 2017). **WSD** (warmup, stable, decay; Hu et al. 2024) stays at the peak and falls only at the end,
-# so the length of the run need not be fixed at the start. Hu et al. let the rate fall exponentially; here it
-# falls in a straight line, one of the forms that Haegele et al. (2024) compare. Both schedules are in
-# `train.py:learning_rate`.
+# The rate begins at zero, so the very first step moves nothing, and rises in a straight line, the
+# **warmup**: the first gradients of random weights say little, and v is a mean of only a few of them. Then
+# the rate falls, so that the last steps make only small corrections. There are two usual ways. The
+# published models use half a **cosine** (Loshchilov and Hutter 2017). **WSD** (warmup, stable, decay; Hu et
+# al. 2024) stays at the peak and falls only at the end, so the length of the run need not be fixed at the
+# start. Hu et al. let the rate fall exponentially; here it falls in a straight line, one of the forms that
+# Haegele et al. (2024) compare. Both schedules are in `train.py:learning_rate`.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")

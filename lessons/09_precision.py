@@ -73,9 +73,9 @@ axes.legend()
 save_figure(figure, "09_spacing")
 
 # %% [markdown]
-# Just above 1, the neighbours in BF16 are 0.0078 apart, eight times further than in FP16 (0.00098), and sixty
-# thousand times further than in FP32. In exchange BF16 has the range of FP32, while the largest number of
-# FP16 is 65504, and below 0.00006 it loses precision.
+# Just above 1, the neighbours in BF16 are 0.0078 apart, eight times further than in FP16 (0.00098), and
+# sixty thousand times further than in FP32. In exchange BF16 has the range of FP32, while the largest
+# number of FP16 is 65504, and below 0.00006, its *smallest normal* number, it loses precision.
 #
 # So the two fail in different ways. FP16 loses small numbers, such as gradients. BF16 loses small
 # *differences*, such as updates of weights. First the prediction.
@@ -249,7 +249,8 @@ assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 # %% [markdown]
 # The first and the last layer compute in FP32, the two between them in BF16, and the weights are FP32
 # everywhere, so a saved file does not show which recipe trained it. The model cards state how many modules
-# computed in FP32. `precision.py:lifted_counts` counts them in our models:
+# computed in FP32. `precision.py:lifted_counts` counts them in our models (*lifted*: raised to FP32 while
+# the rest computes with half of the bits):
 
 # %%
 rows = []
@@ -336,10 +337,10 @@ table(("format", "form", "forward, ms", "backward, ms", "largest error"), rows)
 # %% [markdown]
 # All forms compute the same up to rounding; the times are those of your machine, so the lesson states none.
 # On the machine where this was written, the kernel is the slowest form in BF16, above all in the backward
-# pass. A likely reason: the scores of such short rows fit into the processor's cache, so storing them costs
-# little, and the kernel saves little. But it pays for what it does not store: its backward pass computes the
-# weights again, block by block. The other forms keep the weights and make a few large matrix products, for
-# which the processor has fast code.
+# pass. A likely reason: the scores of such short rows fit into the processor's cache (its small, fast
+# memory; not the KV cache), so storing them costs little, and the kernel saves little. But it pays for what
+# it does not store: its backward pass computes the weights again, block by block. The other forms keep the
+# weights and make a few large matrix products, for which the processor has fast code.
 #
 # So "fused" does not always mean faster. `devices/attention_cpu.py` chooses the form by format and length,
 # and `python -m bench.attention` prints the table for lengths up to several thousand.
@@ -350,11 +351,11 @@ assert max(gaps) < 8                                        # in units of the ro
 # %% [markdown]
 # ## The same run on several devices
 #
-# **Data parallelism**: each of several devices holds a copy of the model, a *replica*, takes its own rows of
-# the batch, and after backward the gradients are averaged over all replicas, so that all make the same update
-# and stay equal. It is the gradient accumulation of lesson 08, with the pieces computed at the same time. The
-# next cell does it by hand with two replicas: `data.py:Corpus.batch` gives each its rows, and the average is
-# written out.
+# **Data parallelism**: each of several devices holds a copy of the model, a *replica*, takes its own rows
+# of the batch, and after backward the gradients are averaged over all replicas, so that all make the same
+# update and stay equal. It is the gradient accumulation of lesson 08, with the pieces computed at the same
+# time. The next cell does it by hand with two replicas: `data.py:Corpus.batch` gives each its rows (`rank`
+# is the number of the replica, `world` is how many there are), and the average is written out.
 
 # %%
 def move(replica, optimizer, step):
@@ -406,10 +407,11 @@ print("the two replicas still hold the same weights, bit for bit:", equal)
 #
 # ## Compiled devices want one shape
 #
-# There are two ways to use a TPU from PyTorch. The older is torch_xla, which gets no new releases but is
-# installed on Kaggle: one process drives all chips (`--device xla`). Its successor is TorchTPU: one process
-# for each chip, as on several GPUs (`--device tpu`). We have run neither on a chip. This section is about the
-# first.
+# A **TPU** is Google's processor for matrix products; several such chips make one machine. There are two
+# ways to use one from PyTorch. The older is torch_xla, which gets no new releases but is installed on
+# Kaggle, a site that lends such machines: one process drives all chips (`--device xla`). Its successor is
+# TorchTPU: one process for each chip, as on several GPUs (`--device tpu`). We have run neither on a chip.
+# This section is about the first.
 #
 # A TPU does not run operation by operation. PyTorch/XLA *records* the operations of a step as a graph,
 # compiles the graph once, and keeps it. If the next step records the same graph, the compiled one is used

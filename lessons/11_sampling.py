@@ -299,8 +299,8 @@ print(f"of {len(in_form)} answers {sum(in_form)} have the right form, {sum(right
 # with few possible answers. For "even or odd" guessing is right in half of the cases, so such a row alone
 # does not show that the model can do it. Lesson 12 says how many right answers would.
 #
-# **Loops.** We let the model write a hundred tokens in three ways, and count which share of all runs of four
-# tokens has occurred before in the same text.
+# **Loops.** We let the model write a hundred tokens in three ways, and count which share of all sequences
+# of four tokens has occurred before in the same text.
 
 # %%
 if not own and not FAST:
@@ -312,10 +312,10 @@ new_tokens = 60 if FAST else 100
 
 
 def repeated_share(text):
-    """The share of runs of four tokens that occurred in the text before."""
+    """The share of sequences of four tokens that occurred in the text before."""
     tokens = words.encode(text, document=True)
-    runs = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
-    return 1 - len(set(runs)) / max(1, len(runs))
+    fours = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
+    return 1 - len(set(fours)) / max(1, len(fours))
 
 
 ways = {
@@ -328,7 +328,8 @@ for name, settings in ways.items():
     texts = texts_after(starts, new_tokens, **settings)
     repeated[name] = sum(repeated_share(text) for text in texts) / len(texts)
     print(f"{name}:\n    {starts[0]}{texts[0][:150]}")
-table(("how", "repeated runs of four"), [(name, f"{100 * share:.0f}%") for name, share in repeated.items()])
+table(("how", "repeated sequences of four"),
+      [(name, f"{100 * share:.0f}%") for name, share in repeated.items()])
 
 # %% [markdown]
 # Greedy text runs into a loop: what was written once becomes more probable, so it is written again. The

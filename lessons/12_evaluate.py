@@ -115,7 +115,8 @@ draw_shapes("12_shapes", {
 # training. On real English the small model, which has seen only exercises, needs more bits than zlib. It did
 # not learn "language"; it learned what it was shown.
 #
-# The `±` is the standard error of the loss: it is large where the text is short.
+# The `±` is the standard error of the loss: about how far the loss would move with another text of the same
+# kind. It is large where the text is short.
 #
 # ## How much is left to learn?
 #
@@ -129,9 +130,9 @@ draw_shapes("12_shapes", {
 # - the **bound**: the mean of `-log p` of the documents under the program that wrote them. On average no
 #   model can be better (Shannon 1948), since nobody can guess a fair draw.
 #
-# `judging/builtin.py:ways` measures them on complete documents. The model has gone a part of the way from the
-# unigram entropy down to the bound; this **share of the way** says how much of what can be learned it has
-# learned.
+# `judging/builtin.py:ways` measures them on complete documents. The model has gone a part of the way from
+# the unigram entropy down to the bound; this **share of the way**, `(unigram - loss) / (unigram - bound)`,
+# says how much of what can be learned it has learned.
 
 # %%
 if not own and not FAST:                                    # the model of this lesson
@@ -201,10 +202,10 @@ assert judged["pairs"] == 60
 
 # %% [markdown]
 # The **95% interval** answers the prediction. If the twenty pairs are seen as a sample of all pairs of this
-# kind, the interval is the range of true shares that fit with what was counted (Wilson 1927). For 12 of 20 it
-# goes from 39% to 78%. One half is inside, so nothing has been shown. 15 of 20 is the first count whose
-# interval, 53% to 89%, does not contain one half. With the 67,000 pairs of BLiMP, half a percent above one
-# half is enough; with twenty pairs, a fifth is not.
+# kind, the interval is the range of true shares that fit with what was counted (Wilson 1927; the formula is
+# in `evaluate.py:wilson_interval`). For 12 of 20 it goes from 39% to 78%. One half is inside, so nothing
+# has been shown. 15 of 20 is the first count whose interval, 53% to 89%, does not contain one half. With
+# the 67,000 pairs of BLiMP, half a percent above one half is enough; with twenty pairs, a fifth is not.
 #
 # Three things are *no* reason to believe a number: that you expected it, that it is above one half, that it
 # is printed with two digits after the point.
@@ -258,8 +259,8 @@ else:
 # Most benchmarks are questions with several answers. The model chooses the answer with the highest
 # probability. But the probability of a text is a *product* over its tokens, and each factor is below one: a
 # long answer has a small probability only because it is long. So two scores are usual: `acc` by the sum of
-# logarithms, and `acc_norm` by that sum divided by the length of the answer (Gao et al. 2021, the harness
-# known as lm-eval).
+# logarithms, and `acc_norm` by that sum divided by the number of characters of the answer (Gao et al. 2021,
+# the harness known as lm-eval).
 #
 # We make questions with a right answer that is short, a wrong one that is as short, and two wrong ones that
 # are longer. Then we compare how long the chosen answers are.
@@ -293,12 +294,12 @@ for name, lengths in chosen.items():
     print(f"{name}: the chosen answers have {sum(lengths) / len(lengths):.1f} characters on average")
 
 # %% [markdown]
-# By the sum (`acc`) the model chooses shorter answers than by the sum per character (`acc_norm`): the *rule*
-# matters as much as what the model knows. So a published score must say which rule it used. Chance is 25%
-# here. A score whose interval contains chance shows nothing. A score far *below* chance, as here by the sum
-# per character, is no hidden knowledge either: the rule prefers long answers, and the right ones are short.
-# All intervals here are Wilson's. For 0 of 24 right answers it goes from 0% to 14%. The usual "± standard
-# error" would give ± zero, as if the result were certain.
+# By the sum (`acc`) the model chooses shorter answers than by the sum per character (`acc_norm`): the
+# *rule* matters as much as what the model knows. So a published score must say which rule it used. Chance
+# is 25% here. A score whose interval contains chance shows nothing. A score far *below* chance, as here by
+# the sum per character, is no hidden knowledge either: the rule prefers long answers, and the right ones
+# are short. All intervals here are Wilson's. An example shows why: for 0 of 24 right answers his goes from
+# 0% to 14%. The usual "± standard error" would give ± zero, as if the result were certain.
 #
 # ## What is published
 #

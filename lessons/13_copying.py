@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Read this lesson as a page or notebook: `python lessons/build.py 13` writes both to lessons/built/.
 
 # %% [markdown]
 # # 13. The moment of copying
@@ -40,10 +41,10 @@ from training.learned import continuations, openings, shares, validation_documen
 # ## What copying can save
 #
 # The tales of the built-in corpus are written by a program (`corpus/tales.py`) that makes every choice with
-# a known probability. So we need not guess what copying is worth: we can count it. When a name is written
-# *again*, a reader who looks back pays nothing for it. One who knows everything about tales but does not
-# look back must guess: the hero has one of 6 names, all equally likely, and costs ln 6 = 1.79 nats; anybody
-# else has one of 8, and costs ln 8 = 2.08 nats.
+# a known probability. Its rules are called the **grammar** of the tales. So we need not guess what copying
+# is worth: we can count it. When a name is written *again*, a reader who looks back pays nothing for it.
+# One who knows everything about tales but does not look back must guess: the hero has one of 6 names, all
+# equally likely, and costs ln 6 = 1.79 nats; anybody else has one of 8, and costs ln 8 = 2.08 nats.
 #
 # `lessons/heads.py:expected_drawn` walks through the grammar and adds up how often a tale copies something,
 # on average. It does not draw tales: where the grammar has a choice it takes the mean of the options, so
@@ -86,7 +87,9 @@ print(f"counted in {len(counts)} tales: {sum(counts) / len(counts):.2f}")
 # 4,096 would cost more than the rest of so small a model. The seed is that of all runs, 42. At each
 # evaluation a run measures the loss of complete tales, the loss of a name where it comes for the *first*
 # time and where it comes *again*, and how many of twelve sampled tales keep their names
-# (`training/learned.py:mention_losses`).
+# (`training/learned.py:mention_losses`). A tale keeps its names if every name in it was introduced before
+# and is the right one in its place (`corpus/checker.py:check_tale`). A tale of fewer than sixty words, or
+# with fewer than three mentions of the hero, is not judged.
 
 # %%
 assert round(names_again, 2) == 11.06 and round(names_saved, 1) == 21.1
@@ -146,7 +149,8 @@ save_figure(figure, "13_moment")
 # moves anything between positions (lesson 06), so some head must look there. We take the position just
 # before a later mention, where the name has to be predicted, and add up the weight that each head gives to
 # earlier mentions of *that* name and, for comparison, to mentions of *other* names.
-# `lessons/heads.py:looks` does it for each snapshot that the run kept.
+# `lessons/heads.py:looks` does it for each **snapshot**, a copy of the weights that the run kept at some
+# step.
 
 # %%
 coder = tokenizer.load(run / "best")
@@ -211,7 +215,7 @@ save_figure(figure, "13_heads")
 #
 # Without a head of the second layer the model also continues twelve first sentences. How often does the
 # hero's name come again? In the corpus it does so 6.60 times a tale. And how many tales keep all names? A
-# text that does not name the hero again says nothing about this, so it is not judged.
+# text that hardly names the hero says nothing about this, so it is not judged.
 
 # %%
 if not FAST:
@@ -275,9 +279,9 @@ save_figure(figure, "13_without")
 # %% [markdown]
 # Compare the two name columns. Without a head of the *second* layer first mentions hardly change: the model
 # still knows that a name is due. What may change is the later mention. Without all four heads a known name
-# costs about as much as a new one, so the copying goes through these four. How much of it goes through
-# *one* is the subject of the next section. Compare also the two texts: without the head that is needed
-# most, the hero changes names.
+# costs at least about as much as a new one, so the copying goes through these four. How much of it goes
+# through *one* is the subject of the next section. Compare also the two texts: without the head that is
+# needed most, the hero changes names.
 #
 # The heads of the *first* layer are another matter. Without one of them first mentions suffer too, and
 # often everything: they put the pieces of words together, and the second layer reads what they made. A
@@ -287,8 +291,9 @@ save_figure(figure, "13_without")
 # ## Three seeds
 #
 # How much of this is chance? We ran the same training with three seeds, on one thread, and kept the results
-# in `lessons/stored/13_copying.json`. The command in its first line makes it again, in a few minutes.
-# Before you read the table: will the three models divide the work in the same way?
+# in `lessons/stored/13_copying.json`. The command in its first line makes it again, in a few minutes
+# (`LONG` in the code is true then). Before you read the table: will the three models divide the work in the
+# same way?
 
 # %%
 second = [label((where,)) for where in SECOND]
@@ -340,16 +345,17 @@ table(("seed", "tales that keep names", *(f"without {name}" for name in second))
 #
 # - Seed 42 has a specialist. Head `1.3` gives 66% of its weight to the right name, and without it a known
 #   name costs 1.82 nats, as much as a new one. Head `1.0` looks there too, with half the weight, and is
-#   missed by 0.57 nats. Without `1.1` or `1.2` nothing happens to names at all.
-# - Seed 43 has no specialist. All four heads look at the right name and each is missed; the worst single
-#   loss is 0.85 nats, about half of what is at stake. And the head that looks *most* is not the one that is
-#   needed most.
+#   missed by 0.57 nats. Without `1.1` or `1.2` the loss of a known name does not change at all.
+# - Seed 43 has no specialist. All four heads look at the right name and each is missed; the largest rise
+#   without one of them is 0.85 nats, about half of the distance between a new name and a known one. And the
+#   head that looks *most* is not the one that is needed most.
 # - In seed 44 three heads share the work.
 #
-# But "without the others nothing happens" would be false in all three. Even a head that is no use for names
-# is missed elsewhere: without any one of the four fewer tales keep their names, since a text that goes
-# wrong for another reason soon names the wrong animal. A count of twelve tales is rough, but it falls for
-# each of the four heads in each of the three seeds.
+# But "the other heads do nothing" would be false in all three. The loss is measured on tales of the corpus.
+# When the model writes its own tales, every head is missed: without any one of the four fewer tales keep
+# their names, also where the loss of a known name does not change, since a text that goes wrong for another
+# reason soon names the wrong animal. (`0 of 0` means that no text could be judged.) A count of twelve tales
+# is rough, but it falls for each of the four heads in each of the three seeds.
 #
 # ## What it was worth
 #
@@ -394,16 +400,18 @@ print(f"per token: {gain[-1] / tokens_a_tale:.3f} of {names_saved / tokens_a_tal
 # At the end the model takes more than 70% of what names can save. In the loss per token all of it is 0.08
 # nats.
 #
-# What surprised us: we had seen the loss of a run fall a second time just when its tales began to keep
-# names, and took the fall for the copying of names. Names are less than a third of it. In the same few
-# hundred steps the model learns much else: the share of correct sentences in its tales rises, too. Two
-# curves that bend together are a hint and not an account. Here the corpus lets us do the account.
+# What surprised us: we had seen the loss of another run, not shown here, fall a second time just when its
+# tales began to keep names, and took the fall for the copying of names. Names are less than a third of it.
+# In the same few hundred steps the model learns much else: the share of correct sentences in its tales,
+# those that the grammar could write, rises, too. Two curves that bend together are a hint and not an
+# account. Here the corpus lets us do the account.
 #
 # ## Is this an induction head?
 #
 # Olsson et al. (2022) found that models learn suddenly, early in training, to continue a repeated sequence:
 # a head looks for an earlier occurrence of the *current token* and reads what followed it. They call it an
-# induction head. The measure is how much weight a position gives to what followed its token earlier
+# induction head. (A head of an earlier layer must help: it first writes into each position which token came
+# before it.) The measure is how much weight a position gives to what followed its token earlier
 # (`lessons/heads.py:prefix_matching`, your exercise).
 
 # %%
