@@ -343,7 +343,7 @@ def index_page(titles: dict[str, str]) -> str:
                     f"<td>{inline(needs)}</td><td>{inline(aim)}</td></tr>")
     head = "<tr><th>lesson</th><th>minutes</th><th>needs</th><th>afterwards you can</th></tr>"
     yours = ("<p>Beside these, <code>lessons/yours/</code> leads you to write the model yourself, in twelve "
-             "graded steps; its README says how. It needs lessons 04 to 08.</p>")
+             "graded steps; its README says how. It goes with lessons 01 to 08.</p>")
     body = ('<h1>Stentor from Scratch: the course</h1><p>Read the lessons in order. New words are in '
             f'the <a href="glossary.html">glossary</a>.</p><table>{head}{"".join(rows)}</table>{yours}')
     return frame("Stentor from Scratch: the course", body)

@@ -54,7 +54,7 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x_j, x_{j+F/2}) by the angle of its position. `x` (B, H, T, F), tables (T, F)."""
+    """Rotate each pair (a, b) = (x_j, x_{j+F/2}) to (a cos - b sin, b cos + a sin). cos, sin (T, F)."""
     first, second = x.chunk(2, dim=-1)                                        # (B, H, T, F/2)
     return x * cos + torch.cat([-second, first], dim=-1) * sin                # (B, H, T, F)
 
@@ -154,7 +154,7 @@ def init_weights(model: Llama, std: float = 0.02) -> None:
 def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """Mean of -log p(next token), in nats: logsumexp(logits) - logits[next]."""
     logits = logits[:, :-1].float()                                           # (B, T-1, V)
-    chosen = logits.gather(2, ids[:, 1:, None])                               # (B, T-1, 1)
+    chosen = logits.gather(2, ids[:, 1:, None])                               # (B, T-1, 1), the right ones
     return (logits.logsumexp(dim=2, keepdim=True) - chosen).mean()            # scalar
 
 
@@ -223,7 +223,7 @@ def generate(model: Llama, ids: list[int], max_new_tokens: int, temperature: flo
 
 
 def save(model: Llama, folder: Path) -> None:
-    """Write a Llama folder: config.json, the weights, and a tokenizer whose token id is the byte."""
+    """Write a Llama folder: config, weights, tokenizer. A token id is the byte: A is "<0x41>", id 65."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
               "bos_token_id": None, "eos_token_id": 10, "pad_token_id": 10,   # 10 is "\n": a text is one line
@@ -241,7 +241,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=500, help="of 16 rows of 256 bytes (default: 500)")
     parser.add_argument("--out", type=Path, default="my_model", help="the folder to save it in (my_model)")
     options = parser.parse_args()
-    rows = torch.tensor(list(options.text.read_bytes())).unfold(0, 256, 1)    # (N - 255, T)
+    rows = torch.tensor(list(options.text.read_bytes())).unfold(0, 256, 1)    # (N - 255, T), overlapping
     torch.manual_seed(42)
     model = Llama(Config())
     losses = train(model, lambda step: rows[torch.randint(len(rows), (16,))], options.steps)

@@ -9,7 +9,7 @@ def count_pairs(ids: Tensor, vocab_size: int) -> Tensor:
     """How often each token follows each other one.
 
     `ids` (N,), int64. Returns FP32 (V, V): entry [a, b] is the number of places where b comes right after a.
-    `torch.bincount` on a * V + b counts all pairs without a Python loop.
+    `torch.bincount(a * V + b, minlength=V * V)` counts all pairs without a Python loop.
     """
     raise NotImplementedError("count_pairs in lessons/yours/step01_counts.py")
 

@@ -12,7 +12,10 @@ class Head(nn.Module):
     """
 
     def __init__(self, width: int, head_dim: int):
-        """Make `self.q_proj`, `self.k_proj` and `self.v_proj`: nn.Linear from D to F, without bias."""
+        """Make `self.q_proj`, `self.k_proj` and `self.v_proj`: nn.Linear from D to F, without bias.
+
+        D is `width`, F is `head_dim`.
+        """
         super().__init__()
         raise NotImplementedError("Head.__init__ in lessons/yours/step03_head.py")
 
