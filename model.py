@@ -135,10 +135,10 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """cos and sin of the angles n * theta^(-2j/F), position n < length, pair j < F/2 (Su et al. 2021, 3.2.2).
 
-    Llama's published weights use the half-split form: feature j is paired with feature j + F/2, so each row
-    has every angle twice. The frequency is computed in the same steps as in the published code: a difference
-    in its last bit, multiplied by the position, changes a logit by more than 1e-4. Returns two FP32 tensors
-    (length, F).
+    The Llama files of transformers use the half-split form: feature j is paired with feature j + F/2, so each
+    row has every angle twice. The frequency is computed in the same steps as in the published code: a
+    difference in its last bit, multiplied by the position, changes a logit by more than 1e-4. Returns two
+    FP32 tensors (length, F).
     """
     pair = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)   # (F/2,)
     frequency = 1.0 / theta ** (pair / head_dim)                              # (F/2,)
