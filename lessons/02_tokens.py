@@ -77,10 +77,12 @@ assert words.decode(ids) == TEXT
 #
 # TokenMonster, the tokenizer of these models, first rewrites the text so that *every* word begins with a
 # space. Where the text has none, it writes the marker ⌫ (the byte 127, "delete") and a space: "a space that
-# is to be deleted". So `cat`, ` cat` and `(cat` all use the same piece `·cat`. The rules are in
-# `tokenizer.py:needs_marker`, the rewriting is in `tokenizer.py:normalize`. It also splits accents from
-# letters (Unicode calls this form NFD), so that é shares the token of e. Look at the examples below: a
-# letter after an apostrophe inside a word (`don't`) gets no marker; a number after a letter (`a1`) does.
+# is to be deleted". So in `cat`, ` cat` and `(cat` the word looks the same, `·cat`, and one piece can serve
+# all three. (Our vocabulary has no `·cat` but `⌫·cat`. So the encoder writes ` cat` as a space, which is a
+# piece of its own, and `⌫·cat`.) The rules are in `tokenizer.py:needs_marker`, the rewriting is in
+# `tokenizer.py:normalize`. It also splits accents from letters (Unicode calls this form NFD), so that é
+# shares the token of e. Look at the examples below: a letter after an apostrophe inside a word (`don't`)
+# gets no marker; a number after a letter (`a1`) does.
 
 # %%
 assert len(ids) == 73 and round(len(TEXT) / len(ids), 1) == 3.3 and tokenizer.DEL == 127
