@@ -395,8 +395,8 @@ class Corpus:
         nats = [split.get("nats") for split in splits]
         return None if None in nats else sum(nats) / sum(tokens_of(split) for split in splits)
 
-    def documents(self, source: str, count: int) -> list[np.ndarray]:
-        """The first `count` complete documents of a source, int64 (n,) each, with their separator."""
+    def documents(self, source: str, count: int | None = None) -> list[np.ndarray]:
+        """The first `count` complete documents of a source, else all; int64 (n,), with their separator."""
         index = self.names.index(source)
         tokens = np.empty(self.starts[index][-1], dtype=np.int64)
         self.read(index, 0, tokens)

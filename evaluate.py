@@ -351,10 +351,10 @@ def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
 
 
 def in_blocks(
-    name: str, items: list, size: int, judge: Callable[[list], list], finished: dict[str, list]
+    name: str, items: list, size: int, judge: Callable[[list], list], finished: dict[str, list] | None
 ) -> list:
     """`judge` of all items, `size` at a time; results are taken from `finished` and added to it."""
-    results = []
+    results, finished = [], {} if finished is None else finished
     for first in range(0, len(items), size):
         part = items[first:first + size]
         key = f"{name} items {first}-{first + len(part) - 1}"
@@ -452,33 +452,27 @@ def blimp(
             results.append(0.5 if difference == 0 else float(difference > 0))
         return results
 
-    finished = {} if finished is None else finished
     name = f"blimp {sha256_file(path)[:16]} {prompt}"
-    results = {}
-    kinds: dict[str, dict[str, list[str]]] = {"paradigms": {}, "phenomena": {}, "categories": {}}
+    # kind -> group -> the results of each of its paradigms
+    kinds: dict[str, dict[str, list[list[float]]]] = {"paradigms": {}, "phenomena": {}, "categories": {}}
     for paradigm, pairs in progress(paradigms.items(), desc="BLiMP"):
-        results[paradigm] = in_blocks(f"{name} {paradigm}", pairs[:limit], 1000, judge, finished)
+        found = in_blocks(f"{name} {paradigm}", pairs[:limit], 1000, judge, finished)
         term = pairs[0]["linguistics_term"]
-        kinds["paradigms"][paradigm] = [paradigm]
-        kinds["phenomena"].setdefault(term, []).append(paradigm)
-        kinds["categories"].setdefault(CATEGORIES.get(paradigm) or CATEGORIES.get(term, "other"), []).append(
-            paradigm
-        )
-    values = [value for result in results.values() for value in result]
-    overall = statistics.fmean(map(statistics.fmean, results.values()))
+        category = CATEGORIES.get(paradigm) or CATEGORIES.get(term, "other")
+        for kind, group in zip(kinds, (paradigm, term, category)):
+            kinds[kind].setdefault(group, []).append(found)
+    results = [found for (found,) in kinds["paradigms"].values()]
+    values = [value for found in results for value in found]
+    overall = statistics.fmean(map(statistics.fmean, results))
     intervals: dict[str, Any] = {"overall": wilson_interval(overall, len(values))}
     summary: dict[str, Any] = {"overall": overall, "intervals": intervals}
-    for kind, members in kinds.items():
-        summary[kind] = {
-            name: statistics.fmean(statistics.fmean(results[paradigm]) for paradigm in names)
-            for name, names in members.items()
-        }
-        counts = {name: sum(len(results[paradigm]) for paradigm in names) for name, names in members.items()}
-        intervals[kind] = {
-            name: wilson_interval(share, counts[name]) for name, share in summary[kind].items()
-        }
+    for kind, groups in kinds.items():
+        shares = {group: statistics.fmean(map(statistics.fmean, parts)) for group, parts in groups.items()}
+        summary[kind] = shares
+        intervals[kind] = {group: wilson_interval(shares[group], sum(map(len, parts)))
+                           for group, parts in groups.items()}
     summary["bands"] = {paradigm: band(share) for paradigm, share in summary["paradigms"].items()}
-    lenient = [statistics.fmean(value > 0 for value in result) for result in results.values()]
+    lenient = [statistics.fmean(value > 0 for value in found) for found in results]
     return {
         **summary, "overall_lm_eval": statistics.fmean(lenient), "ties": values.count(0.5),
         "pairs": len(values),
@@ -582,10 +576,8 @@ def multiple_choice(
             results.append([*judge_choices(item, log_p, sizes), any(crossed for _, crossed in contexts)])
         return results
 
-    results = in_blocks(
-        f"choices {sha256_file(path)[:16]} {boundary} {prompt}", items, 500, judge,
-        {} if finished is None else finished,
-    )
+    name = f"choices {sha256_file(path)[:16]} {boundary} {prompt}"
+    results = in_blocks(name, items, 500, judge, finished)
     acc, stderr = mean_and_error([right for right, _, _ in results])
     summary = {
         "acc": acc,

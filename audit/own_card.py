@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sentences of a model card of ours: every number in them is compared with a file of the run.
+"""What a model card of ours states: numbers, tables and sentences, each from a file of the run.
 
-PROSE has the sentences that publishing/card.py writes, with a name in braces for each number. A number in the
-card that no sentence of PROSE covers is itself a finding: either it was changed, or the words around it were.
+publishing/card.py writes `numbers` and `tables`; own_folder.py computes them again and compares. PROSE has
+the card's sentences, with a name in braces for each number. A number in the card that no sentence of PROSE
+covers is itself a finding: either it was changed, or the words around it were.
 """
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
+from pathlib import Path
 from typing import Any
+
+from audit.shapes import lora_parameters
+from data import title, tokens_of
+from judging.scoreboard import headline
+from model import ModelConfig, tensor_index
+from params import count, embedding_share, kv_cache_bytes
+from training.read_run import Run
 
 FORM = 2                                                          # of the cards that PROSE describes
 GALLERY_SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
@@ -52,10 +63,110 @@ PROSE = (
     "title = {{name}: a {millions}M-parameter",
     "stentor-from-scratch on {tokens} tokens}",
 )
-TABLES = ("setting", "component", "hyper-parameter", "benchmark", "source")      # each row is checked
+# First word of a table's head -> what the findings on it are called, the file that has its values.
+TABLES = {
+    "setting": ("settings", "config.json"), "component": ("components", "count of config.json"),
+    "hyper-parameter": ("hyper-parameter", "run.json"), "benchmark": ("evaluation", "evaluation.json"),
+    "source": ("data", "manifest.json"), "step": ("curve", "log.jsonl"),
+}
 SECTIONS = ("Evaluation", "Samples", "How to load", "Limits", "Curve", "Data", "Training", "Architecture",
             "Licence", "Citation", "Numbers", "")
 
+
+# ----------------------------------------------------------------------------------------- numbers and tables
+
+def numbers(model: Path, config: ModelConfig, run: Run | None) -> dict[str, tuple[Any, str]]:
+    """Name in the card's block `numbers` -> (value computed from the files, how).
+
+    `model` is the model folder; `run` is None where it is not part of a run.
+    """
+    parts = count(config)
+    values = {
+        "parameters": (parts, "count of config.json"),
+        "embedding_share_percent": (embedding_share(config), "embedding and head / total"),
+        "weights_bytes": (
+            sum(4 * math.prod(shape) for _, shape in tensor_index(model).values()),
+            "4 bytes a value of the weights",
+        ),
+        "kv_cache_bytes_fp16": (
+            kv_cache_bytes(config, config.max_position_embeddings), "2 * L * K * F * context * 2 bytes",
+        ),
+        "lora_r16_parameters": (lora_parameters(config, 16), "rank 16 on q, k, v, o"),
+    }
+    if run is None or not run.steps:
+        return values
+    losses = [row["loss"] for row in run.steps if row["loss"] is not None]
+    values |= {
+        "steps": (run.step, "last row of log.jsonl"),
+        "tokens_per_step": (run.tokens_per_step, "run.json"),
+        "tokens": (run.tokens, "steps * tokens a step"),
+        "tokens_per_parameter": (run.tokens / parts["total"], "tokens / parameters"),
+    }
+    if run.best:
+        values["best_step"] = (run.best["step"], "evaluation of log.jsonl that is marked best")
+        for key, row in (("best", run.best), ("last", run.evals[-1])):
+            values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
+            values[f"{key}_eval_ppl"] = (perplexity(row["eval_loss"]), f"exp of the {key} evaluation's loss")
+    return values | {
+        "last_train_loss": (losses[-1] if losses else None, "last training row of log.jsonl"),
+        "tokens_per_second": (run.tokens_per_second, "median of log.jsonl"),
+        "seconds": (run.seconds, "log.jsonl, all calls added"),
+    }
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); of a loss above 700, e^700."""
+    return math.exp(min(loss, 700))
+
+
+def tables(config: ModelConfig, run: Run | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Kind of table (a key of TABLES) -> row -> column -> value."""
+    parts = count(config)
+    found: dict[str, dict[str, dict[str, Any]]] = {
+        "setting": {name: {"value": value} for name, value in dataclasses.asdict(config).items()},
+        "component": {name: {"parameters": value, "percent": 100 * value / parts["total"]}
+                      for name, value in parts.items()},
+    }
+    if run is None:
+        return found
+    losses = {row["step"]: row["loss"] for row in run.steps}
+    found |= {
+        "hyper-parameter": {name: {"value": value} for name, value in run.settings.items()},
+        "benchmark": {name: benchmark_row(result) for name, result in results_of(run.results).items()},
+        "step": {
+            f"{row['step']:,}": {
+                "tokens": row.get("tokens"), "training loss": losses.get(row["step"]),
+                "validation loss": row["eval_loss"], "perplexity": row.get("eval_ppl"),
+                "note": row.get("note", ""),
+            }
+            for row in run.evals
+        },
+        "source": source_rows(run.manifest) if run.manifest else {},
+    }
+    return found
+
+
+def benchmark_row(result: dict[str, Any]) -> dict[str, Any]:
+    """What the table of benchmarks states of a result of evaluate.py."""
+    score, (low, high) = headline(result)
+    return {"score": score, "95% interval": f"{low:.4f} to {high:.4f}", "chance": result.get("chance", "")}
+
+
+def source_rows(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the table of data states of each source of a corpus."""
+    described, mixture = manifest["recipe"].get("sources", {}), manifest["mixture"]
+    return {
+        title(name, source): {
+            "what it is": described.get(name, ""), "documents": source["train"]["documents"],
+            "training tokens": tokens_of(source["train"]),
+            "validation tokens": tokens_of(source["validation"]),
+            "share at the start": mixture["start"][name], "at the end": mixture["end"][name],
+        }
+        for name, source in manifest["sources"].items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------- sentences
 
 def adamw(settings: dict[str, Any]) -> tuple[float, float, float]:
     """beta1, beta2 and eps of a run. Runs before these were settings: 0.999 for fine-tuning, else 0.95."""

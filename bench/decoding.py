@@ -38,9 +38,10 @@ from torch import Tensor
 
 import evaluate
 import tokenizer
+from bench.weight_forms import bytes_read
 from common import Parser, UserError, run
 from sampling.fast_decoder import FastDecoder
-from sampling.weights import FORMS, bytes_read, quantized
+from sampling.weights import FORMS, quantized
 from model import SIZES, Llama, ModelConfig
 from sample import Draw, NextLogits, SampleSettings, decode
 from publishing.to_gguf import export

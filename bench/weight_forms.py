@@ -13,9 +13,23 @@ import torch
 
 import evaluate
 from common import Parser, UserError, run
-from model import KVCache
+from model import KVCache, Llama
 from sampling.answers import LoadedModel, load_model_of
-from sampling.weights import FORMS, bytes_read
+from sampling.weights import FORMS
+
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+
+
+def bytes_read(model: Llama, form: str) -> int:
+    """Bytes of weights that one decoding step reads; `model` as loaded.
+
+    Every matrix once (of an untied embedding only a row), norms in FP32.
+    """
+    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
+    norms = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
+    if not model.config.tie_word_embeddings:
+        matrices -= model.model.embed_tokens.weight.numel()
+    return matrices * BYTES[form] + norms * 4
 
 
 def seconds_per_token(loaded: LoadedModel, tokens: int) -> float:

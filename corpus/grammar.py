@@ -6,8 +6,8 @@ choices produce has the probability
 
     p(text) = product of 1 / options_i          -log p(text) = sum of log options_i    (nats)
 
-provided that no other choices produce the same text. `read` finds the choices from the text, which proves it,
-and `every` enumerates a small grammar completely: its probabilities sum to 1.
+provided that no other choices produce the same text. `readings` finds all choices that can have made a text,
+which proves it.
 
     template      "[One day|One night] {h.name=NAME} lost {h.his} {t.thing=THING}."
     [a|b|c]       a choice; the options may contain choices; an empty option is allowed
@@ -196,30 +196,6 @@ class Grammar:
             return reading.complete, reading.at, -len(reading.mistakes)
 
         return max(self.readings(text, lenient=True), key=quality)
-
-    def every(self) -> Iterator[Written]:
-        """All texts of a small grammar."""
-        waiting = [(self.nodes, Written("", 0.0), {})]
-        while waiting:
-            nodes, so_far, slots = waiting.pop()
-            if not nodes:
-                yield so_far
-                continue
-            node, rest = nodes[0], nodes[1:]
-            if isinstance(node, Text):
-                waiting.append((rest, so_far._replace(text=so_far.text + node.text), slots))
-            elif isinstance(node, Copy):
-                waiting.append((rest, so_far._replace(text=so_far.text + node.value(slots)), slots))
-            elif isinstance(node, Choice):
-                nats = so_far.nats + math.log(len(node.options))
-                waiting += [((*option, *rest), so_far._replace(nats=nats), slots) for option in node.options]
-            else:
-                values = self.values(node.sort, slots)
-                nats = so_far.nats + math.log(len(values))
-                waiting += [
-                    (rest, Written(so_far.text + value, nats), {**slots, node.slot: (node.sort, value)})
-                    for value in values
-                ]
 
 
 PIECE = re.compile(r"[\[\]|]|\{[^}]*\}|[^\[\]|{]+")

@@ -10,11 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common import UserError, sha256_file
 from evaluate import in_blocks, mean_and_error, read_items, wilson_interval
-from model import KVCache, Llama
+from model import Llama
+from sampling.many import decode_many
 from tokenizer import Tokenizer
 
 STOPS = ("Question:", "</s>", "<|im_end|>")                       # an answer ends here, or at a stop id
@@ -22,33 +21,16 @@ ANSWER_TOKENS = 256
 ROWS = 32                                                         # prompts in one pass
 
 
-@torch.inference_mode()
 def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[str]:
     """The greedy continuation of each prompt, all prompts at once.
 
-    An answer ends after ANSWER_TOKENS, at an id of `tokenizer.stop_ids`, or at a text of STOPS. Shorter
-    prompts are padded on the left and the padding is masked. Padding shifts the positions of a prompt, which
-    changes nothing, because rotary attention depends on distances only.
+    An answer ends after ANSWER_TOKENS, at an id of `tokenizer.stop_ids`, or at a text of STOPS.
     """
-    device = model.model.embed_tokens.weight.device
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    real = torch.zeros(len(prompts), width + ANSWER_TOKENS, dtype=torch.bool)
-    for number, prompt in enumerate(prompts):
-        ids[number, width - len(prompt):] = torch.tensor(prompt)
-        real[number, width - len(prompt):] = True
-    real = real.to(device)[:, None, None]                                         # (B, 1, 1, S)
-    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()     # (T, T)
-    itself = torch.eye(width, dtype=torch.bool, device=device)                    # (T, T), for the padding
-    dtype = model.model.embed_tokens.weight.dtype
-    cache = KVCache(model.config, len(prompts), width + ANSWER_TOKENS, device, dtype)
-    hidden = model.model(ids.to(device), cache, real[..., :width] & causal | itself)[:, -1]           # (B, D)
     answers: list[list[int]] = [[] for _ in prompts]
     texts = [""] * len(prompts)
     unfinished = set(range(len(prompts)))
-    for step in range(1, ANSWER_TOKENS + 1):
-        newest = model.project(hidden).argmax(dim=-1)                             # (B,)
-        tokens = newest.tolist()
+    steps = decode_many(model, prompts, ANSWER_TOKENS, lambda logits: logits.argmax(dim=-1).tolist())
+    for step, tokens in enumerate(steps, 1):
         for number in unfinished:
             answers[number].append(tokens[number])
         # Decoding the texts at every step would take longer than the model does.
@@ -57,9 +39,8 @@ def greedy(model: Llama, tokenizer: Tokenizer, prompts: list[list[int]]) -> list
                 texts[number] = tokenizer.decode(answers[number], skip_special=True)
                 if answers[number][-1] in tokenizer.stop_ids or any(stop in texts[number] for stop in STOPS):
                     unfinished.discard(number)
-        if not unfinished or step == ANSWER_TOKENS:
+        if not unfinished:
             break
-        hidden = model.model(newest[:, None], cache, real[..., :width + step])[:, -1]                 # (B, D)
     return [re.split("|".join(map(re.escape, STOPS)), text)[0] for text in texts]
 
 
@@ -117,10 +98,8 @@ def exact_match(
         return [float(final_number(text) == wanted) for text, (_, wanted) in zip(texts, part)]
 
     digests = " ".join(sha256_file(file)[:16] for file in (path, examples) if file)
-    results = in_blocks(
-        f"gsm8k {digests} {shots} shots of {len(items)}", tasks, ROWS, judge,
-        {} if finished is None else finished,
-    )
+    name = f"gsm8k {digests} {shots} shots of {len(items)}"
+    results = in_blocks(name, tasks, ROWS, judge, finished)
     exact, stderr = mean_and_error(results)
     return {
         "exact_match": exact, "stderr": stderr, "interval": wilson_interval(exact, len(items)),

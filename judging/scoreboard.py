@@ -18,7 +18,6 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
 import data
@@ -359,14 +358,9 @@ def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
     """
     corpus = data.Corpus(folder, seq_len=2, batch_size=1, split="validation")
     tokenizer = load(corpus.vocab_path)
-    documents = []
-    for source, starts in enumerate(corpus.starts):
-        ids = numpy.empty(starts[-1], dtype=numpy.int64)
-        corpus.read(source, 0, ids)
-        for document in numpy.split(ids, numpy.flatnonzero(ids == corpus.eos_id) + 1)[:limit]:
-            text = tokenizer.decode(document.tolist(), skip_special=True)
-            documents.append(unicodedata.normalize("NFC", text))
-    return [document for document in documents if document]
+    texts = [tokenizer.decode(ids.tolist(), skip_special=True)
+             for source in corpus.names for ids in corpus.documents(source, limit)]
+    return [unicodedata.normalize("NFC", text) for text in texts if text]
 
 
 def text_documents(path: str | Path, limit: int | None = None) -> list[str]:
@@ -429,19 +423,15 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     alike = [home.resolve().name for home in homes]
     names = [home if alike.count(home) == 1 else str(folder) for home, folder in zip(alike, folders)]
     results = {name: judge_run(name, folder, args) for name, folder in zip(names, folders)}
-    heads = {name: {title: headline(one) for title, one in row.items()} for name, row in results.items()}
-    scores = {name: {title: score for title, (score, _) in row.items()} for name, row in heads.items()}
-    intervals = {name: {title: ends for title, (_, ends) in row.items()} for name, row in heads.items()}
+    scores, intervals, chance = {}, {}, {}
     for name, row in results.items():
+        heads = {title: headline(result) for title, result in row.items()}
+        scores[name] = {title: score for title, (score, _) in heads.items()}
+        intervals[name] = {title: ends for title, (_, ends) in heads.items()}
         for title, result in row.items():
             groups = result.get("groups", {})
             scores[name] |= {f"{title}, {group}": share for group, share in groups.items()}
-    chance = {
-        title: result["chance"]
-        for row in results.values()
-        for title, result in row.items()
-        if "chance" in result
-    }
+            chance |= {title: result["chance"]} if "chance" in result else {}
     if args.peers:
         peers, card_chance = card_peers()
         scores |= {f"{name} (card)": row for name, row in peers.items()}

@@ -7,7 +7,7 @@
 It is made from run.json and log.jsonl of the run, config.json and the weights of `best/`, the manifest of the
 corpus if it is still there, and evaluation.json if evaluate.py wrote one. The samples have fixed prompts and
 seeds and are not edited. `python params.py --audit RUN` compares every number in the card with the files: the
-block `numbers` at its end, the tables, and the sentences, whose form audit/own_card.py:PROSE repeats.
+block `numbers` at its end, the tables, and the sentences. audit/own_card.py has what these state.
 """
 from __future__ import annotations
 
@@ -19,23 +19,48 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import Parser, atomic_write, newest_run, read_json, run, sha256_file
-from audit.own_card import FORM, GALLERY_SETTINGS, adamw, results_of
-from data import title
-from judging.scoreboard import headline
+from common import Parser, UserError, atomic_write, newest_run, read_json, run, sha256_file
+from audit import own_card
+from audit.own_card import FORM, GALLERY_SETTINGS, adamw
 from model import Llama
-from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops
-from publishing.run_numbers import Run, numbers, read_run
+from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops, shares
 from sample import SampleSettings, generate, learned_to_copy, recommended
 from tokenizer import load as load_tokenizer
+from training.read_run import Run, read_run
+
+Tables = dict[str, dict[str, dict[str, Any]]]                     # kind -> row -> column -> value
+DECIMALS = {
+    "embedding_share_percent": 1, "tokens_per_parameter": 3, "best_eval_loss": 4, "best_eval_ppl": 2,
+    "last_eval_loss": 4, "last_eval_ppl": 2, "last_train_loss": 4, "tokens_per_second": 1, "seconds": 1,
+}
+FORMATS = {
+    "parameters": ",", "percent": ".1f", "documents": ",", "training tokens": ",", "validation tokens": ",",
+    "score": ".4f", "tokens": ",", "training loss": ".4f", "validation loss": ".4f", "perplexity": ".2f",
+}
 
 
-def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table."""
-    lines = [head, tuple("---" for _ in head), *rows]
+def facts(kind: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Rows of one table of the card (see `own_card.tables`) as a Markdown table."""
+    columns = next(iter(rows.values()), {})
+    lines = [(kind, *columns), ("---",) * (1 + len(columns))]
+    for name, row in rows.items():
+        lines.append((name, *("" if value is None else format(value, FORMATS.get(column, ""))
+                              for column, value in row.items())))
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
     )
+
+
+def quoted(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows with their names as code."""
+    return {f"`{name}`": row for name, row in rows.items()}
+
+
+def rounded_numbers(of: Run) -> dict[str, Any]:
+    """The card's numbers (see `own_card.numbers`), each with the decimals that the card states."""
+    found = own_card.numbers(of.folder / "best", of.config, of)
+    return {name: round(value, DECIMALS.get(name)) if isinstance(value, (int, float)) else value
+            for name, (value, _) in found.items()}
 
 
 def fenced(text: str, kind: str = "") -> str:
@@ -50,9 +75,9 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def hub_datasets(of: Run) -> list[str]:
+def hub_datasets(manifest: dict | None) -> list[str]:
     """The hub's data sets in the corpus: words of the form owner/name in the manifest's list of sources."""
-    described = (of.manifest or {}).get("recipe", {}).get("sources", {})
+    described = (manifest or {}).get("recipe", {}).get("sources", {})
     words = [part.split()[0] for text in described.values() for part in str(text).split(", ") if part.strip()]
     return sorted({word for word in words if re.fullmatch(r"[\w.-]+/[\w.-]+", word)})
 
@@ -68,7 +93,7 @@ language: [en]
 library_name: transformers
 pipeline_tag: text-generation
 tags: {json.dumps(tags)}
-datasets: {json.dumps(hub_datasets(of))}  # those of the hub; the section on data names all
+datasets: {json.dumps(hub_datasets(of.manifest))}  # those of the hub; the section on data names all
 model-index:
 - name: {json.dumps(name)}
   results:
@@ -87,9 +112,9 @@ model-index:
 def result(of: Run, found: dict[str, Any], name: str) -> str:
     """The card's first lines: the result, what the model is, what to expect of it, the curve."""
     total, vocabulary = found["parameters"]["total"], of.config.vocab_size
-    init = of.info["settings"].get("init")
+    init = of.settings.get("init")
     start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
-    size = "own" if of.info["settings"].get("model") else of.info["settings"]["size"]
+    size = "own" if of.settings.get("model") else of.settings["size"]
     if found["best_eval_loss"] > math.log(vocabulary):
         expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
                   f"perplexity {vocabulary:,}.")
@@ -111,21 +136,18 @@ A Llama-style language model of {total:,} parameters (shape `{size}`), {start} w
 {expect}{picture if (of.folder / "training_curves.svg").is_file() else ""}"""
 
 
-def architecture(of: Run, found: dict[str, Any]) -> str:
-    config, parts = of.config, found["parameters"]
+def architecture(of: Run, found: dict[str, Any], tables: Tables) -> str:
+    config = of.config
     head = "tied to the embedding" if config.tie_word_embeddings else "a matrix of its own"
-    fields = [(f"`{name}`", value) for name, value in dataclasses.asdict(config).items()]
-    rows = [
-        (part, f"{value:,}", f"{100 * value / parts['total']:.1f}") for part, value in parts.items() if value
-    ]
+    parts = {name: row for name, row in tables["component"].items() if row["parameters"]}
     return f"""## Architecture
 
 `LlamaForCausalLM`: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU, no biases.
 The output head is {head}.
 
-{table(("setting", "value"), fields)}
+{facts("setting", quoted(tables["setting"]))}
 
-{table(("component", "parameters", "percent"), rows)}
+{facts("component", parts)}
 
 The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%.
 Weights in FP32: {found['weights_bytes']:,} bytes.
@@ -133,81 +155,58 @@ KV cache at {config.max_position_embeddings:,} positions in FP16: {found['kv_cac
 A LoRA adapter of rank 16 on q, k, v and o: {found['lora_r16_parameters']:,} parameters."""
 
 
-def data_section(of: Run, found: dict[str, Any]) -> str:
+def data_section(of: Run, found: dict[str, Any], tables: Tables) -> str:
     lines = [f"Corpus fingerprint `{of.info['corpus']}`, vocabulary fingerprint `{of.info['vocabulary']}`."]
     if of.manifest is None:
         lines.append(
             "The prepared corpus was not there when this card was written, so its sources are not listed."
         )
     else:
-        described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
-        rows = [
-            (
-                title(name, source), described.get(name, ""), f"{source['train']['documents']:,}",
-                f"{source['train']['tokens']:,}", f"{source['validation']['tokens']:,}",
-                mixture["start"][name], mixture["end"][name],
-            )
-            for name, source in of.manifest["sources"].items()
-        ]
-        head = ("source", "what it is", "documents", "training tokens", "validation tokens",
-                "share at the start", "at the end")
-        lines.append(table(head, rows))
-        lines.append(
-            f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. "
+        anneal = 100 * of.manifest["mixture"]["anneal"]
+        lines += [
+            facts("source", tables["source"]),
+            f"Shares move from start to end over the last {anneal:.0f}% of the run. "
             f"Prepared with `{of.manifest['command']}`. "
-            "Validation documents are chosen by a hash of their text."
-        )
+            "Validation documents are chosen by a hash of their text.",
+        ]
     lines.append(
         f"Trained on {found['tokens']:,} tokens in all, {found['tokens_per_parameter']} for each parameter."
     )
     return "## Data\n\n" + "\n\n".join(lines)
 
 
-def recipe(of: Run, found: dict[str, Any]) -> str:
+def recipe(of: Run, found: dict[str, Any], tables: Tables) -> str:
     hidden = ("model", "data", "out", "resume", "dry_run")
-    settings = [(f"`{name}`", value) for name, value in of.info["settings"].items()
-                if value is not None and value is not False and name not in hidden]
+    settings = {name: row for name, row in tables["hyper-parameter"].items()
+                if row["value"] is not None and row["value"] is not False and name not in hidden}
     versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
     commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
-    chosen = of.info["settings"]
-    beta1, beta2, eps = adamw(chosen)
+    beta1, beta2, eps = adamw(of.settings)
     return f"""## Training
 
 AdamW (betas {beta1} and {beta2}, eps {eps}, decay on Linear weights only), linear warmup,
-then `{chosen['schedule']}`. Every step has {found['tokens_per_step']:,} tokens.
-Precision `{chosen['precision']}`: {of.info['precision_reason']}.
+then `{of.settings['schedule']}`. Every step has {found['tokens_per_step']:,} tokens.
+Precision `{of.settings['precision']}`: {of.info['precision_reason']}.
 Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed};
 {versions}; {commit}.{notes}
 
-{table(("hyper-parameter", "value"), settings)}"""
+{facts("hyper-parameter", quoted(settings))}"""
 
 
-def curve(of: Run, found: dict[str, Any]) -> str:
-    every = max(1, math.ceil(len(of.evals) / 16))
-    chosen = [
-        row
-        for i, row in enumerate(of.evals)
-        if i % every == 0 or row is of.evals[-1] or row["step"] == found["best_step"]
-    ]
-    losses = {row["step"]: row["loss"] for row in of.steps}
-    rows = [
-        (
-            f"{row['step']:,}", f"{row['tokens']:,}",
-            "" if losses.get(row["step"]) is None else f"{losses[row['step']]:.4f}",
-            f"{row['eval_loss']:.4f}", f"{row['eval_ppl']:.2f}", row.get("note", ""),
-        )
-        for row in chosen
-    ]
+def curve(of: Run, found: dict[str, Any], tables: Tables) -> str:
+    every, last = max(1, math.ceil(len(of.evals) / 16)), len(of.evals) - 1
+    chosen = {step: row for i, (step, row) in enumerate(tables["step"].items())
+              if i % every == 0 or i == last or step == f"{found['best_step']:,}"}
     return f"""## Curve
 
-{table(("step", "tokens", "training loss", "validation loss", "perplexity", "note"), rows)}
+{facts("step", chosen)}
 
 The weights here are those of step {found['best_step']:,}, which had the lowest validation loss."""
 
 
-def evaluation(found: dict[str, Any]) -> str:
+def evaluation(found: dict[str, Any], tables: Tables) -> str:
     """The validation loss, and what evaluate.py measured, as a table."""
     text = f"""## Evaluation
 
@@ -218,12 +217,7 @@ Perplexities can be compared only between models of one vocabulary on one valida
     if "evaluation" not in found:
         return text + ("No benchmark was run. `python evaluate.py RUN` runs some; "
                        "`python -m publishing.card RUN` adds them.")
-    rows = [
-        (title, f"{score:.4f}", f"{low:.4f} to {high:.4f}", one.get("chance", ""))
-        for title, one in results_of(found["evaluation"]).items()
-        for score, (low, high) in [headline(one)]
-    ]
-    return text + table(("benchmark", "score", "95% interval", "chance"), rows)
+    return text + facts("benchmark", tables["benchmark"])
 
 
 TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network,
@@ -287,7 +281,7 @@ a character whose bytes the model did not finish."""
 
 
 def limits(of: Run, found: dict[str, Any]) -> str:
-    trained, allowed = of.info["settings"]["seq_len"], of.config.max_position_embeddings
+    trained, allowed = of.settings["seq_len"], of.config.max_position_embeddings
     context = f"It was trained at its full context of {trained:,} tokens."
     if trained < allowed:
         context = (f"It was trained on rows of {trained:,} tokens. Its configuration allows {allowed:,}; "
@@ -317,13 +311,18 @@ def write_card(run_folder: str | Path) -> Path:
     """
     folder = Path(run_folder)
     of = read_run(folder)
-    size = "own" if of.info["settings"].get("model") else of.info["settings"]["size"]
-    settings = GALLERY.get(size, STENTOR3)
+    if not of.steps or not of.evals:
+        raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
+                        "a card needs one of each")
+    settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
     if learned_to_copy(folder / "best"):                          # a penalty works against copying
         settings = dataclasses.replace(settings, repetition_penalty=1.0)
     samples = gallery(folder / "best", settings)
-    found = numbers(of, samples)
-    found["gallery"] |= {name: getattr(settings, name) for name in GALLERY_SETTINGS} | {"seed": SEED}
+    found, tables = rounded_numbers(of), own_card.tables(of.config, of)
+    asked = {name: getattr(settings, name) for name in GALLERY_SETTINGS}
+    found["gallery"] = shares(samples) | asked | {"seed": SEED}
+    if of.results:
+        found["evaluation"] = of.results
     name, total = folder.resolve().name, found["parameters"]["total"]
     citation = f"""@misc{{{re.sub(r"[^0-9A-Za-z]+", "_", name)},
   title = {{{name}: a {total / 1e6:.1f}M-parameter language model}},
@@ -332,14 +331,14 @@ def write_card(run_folder: str | Path) -> Path:
     sections = [
         front_matter(of, found, name),
         result(of, found, name),
-        evaluation(found),
+        evaluation(found, tables),
         gallery_section(samples, settings, found),
         use(of, name),
         limits(of, found),
-        curve(of, found),
-        data_section(of, found),
-        recipe(of, found),
-        architecture(of, found),
+        curve(of, found, tables),
+        data_section(of, found, tables),
+        recipe(of, found, tables),
+        architecture(of, found, tables),
         "## Licence\n\nApache-2.0, as the code. "
         "For the training text, see the sources in the section on data.",
         "## Citation\n\n" + fenced(citation, "bibtex"),

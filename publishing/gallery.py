@@ -6,11 +6,12 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 import tokenizer
-from model import KVCache, Llama
+from model import Llama
 from sample import Draw, SampleSettings
+from sampling.many import decode_many
 
 # The kinds of prompt that the cards show, and the beginning of a tale; the wording is ours.
 PROMPTS = {
@@ -53,36 +54,21 @@ def loops(tokens: list[int]) -> bool:
     return len(fours) > 4 and len(set(fours)) < len(fours) / 2
 
 
-@torch.inference_mode()
 def continuations(
     model: Llama, prompts: list[list[int]], settings: SampleSettings, stop_id: int
 ) -> list[list[int]]:
-    """The new ids of one answer to each prompt, with `stop_id` at the end of those that ended by themselves.
+    """The new ids of an answer to each prompt, with `stop_id` at the end of those that ended themselves."""
+    draws = [Draw(model, ids, settings, SEED, [stop_id]) for ids in prompts]
 
-    All rows are decoded together, so that a step reads every weight once. Shorter prompts are padded at the
-    left and a mask hides the padding. Rotary embeddings depend on distances only, so a row may start at any
-    position (Su et al. 2021, section 3.2.2).
-    """
-    width, B = max(map(len, prompts)), len(prompts)
-    rows = [Draw(model, ids, settings, SEED, [stop_id]) for ids in prompts]
+    def choose(logits: Tensor) -> list[int | None]:
+        return [draw.choose(row) if draw.left else None for draw, row in zip(draws, logits)]
+
     new: list[list[int]] = [[] for _ in prompts]
-    room = min(settings.max_new_tokens, model.config.max_position_embeddings - width)
-    cache = KVCache(model.config, B, width + room)
-    input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])             # (B, T)
-    real = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompts])    # (B, S)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()                                # (T, S)
-    itself = torch.eye(width, dtype=torch.bool)  # (T, S): padding attends to itself
-    mask = causal & real[:, None, None] | itself                                              # (B, 1, T, S)
-    logits = model.project(model.model(input_ids, cache, mask)[:, -1])                        # (B, V)
-    for _ in range(room):
-        for row, ids, one in zip(rows, new, logits):
-            if row.left:
-                ids.append(row.choose(one))
-        if not any(row.left for row in rows) or cache.length == cache.capacity:
+    for tokens in decode_many(model, prompts, settings.max_new_tokens, choose):
+        for ids, token in zip(new, tokens):
+            ids += [] if token is None else [token]
+        if not any(draw.left for draw in draws):
             break
-        newest = torch.tensor([[ids[-1]] for ids in new])                                     # (B, 1)
-        real = torch.cat([real, torch.ones(B, 1, dtype=torch.bool)], dim=1)                   # (B, S)
-        logits = model(newest, cache, real[:, None, None])[:, -1]                             # (B, V)
     return new
 
 

@@ -40,12 +40,6 @@ def cells(heading: str, text: str) -> list[dict]:
     return result
 
 
-def commands(page: str) -> list[str]:
-    """Every command line of the page's blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
-
-
 def write_notebooks(folder: Path) -> list[Path]:
     """Write one notebook for each part of KAGGLE.md into `folder` and return their paths."""
     page = (ROOT / "KAGGLE.md").read_text(encoding="utf-8")

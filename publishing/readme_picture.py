@@ -18,10 +18,11 @@ from typing import Iterator
 import tokenizer
 from common import ROOT, Parser, UserError, atomic_write, read_json, run
 from model import SIZES, Llama
-from publishing.report import document, read_run, states
+from publishing.report import document, states
 from sampling.explore import colour_by_surprise, reading, surprise_legend
 from training.curves import GREY, WIDTH, levels_of, loss_chart
 from training.log import read_log
+from training.read_run import read_run
 
 RECORDED = ROOT / "judging" / "reference_tiny.jsonl"
 TOKENS = ROOT / "docs" / "tiny_tokens.json"

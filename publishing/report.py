@@ -12,95 +12,26 @@ from __future__ import annotations
 
 import html
 import math
-import statistics
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tokenizer
 from audit.cost import HARDWARE, KG_CO2_PER_KWH, THIS_MACHINE_WATTS, energy
-from common import Parser, UserError, atomic_write, command, newest_run, read_json, run
-from data import Corpus
+from common import Parser, UserError, atomic_write, command, newest_run, run
 from judging.curve import published
-from model import Llama, ModelConfig
+from model import Llama
 from params import count, flops
 from publishing.report_page import bar, commands, explorer, page, paragraph, table, terms
-from publishing.run_numbers import duration
 from sampling.answers import valid_text
 from sampling.explore import Choice, reading
-from training.curves import COLOURS, Line, chart, levels_of, loss_chart, number, series, share_chart
-from training.log import read_log, read_samples
+from training.curves import COLOURS, Line, chart, levels_of, loss_chart, number, share_chart
+from training.log import read_samples
+from training.read_run import Run, read_run
 from training.settings import TrainSettings
 
 STATES = 7                                                        # snapshots under the slider, at most
 TOKENS = (60, 180)                                                # of the document that they read
 SAMPLE_LETTERS = 420                                              # of a sample; tales are shorter
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a report is written from; `corpus`, the validation split, is None where it is gone or changed."""
-
-    folder: Path
-    info: dict[str, Any]                                          # run.json
-    config: ModelConfig
-    rows: list[dict]                                              # log.jsonl
-    corpus: Corpus | None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.info["settings"]
-
-    @property
-    def evals(self) -> list[dict]:
-        return [row for row in self.rows if number(row, "eval_loss") is not None]
-
-    @property
-    def best(self) -> dict | None:
-        """The evaluation whose model is in best/."""
-        marked = [row for row in self.evals if row.get("note") == "best"]
-        return (marked or self.evals or [None])[-1]
-
-    @property
-    def step(self) -> int:
-        return max([row["step"] for row in self.rows], default=0)
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.settings["seq_len"] * self.settings["batch_size"]
-
-    @property
-    def tokens(self) -> int:
-        return self.step * self.tokens_per_step
-
-    @property
-    def end(self) -> int:
-        """The step at which the schedule ends, as far as run.json says it."""
-        steps, tokens = self.settings["steps"], self.settings.get("tokens")
-        return min(steps, max(1, tokens // self.tokens_per_step)) if tokens else steps
-
-    @property
-    def seconds(self) -> float:
-        """Of all calls."""
-        return duration([row for row in self.rows if number(row, "seconds") is not None])
-
-
-def read_run(folder: Path) -> Run:
-    """Raises UserError for a folder that holds no run."""
-    info = read_json(folder / "run.json")
-    try:
-        config, settings = ModelConfig(**info["model"]), info["settings"]
-        if not all(type(settings[name]) is int for name in ("seq_len", "batch_size", "steps")):
-            raise TypeError("seq_len, batch_size and steps must be whole numbers")
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'run.json'}: not the settings of a run ({error})") from None
-    try:
-        corpus = Corpus(info.get("data", ""), settings["seq_len"], 1, split="validation", verify=False)
-        corpus = corpus if corpus.fingerprint == info.get("corpus") else None
-    except (UserError, OSError, TypeError):
-        corpus = None
-    return Run(folder, info, config, list(read_log(folder / "log.jsonl")), corpus)
 
 
 # ------------------------------------------------------------------------------------------------ the parts
@@ -267,12 +198,11 @@ def cost(of: Run) -> str:
     per_token = flops(of.config, of.settings["seq_len"])["training"]
     watts, assumption = hardware(of)
     _, _, kwh, carbon = energy(of.seconds, watts)
-    speeds = [speed for _, speed in series(of.rows, "tokens_per_second") if speed]
+    speed = of.tokens_per_second
     rows = [("compute", f"{per_token * of.tokens:.2e} FLOPs", f"{per_token / 1e6:,.1f} MFLOP a token"),
             ("time", clock(of.seconds), "of all calls, evaluations included")]
-    if speeds:
-        median = statistics.median(speeds)
-        rows.append(("speed", f"{median:,.0f} tokens/s", f"median; {median * per_token / 1e9:,.0f} GFLOP/s"))
+    if speed:
+        rows.append(("speed", f"{speed:,.0f} tokens/s", f"median; {speed * per_token / 1e9:,.0f} GFLOP/s"))
     rows += [("energy", f"{1000 * kwh:,.2g} Wh" if kwh < 1 else f"{kwh:,.1f} kWh", assumption),
              ("CO2", f"{1000 * carbon:,.2g} g" if carbon < 1 else f"{carbon:,.1f} kg",
               f"{KG_CO2_PER_KWH} kg a kWh, an assumption")]

@@ -103,7 +103,6 @@ def int8_dynamic_product(weight: Tensor) -> Product:
 FORMS: dict[str, Callable[[Tensor], Product]] = {
     "fp32": in_parts, "bf16": bf16_product, "int8": int8_product, "int8-dynamic": int8_dynamic_product,
 }
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
 
 
 class Quantized(nn.Module):
@@ -140,15 +139,3 @@ def quantized(model: Llama, form: str) -> tuple[Llama, FastDecoder]:
         if model.config.tie_word_embeddings:
             model.project = Quantized(prepare(model.model.embed_tokens.weight)).forward
     return model, decoder
-
-
-def bytes_read(model: Llama, form: str) -> int:
-    """Bytes of weights that one decoding step reads; `model` as loaded.
-
-    Every matrix once (of an untied embedding only a row), norms in FP32.
-    """
-    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
-    norms = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
-    if not model.config.tie_word_embeddings:
-        matrices -= model.model.embed_tokens.weight.numel()
-    return matrices * BYTES[form] + norms * 4

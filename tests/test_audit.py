@@ -290,7 +290,8 @@ def make_run(folder: Path) -> dict:
     parts = count(config)
     Llama(config).save_pretrained(folder / "best")
     info = {
-        "settings": {"size": "tiny", "seq_len": 16, "batch_size": 4, "learning_rate": 0.003, "init": None},
+        "settings": {"size": "tiny", "seq_len": 16, "batch_size": 4, "steps": 3, "learning_rate": 0.003,
+                     "init": None},
         "model": dataclasses.asdict(config),
         "parameters": count(config)["total"],
     }

@@ -166,15 +166,13 @@ def test_sections(text):
     assert "rows of 32 tokens" in ours and "None" not in ours
 
 
-def test_hub_datasets_are_named(ended):
-    of = card.read_run(ended.folder)
+def test_hub_datasets_are_named():
     sources = {
         "web": "epfml/FineWeb-HQ, StentorLabs/StenCore main data",
         "code": "built-in code, Python 3.11.7",
         "math": "a.txt: 1 files, sizes ab",
     }
-    of = of._replace(manifest={**of.manifest, "recipe": {**of.manifest["recipe"], "sources": sources}})
-    assert card.hub_datasets(of) == ["StentorLabs/StenCore", "epfml/FineWeb-HQ"]
+    assert card.hub_datasets({"recipe": {"sources": sources}}) == ["StentorLabs/StenCore", "epfml/FineWeb-HQ"]
 
 
 def test_written_again_with_results(ended, tmp_path, monkeypatch, capsys):

@@ -30,13 +30,14 @@ data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
-training: settings learned compiled chunked_loss resolve job curves log run_folder announce
+training: settings learned compiled chunked_loss resolve job curves log read_run run_folder announce
 train
-sampling: fast_decoder cuda_graph weights answers history terminal chat speculate explore arena web_views web
+sampling: fast_decoder cuda_graph many weights answers history terminal
+sampling: chat speculate explore arena web_views web
 evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
 audit: cost plot cards shapes runs claims results all own_card own_folder
-publishing: gallery run_numbers card report_page report readme_picture to_gguf to_onnx kaggle_notebook
+publishing: gallery card report_page report readme_picture to_gguf to_onnx kaggle_notebook
 bench: pipeline encoder attention training_step
 bench: recipes shakespeare weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """

@@ -4,6 +4,7 @@ place of the hub.
 """
 import itertools
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import data
 from corpus.command import parser, prepare_files
 from common import ROOT
 from corpus.builtin import builtin_documents
-from publishing.kaggle_notebook import commands, write_notebooks
+from publishing.kaggle_notebook import write_notebooks
 
-COMMANDS = commands((ROOT / "KAGGLE.md").read_text(encoding="utf-8"))
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "KAGGLE.md").read_text(encoding="utf-8"), flags=re.S)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
 def test_notebooks_hold_every_command(tmp_path):

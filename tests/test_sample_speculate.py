@@ -237,8 +237,8 @@ def test_an_odd_model_answers_in_every_form_and_row_i_is_the_same_alone(form):
 def test_bytes_read_and_unknown_form():
     model = Llama(dataclasses.replace(SIZES["tiny"]))
     tied = sum(p.numel() for p in model.parameters())
-    assert weights.bytes_read(model, "fp32") == 4 * tied
-    assert weights.bytes_read(model, "int8") < 1.05 * tied
+    assert weight_forms.bytes_read(model, "fp32") == 4 * tied
+    assert weight_forms.bytes_read(model, "int8") < 1.05 * tied
     with pytest.raises(UserError, match="int4"):
         weights.quantized(model, "int4")
 

@@ -29,7 +29,7 @@ from devices.open import keep_freed_memory, open_device
 from model import SIZES, ModelConfig
 from training.learned import Learned
 from training.resolve import (
-    check_settings, checked, default_values, fit_on_chip, for_device, overlay, recipe_values, resumed_run,
+    check_settings, checked, default_values, fit_on_chip, for_device, recipe_values, resumed_run,
     schedule_values,
 )
 from training.settings import FP16_SIZES, VOCABULARY, TrainSettings
@@ -56,7 +56,7 @@ class Job:
     @property
     def name(self) -> str:
         """The size of the model, or "custom"."""
-        return next((size for size, known in SIZES.items() if known == self.model_config), "custom")
+        return name_of(self.model_config)
 
     @property
     def precision(self) -> precision.Precision:
@@ -198,7 +198,7 @@ def open_job(given: dict[str, Any]) -> Job:
     resumed, record, stored = resumed_run(given) if given.get("resume") is not None else (None, {}, {})
     asked = {**stored, **given}
     config, init = first_model(asked, resumed, record)
-    name = next((size for size, known in SIZES.items() if known == config), "custom")
+    name = name_of(config)
     size = asked.get("size", name if name in SIZES else TrainSettings.size)
     out = Path(given["out"]) if given.get("out") else resumed or free_folder(Path("runs"), name)
     check_out(out, resumed)
@@ -210,11 +210,14 @@ def open_job(given: dict[str, Any]) -> Job:
     recipe = asked.get("recipe", default_recipe(device))
     row = dict(recipe_values(recipe, size))
     row["seq_len"] = min(row.get("seq_len", TrainSettings.seq_len), config.max_position_embeddings)
-    values, origin = overlay([
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer, settings in (
         ("default", default_values()), ("device", {"recipe": recipe, "precision": chosen}),
         (f"recipe {recipe}", row), ("model", {"size": size}), ("run", stored), ("flag", given),
         ("model", {"model": config} if name == "custom" else {}),
-    ])
+    ):
+        change(values, origin, layer, settings)
     notes = [*device.notes]
     if recipe == "laptop" and "batch_size" not in asked and values["batch_size"] % device.shards:
         values["batch_size"], origin["batch_size"] = device.shards, "device"
@@ -249,8 +252,13 @@ def open_job(given: dict[str, Any]) -> Job:
                micro_batch, notes)
 
 
+def name_of(config: ModelConfig) -> str:
+    """The size that has this shape, or "custom"."""
+    return next((size for size, known in SIZES.items() if known == config), "custom")
+
+
 def change(values: dict[str, Any], origin: dict[str, str], layer: str, changes: dict[str, Any]) -> None:
-    """Lay one more layer over the settings."""
+    """Lay one more layer over the settings; `origin` names the layer of each value."""
     values.update(changes)
     origin.update(dict.fromkeys(changes, layer))
 

@@ -13,7 +13,6 @@ import os
 import statistics
 import textwrap
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
@@ -117,14 +116,14 @@ class Log:
         if len(corpus.names) == 1:
             return {}
         losses = torch.stack(device.read([rows for *_, rows in self.pending])).float()        # (steps, rows)
-        sums, counts = torch.zeros(len(losses), len(corpus.names)), []
+        sums = torch.zeros(2, len(losses), len(corpus.names))     # of losses and of rows: (2, steps, sources)
         for i, (step, *_) in enumerate(self.pending):
-            counts.append(Counter(corpus.sources(step - 1)))
             here = torch.tensor(corpus.sources(step - 1, device.rank, device.world))          # (rows,)
-            sums[i].index_add_(0, here, losses[i].cpu())                                      # (sources,)
-        sums = self.mean(sums.to(losses.device) * device.world).tolist()
-        return {step: {corpus.names[source]: total[source] / count[source] for source in sorted(count)}
-                for (step, *_), total, count in zip(self.pending, sums, counts)}
+            sums[0, i].index_add_(0, here, losses[i].cpu())                                   # (sources,)
+            sums[1, i] = here.bincount(minlength=len(corpus.names))                           # (sources,)
+        means = self.mean(sums.to(losses.device)).tolist()
+        return {step: {name: loss / rows for name, loss, rows in zip(corpus.names, *pair) if rows}
+                for (step, *_), *pair in zip(self.pending, *means)}
 
     def judge(self, row: dict) -> bool:
         """Mark a row whose step was skipped, or whose gradient norm is a spike; False if the run has to stop.
@@ -193,8 +192,8 @@ class Log:
         `fields` are added to the row: the loss of each source, and of the built-in corpus what was learned.
         Here the training loss of each source is added, the mean over the last RECENT steps.
         """
-        recent = [step_row for step_row in read_log(self.file)
-                  if "loss" in step_row and step - RECENT < step_row["step"] <= step]
+        rows = list(read_log(self.file))
+        recent = [row for row in rows if "loss" in row and step - RECENT < row["step"] <= step]
         trained = {name: statistics.mean(loss for _, loss in points)
                    for name, points in by_source(recent, "train_losses").items()}
         row = {"step": step, "tokens": step * self.job.tokens_per_step(), "eval_loss": loss,
@@ -204,7 +203,7 @@ class Log:
         self.history.evals.append(row)
         self.write([row])
         if self.job.device.rank == 0:
-            write_curves(self.job.folder, list(read_log(self.file)), self.job.tokens_per_epoch(),
+            write_curves(self.job.folder, [*rows, row], self.job.tokens_per_epoch(),
                          self.job.model_config.vocab_size)
         self.slowest_evaluation = max(self.slowest_evaluation, seconds)
         self.clock = time.monotonic()

@@ -44,15 +44,6 @@ def default_values() -> dict[str, Any]:
     return dataclasses.asdict(TrainSettings())
 
 
-def overlay(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Lay named layers of settings over each other, the last on top. Returns name -> value, name -> layer."""
-    values, origin = {}, {}
-    for layer, settings in layers:
-        values.update(settings)
-        origin.update(dict.fromkeys(settings, layer))
-    return values, origin
-
-
 # ----------------------------------------------------------------------------------------- what was asked for
 
 def checked(given: dict[str, Any]) -> dict[str, Any]:
