@@ -563,6 +563,19 @@ def find_run(run: str | Path | None = None) -> Path:
                     "python train.py --size tiny")
 
 
+def run_of(folder: Path) -> Path:
+    """The run folder of a model folder: the one above best/ or last/, else itself."""
+    return folder.parent if folder.name.split(".")[0] in ("best", "last") else folder
+
+
+def output_file(flag: str, file: Path, example: str) -> Path:
+    """`file`, if it can be written. Raises UserError for a folder, or where its folder does not exist."""
+    if not file.parent.is_dir() or file.is_dir():
+        problem = "that is a folder" if file.is_dir() else "there is no such folder"
+        raise UserError(f"{flag} {file}: {problem}; name a file, such as {example}")
+    return file
+
+
 def command(*words: object) -> str:
     """A command line to copy: `python` and these words, quoted for a shell where they need it.
 

@@ -412,8 +412,13 @@ class Corpus:
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for step in range(self.steps if steps is None else min(steps, self.steps)):
             counts += np.bincount(self.batch(step)[:, 1:].ravel(), minlength=self.vocab_size)
-        shares = counts[counts > 0] / counts.sum()
-        return float(-(shares * np.log(shares)).sum())
+        return entropy_of(counts)
+
+
+def entropy_of(counts: np.ndarray) -> float:
+    """H = -sum p ln p over the shares p of the counts, in nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def steps_for_epochs(dir: str | Path, seq_len: int, batch_size: int, epochs: float) -> int:

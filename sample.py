@@ -145,6 +145,15 @@ def most_probable(probability: Tensor, mass: float) -> tuple[Tensor, Tensor]:
     return best_first, order
 
 
+def pick(weight: Tensor, number: float) -> int:
+    """The first token at which the cumulated `weight` (V,), float64, exceeds `number` of its total.
+
+    With `number` uniform in [0, 1), each token comes with a probability proportional to its weight.
+    """
+    cumulated = weight.cumsum(dim=0)                                                          # (V,)
+    return int(torch.searchsorted(cumulated, number * cumulated[-1:], right=True))
+
+
 class Draw:
     """The state of one answer: settings, random numbers, the tokens in its text, the number of tokens left.
 
@@ -173,19 +182,14 @@ class Draw:
         self.seen[ids] = True
 
     def choose(self, logits: Tensor) -> int:
-        """Draw a token from `filtered(logits)`, logits (V,).
-
-        It is the first token whose cumulated probability exceeds a uniform random number in [0, 1).
-        """
+        """Draw a token from `filtered(logits)`, logits (V,)."""
         logits = filtered(logits.float(), self.seen, self.settings)                           # (V,)
         if not math.isfinite(logits.max()):
             raise UserError("the model's logits are not finite numbers; its weights are too large or damaged")
         if self.settings.temperature == 0:
             token = int(logits.argmax())
         else:
-            cumulated = torch.softmax(logits.double(), dim=0).cumsum(dim=0)                   # (V,)
-            point = self.random.random() * cumulated[-1:]                                     # (1,)
-            token = int(torch.searchsorted(cumulated, point, right=True))
+            token = pick(torch.softmax(logits.double(), dim=0), self.random.random())
         self.seen[token] = True
         self.left = 0 if token in self.stop_ids else self.left - 1
         return token

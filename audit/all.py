@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from audit import claims, results, runs, shapes
-from audit.cards import Finding, read_cards, show
+from audit.cards import Audit, Finding, show
+from params import read_cards
 
 
 def audit() -> list[Finding]:
     """All findings on the cards; every statement of cards.json has at least one."""
-    cards = read_cards()
-    for part in (shapes, runs, claims, results):
-        part.check_all(cards)
+    cards = Audit(read_cards())
+    for part in (*shapes.PARTS, *runs.PARTS, *claims.PARTS, *results.PARTS):
+        part(cards)
     cards.rest()
     return cards.findings
 

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import params
 from common import colour
 from params import SIZE_OF, Table
 
@@ -46,10 +45,7 @@ def interval(stated: float | str, decimals: int | None = None, exact: bool = Fal
     ((52.15, 52.25), (303500.0, 304500.0), (350.0, 450.0), (86.0, inf))
     """
     text = str(stated)
-    found = NUMBER.search(text)
-    if not found:
-        raise ValueError(f"no number in {stated!r}")
-    whole, fraction, exponent, unit = found.groups()
+    whole, fraction, exponent, unit = NUMBER.search(text).groups()
     digits = whole.replace(",", "")
     if decimals is None:
         decimals = len(fraction) - 1 if fraction else 0
@@ -213,11 +209,6 @@ class Audit:
                         self.note(
                             model, path, None, None, "a choice, a measurement or a description", index=index
                         )
-
-
-def read_cards() -> Audit:
-    """The cards' statements, nothing checked yet."""
-    return Audit(params.read_cards())
 
 
 # --------------------------------------------------------------------------------------------------- printing

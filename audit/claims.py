@@ -194,7 +194,4 @@ def related_row(cards: Audit, card: str, model: str, row: dict[str, Any]) -> Non
         )
 
 
-def check_all(cards: Audit) -> None:
-    """Run the checks of this file."""
-    for part in (data, vocabulary, contradictions, settings, samples, related):
-        part(cards)
+PARTS = (data, vocabulary, contradictions, settings, samples, related)

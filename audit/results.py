@@ -60,9 +60,11 @@ def rank(values: Column, model: str) -> tuple[int, list[str]]:
     return place, [name for name, value in values.items() if value == values[model] and name != model]
 
 
-def mean_of(first: Interval, second: Interval) -> Interval:
-    """The interval of the mean of two rounded numbers."""
-    return spread(lambda a, b: (a + b) / 2, first, second)
+def check_arc_mean(cards: Audit, model: str, path: str, scores: Row, **cell: Any) -> None:
+    """The mean of ARC-Easy and ARC-Challenge, two rounded numbers."""
+    easy, challenge = scores["ARC-Easy"], scores["ARC-Challenge"]
+    mean = spread(lambda a, b: (a + b) / 2, interval(easy, 2), interval(challenge, 2))
+    cards.check(model, path, mean, f"({easy} + {challenge}) / 2", **cell)
 
 
 # ------------------------------------------------------------------------------------------- benchmark tables
@@ -164,9 +166,7 @@ def portimbria_scores(cards: Audit, again: Row) -> None:
             )
     for model in (S3, P):
         scores = {row["benchmark"]: row["score_percent"] for row in cards.rows(model, path)}
-        easy, challenge = scores["ARC-Easy"], scores["ARC-Challenge"]
-        mean = mean_of(interval(easy, 2), interval(challenge, 2))
-        cards.check(model, "benchmarks.arc_average_percent", mean, f"({easy} + {challenge}) / 2")
+        check_arc_mean(cards, model, "benchmarks.arc_average_percent", scores)
 
 
 def portimbria_table(cards: Audit) -> None:
@@ -175,12 +175,8 @@ def portimbria_table(cards: Audit) -> None:
     peers, base = rows[:-1], rows[-1]
     for row in peers:
         if row["ARC_avg"] is not None:
-            easy, challenge = row["ARC-Easy"], row["ARC-Challenge"]
-            mean = mean_of(interval(easy, 2), interval(challenge, 2))
-            cards.check(
-                P, PEERS, mean, f"({easy} + {challenge}) / 2", part=row["model"] + " ARC",
-                stated=row["ARC_avg"], decimals=2,
-            )
+            part = row["model"] + " ARC"
+            check_arc_mean(cards, P, PEERS, row, part=part, stated=row["ARC_avg"], decimals=2)
     chance = {name: 100 / choices for name, choices in CHOICES.items() if name in base}
     holds = all(base[name] == value for name, value in chance.items())
     cards.note(
@@ -417,9 +413,4 @@ def examples(cards: Audit, row: Row, tasks: list[Row]) -> None:
     )
 
 
-def check_all(cards: Audit) -> None:
-    """Run the checks of this file."""
-    for part in (
-        stentor3_tables, portimbria_table, stentor3_prose, portimbria_numbers, portimbria_prose, blimp,
-    ):
-        part(cards)
+PARTS = (stentor3_tables, portimbria_table, stentor3_prose, portimbria_numbers, portimbria_prose, blimp)

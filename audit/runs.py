@@ -312,7 +312,4 @@ def best_steps(cards: Audit, model: str, marked: list[int], best: int | str) -> 
         cards.check(model, "results.best_step", best, "lowest loss of the table", exact=True)
 
 
-def check_all(cards: Audit) -> None:
-    """Run the checks of this file."""
-    for part in (steps, speed, footprint, losses):
-        part(cards)
+PARTS = (steps, speed, footprint, losses)

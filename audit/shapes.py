@@ -12,9 +12,11 @@ import math
 
 import torch
 
-from audit.cards import OWN_CARD, Audit, Interval, agree, interval, read_cards
+from audit.cards import OWN_CARD, Audit, Interval, agree, interval
 from model import SIZES, Llama, ModelConfig
-from params import FAMILY, SIZE_OF, arithmetic, count, embedding_share, kv_cache_bytes
+from params import (
+    FAMILY, SIZE_OF, arithmetic, count, embedding_share, kv_cache_bytes, read_cards,
+)
 
 FIELDS = {
     "vocab": "vocab_size",
@@ -148,7 +150,7 @@ def architecture(cards: Audit) -> None:
 
 def own_contradictions() -> list[str]:
     """Contradictions between our own tables and computations, one line each; normally empty."""
-    cards = read_cards()
+    cards = Audit(read_cards())
     wrong = []
     for model, size in SIZE_OF.items():
         shape, _, _ = reference(cards, model)
@@ -387,7 +389,4 @@ def recipe(cards: Audit) -> None:
             )
 
 
-def check_all(cards: Audit) -> None:
-    """Run the checks of this file."""
-    for part in (architecture, parameters, ratios, memory, adapters, recipe):
-        part(cards)
+PARTS = (architecture, parameters, ratios, memory, adapters, recipe)

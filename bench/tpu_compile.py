@@ -151,10 +151,10 @@ def recorded_by_torchtpu(args: argparse.Namespace, file: Path) -> dict:
     from torch_tpu._internal.export import fx_to_mlir
 
     import train
-    from devices.torchtpu import TorchTpuDevice
+    from devices.device import Device
     from training.job import State
     torch.backends.cuda.enable_flash_sdp(args.attention == "flash")
-    device = TorchTpuDevice("tpu", torch.device("tpu"), "", shards=CHIPS)
+    device = Device("tpu", torch.device("tpu"), "", shards=CHIPS, compiles_shapes=True)
     job = job_of(args, device)
     job.micro_batch = job.settings.batch_size // CHIPS
     shape = (job.micro_batch, job.settings.seq_len)

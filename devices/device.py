@@ -27,8 +27,6 @@ class Device:
     and `notes` is what the user should know.
     """
 
-    compiles_shapes = False                                       # whether each new shape is a new program
-
     kind: str
     torch_device: torch.device
     reason: str
@@ -37,6 +35,7 @@ class Device:
     shards: int = 1
     attend: Callable[..., Tensor] = sdpa
     notes: list[str] = field(default_factory=list)
+    compiles_shapes: bool = False                                 # whether each new shape is a new program
 
     def put(self, ids: numpy.ndarray) -> Tensor:
         """Token ids (B, T), copied to the device."""
@@ -66,8 +65,8 @@ class Device:
         return functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 
     def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The tensors, copied to the host where operations on many of them would compile a new program."""
-        return tensors
+        """The tensors; where shapes are compiled, one by one on the host: a stack of them has a new shape."""
+        return [tensor.cpu() for tensor in tensors] if self.compiles_shapes else tensors
 
     def compiled_graphs(self) -> int:
         """How many graphs were compiled in this process so far; 0 where operations run one by one."""

@@ -15,23 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from common import UserError
 from devices.device import Device
 
 TOPOLOGY = {1: "1,1,1", 4: "2,2,1", 8: "2,4,1"}      # chips of one v5e or v6e host -> the shape of their mesh
 FIRST_PORT = 8471                                    # each process listens on a port of its own
-
-
-class TorchTpuDevice(Device):
-    """One chip of a TPU."""
-
-    compiles_shapes = True
-
-    def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Copies on the host, one by one: a stack of each new length would be a new program."""
-        return [tensor.cpu() for tensor in tensors]
 
 
 def chip_found() -> bool:
@@ -63,7 +52,7 @@ def without_chip() -> list[str]:
             "TORCH_DEVICE_BACKEND_AUTOLOAD=0"]
 
 
-def open_torchtpu(reason: str) -> TorchTpuDevice:
+def open_torchtpu(reason: str) -> Device:
     """This process's own chip; under torchrun also a member of the group of all chips.
 
     Raises UserError for a number of processes that a host's chips cannot be divided into.
@@ -73,11 +62,11 @@ def open_torchtpu(reason: str) -> TorchTpuDevice:
     chips = len(list(Path("/dev/vfio").glob("[0-9]*")))
     if world == 1:
         note = f"this run uses 1 of {chips} chips; for all: torchrun --nproc-per-node {chips} train.py ..."
-        return TorchTpuDevice("tpu", device, reason, notes=[note] if chips > 1 else [])
+        return Device("tpu", device, reason, notes=[note] if chips > 1 else [], compiles_shapes=True)
     describe_chips(world, chips)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("tpu_dist")
-    return TorchTpuDevice("tpu", device, reason, torch.distributed.get_rank(), world)
+    return Device("tpu", device, reason, torch.distributed.get_rank(), world, compiles_shapes=True)
 
 
 def describe_chips(world: int, chips: int) -> None:

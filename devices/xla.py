@@ -27,8 +27,6 @@ from devices.device import Device
 class XlaDevice(Device):
     """All chips of the host as one device: `shards` chips on `mesh`, whose only axis is "data"."""
 
-    compiles_shapes = True
-
     mesh: Any = None
 
     def put(self, ids: numpy.ndarray) -> Tensor:
@@ -59,10 +57,6 @@ class XlaDevice(Device):
         """checkpoint(function, *inputs), by torch_xla's own function."""
         return functools.partial(checkpoint, use_reentrant=True)
 
-    def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Copies on the host, one by one: a stack of each new length would be a new graph."""
-        return [tensor.cpu() for tensor in tensors]
-
     def compiled_graphs(self) -> int:
         """How many graphs XLA compiled in this process so far."""
         data = metrics.metric_data("CompileTime")
@@ -85,4 +79,5 @@ def open_xla(reason: str) -> XlaDevice:
     chips = torch_xla.runtime.global_runtime_device_count()
     mesh = spmd.Mesh(numpy.arange(chips), (chips,), ("data",))
     attend = choose_attention(torch_xla.runtime.device_type(), mesh)
-    return XlaDevice("xla", torch_xla.device(), reason, shards=chips, attend=attend, mesh=mesh)
+    return XlaDevice("xla", torch_xla.device(), reason, shards=chips, attend=attend, compiles_shapes=True,
+                     mesh=mesh)

@@ -75,8 +75,7 @@ def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
                      for text, nats in written]
         losses = learned.losses_by_source(model, {kind: documents}, device)
         check_finite(torch.from_numpy(numpy.concatenate(losses[kind])))
-        probe = learned.Learned(coder, device, {kind: documents}, "")
-        way = probe.way(losses)
+        way = learned.way_of(documents, losses[kind])
         tokens = sum(len(document.ids) - 1 for document in documents)
         above = [float(row.sum()) - document.nats for row, document in zip(losses[kind], documents)]
         found[kind] = {**way._asdict(), "share": way.share,

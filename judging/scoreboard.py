@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import data
-from common import Parser, UserError, atomic_write, positive, read_json, sha256_file, wrapped
+from common import Parser, UserError, atomic_write, positive, read_json, run_of, sha256_file, wrapped
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
 from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
@@ -224,17 +224,12 @@ def writing_problem(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def run_home(folder: Path) -> Path:
-    """The run folder of a model folder: the one above best/ or last/, else itself."""
-    return folder.parent if folder.name.split(".")[0] in ("best", "last") else folder
-
-
 def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     """Title -> result of everything that the flags ask for; `name` is the model in printed lines."""
     device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
     model = Llama.from_pretrained(folder).to(device).eval()
     tokenizer = load(folder)
-    home = run_home(folder)
+    home = run_of(folder)
     stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
     try:
         context = args.context or (stored["settings"]["seq_len"] if stored else None)
@@ -406,7 +401,7 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     if args.blimp == "":
         from judging.fetch_blimp import fetch_blimp
         args.blimp = fetch_blimp()
-    homes = [run_home(folder) for folder in folders]
+    homes = [run_of(folder) for folder in folders]
     if args.curve:
         from judging.curve import overlay
         for home in homes:

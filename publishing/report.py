@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tokenizer
 from audit.cost import HARDWARE, KG_CO2_PER_KWH, THIS_MACHINE_WATTS, energy
-from common import Parser, UserError, atomic_write, command, newest_run, run
+from common import Parser, UserError, atomic_write, command, newest_run, output_file, run
 from judging.curve import published
 from model import Llama
 from params import count, flops
@@ -302,10 +302,7 @@ def main() -> int:
     folders = args.runs or [newest_run()]
     if len(folders) > 1 and args.out is None:
         raise UserError("several runs: name the file of their report with --out FILE.html")
-    file = args.out or folders[0] / "report.html"
-    if not file.parent.is_dir() or file.is_dir():
-        problem = "that is a folder" if file.is_dir() else "there is no such folder"
-        raise UserError(f"--out {file}: {problem}; name a file, such as report.html")
+    file = output_file("--out", args.out or folders[0] / "report.html", "report.html")
     atomic_write(file, report(folders))
     print(file)
     return 0

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy
 
-from common import Parser, UserError, find_run, run
+from common import Parser, UserError, find_run, run, run_of
 from model import Llama, ModelConfig
 
 ALIGNMENT = 32
@@ -220,7 +220,7 @@ def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
 def export(folder: Path, file: Path, file_type: str) -> dict[str, tuple[str, list[int]]]:
     """Write the model in `folder` as `file`; returns its tensors' types and shapes."""
     model = Llama.from_pretrained(folder)
-    name = folder.parent.name if folder.name in ("best", "last") else folder.name
+    name = run_of(folder).name
     if file_type in FILE_TYPES:
         write(model, file, file_type, name)
         return read_types(file)

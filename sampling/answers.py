@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import tokenizer
-from common import UserError, find_run
+from common import UserError, find_run, run_of
 from model import Llama
 from sample import Draw, NextLogits, SampleSettings, decode, recommended
 from sampling.weights import quantized
@@ -61,8 +61,7 @@ def name_of(folder: Path) -> str:
 
     Raises UserError for a name that is not UTF-8, because files of results could not store it.
     """
-    path = Path(os.path.abspath(folder))                                  # a link keeps its name
-    name = path.parent.name if path.name.split(".")[0] in ("best", "last") else path.name
+    name = run_of(Path(os.path.abspath(folder))).name                     # a link keeps its name
     if name != valid_text(name):
         raise UserError(f"{folder}: the folder's name is not UTF-8 text; rename it")
     return name

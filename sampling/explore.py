@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import UserError, atomic_write, colour, for_terminal
+from common import atomic_write, colour, for_terminal, output_file
 from model import Llama
 from sample import Draw, SampleSettings, decode
 from sampling import history
@@ -361,10 +361,7 @@ tokens has {most:.1f}.</p>
 
 def show(loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, path: str) -> None:
     """Write the page to the file at `path` and print the same to the terminal."""
-    file = Path(path)
-    if not file.parent.is_dir() or file.is_dir():
-        problem = "that is a folder" if file.is_dir() else "there is no such folder"
-        raise UserError(f"--explore {file}: {problem}; name a file, such as page.html")
+    file = output_file("--explore", Path(path), "page.html")
     started = time.perf_counter()
     choices, answer = explore(loaded, prompt, settings, seed)
     history.remember(loaded, prompt, [answer], time.perf_counter() - started)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common import UserError, for_terminal
 from model import KVCache, Llama
-from sample import Draw, NextLogits, SampleSettings, decode, filtered
+from sample import Draw, NextLogits, SampleSettings, decode, filtered, pick
 from sampling.answers import LoadedModel, prompt_ids
 
 AHEAD = 4                           # tokens proposed at a time
@@ -61,12 +61,6 @@ def distribution(logits: Tensor, seen: Tensor, settings: SampleSettings) -> Tens
     return torch.softmax(logits, dim=0)                                                       # (V,)
 
 
-def draw(weight: Tensor, number: float) -> int:
-    """A token with probability proportional to weight (V,), by a uniform number in [0, 1)."""
-    cumulated = weight.cumsum(dim=0)                                                          # (V,)
-    return int(torch.searchsorted(cumulated, number * cumulated[-1:], right=True))
-
-
 def marked(seen: Tensor, ids: list[int]) -> Tensor:
     """`seen` (V,) with these tokens marked too."""
     return seen.index_fill(0, torch.tensor(ids, dtype=torch.long, device=seen.device), True)
@@ -93,17 +87,17 @@ def speculate(
         for _ in range(min(ahead, room)):
             logits = helper.catch_up(ids + proposals, last=1)[0]                              # (V,)
             q.append(distribution(logits, marked(answer.seen, proposals), settings))             # (V,)
-            proposals.append(draw(q[-1], numbers.random()))
+            proposals.append(pick(q[-1], numbers.random()))
         logits = reader.catch_up(ids + proposals, last=len(proposals) + 1)                    # (n+1, V)
         kept, token = 0, None
         while token is None:
             p = distribution(logits[kept], marked(answer.seen, proposals[:kept]), settings)      # (V,)
             if kept == len(proposals):
-                token = draw(p, numbers.random())
+                token = pick(p, numbers.random())
             elif numbers.random() * q[kept][proposals[kept]] < p[proposals[kept]]:
                 kept += 1
             else:
-                token = draw((p - q[kept]).clamp(min=0), numbers.random())
+                token = pick((p - q[kept]).clamp(min=0), numbers.random())
         new = proposals[:kept] + [token]
         result.passes += 1
         result.proposed += len(proposals)

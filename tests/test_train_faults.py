@@ -79,7 +79,7 @@ def test_a_device_that_compiles_shapes_sees_one_shape(corpus, tmp_path, monkeypa
     job = open_job(settings(corpus, tmp_path / "run"))
     model, shapes = Llama(SMALL), []
     plain = train.evaluate(model, job)
-    monkeypatch.setattr(type(job.device), "compiles_shapes", True)
+    monkeypatch.setattr(job.device, "compiles_shapes", True)
     model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
     assert train.evaluate(model, job)[""] == pytest.approx(plain[""], abs=1e-6)
     assert shapes == [(4, 32), (4, 32)]

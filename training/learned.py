@@ -101,11 +101,12 @@ def losses_by_source(model: Llama, documents: dict[str, list[Document]],
     }
 
 
-def unigram_entropy(documents: list[Document]) -> float:
-    """Entropy of the token frequencies in these documents, in nats per token."""
+def way_of(documents: list[Document], losses: list[numpy.ndarray]) -> Way:
+    """Unigram entropy, loss and entropy of these documents, from their `token_losses`."""
     counts = numpy.bincount([token for document in documents for token in document.ids[1:]])
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * numpy.log(shares)).sum())
+    tokens, total = int(counts.sum()), sum(float(row.sum()) for row in losses)
+    nats = sum(document.nats for document in documents)
+    return Way(data.entropy_of(counts), total / tokens, nats / tokens)
 
 
 def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder: Any) -> tuple[float, float]:
@@ -204,20 +205,12 @@ class Learned:
             return cls(coder, device, documents, prompt)
         return cls(coder, device, {}, "")
 
-    def way(self, losses: dict[str, list[numpy.ndarray]]) -> Way:
-        """Unigram entropy, loss and bound over all documents."""
-        documents = [document for chosen in self.documents.values() for document in chosen]
-        tokens = sum(len(document.ids) - 1 for document in documents)
-        total = sum(float(row.sum()) for rows in losses.values() for row in rows)
-        nats = sum(document.nats for document in documents)
-        return Way(unigram_entropy(documents), total / tokens, nats / tokens)
-
     def measure(self, model: Llama) -> dict[str, Any]:
         """The fields that an evaluation row of the log gets; none for another corpus."""
         if not self.documents:
             return {}
         losses = losses_by_source(model, self.documents, self.device)
-        way = self.way(losses)
+        way = way_of(sum(self.documents.values(), []), sum(losses.values(), []))
         fields: dict[str, Any] = {
             "whole_loss": way.loss, "entropy": way.bound, "unigram_entropy": way.unigram,
             "share_of_the_way": way.share,

@@ -46,8 +46,6 @@ def between(path: Path, name: str) -> str:
     """The lines of a source file between `# --- NAME: begin` and `# --- NAME: end`."""
     text = path.read_text(encoding="utf-8")
     begin, end = f"# --- {name}: begin\n", f"# --- {name}: end\n"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise UserError(f"{path}: expected one line {begin.strip()!r} and one {end.strip()!r}")
     return text.split(begin)[1].split(end)[0]
 
 
