@@ -45,7 +45,10 @@ def interval(stated: float | str, decimals: int | None = None, exact: bool = Fal
     ((52.15, 52.25), (303500.0, 304500.0), (350.0, 450.0), (86.0, inf))
     """
     text = str(stated)
-    whole, fraction, exponent, unit = NUMBER.search(text).groups()
+    found = NUMBER.search(text)
+    if not found:
+        raise ValueError(f"no number in {stated!r}")
+    whole, fraction, exponent, unit = found.groups()
     digits = whole.replace(",", "")
     if decimals is None:
         decimals = len(fraction) - 1 if fraction else 0
