@@ -281,16 +281,10 @@ def rows_of(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
         yield from parquet_rows(path, columns)
     elif ending in (".csv", ".tsv"):
         yield from separated_rows(path, "\t" if ending == ".tsv" else ",")
-    elif ending == ".json" and first_character(path) == "[":
-        yield from json_list(path)
+    elif ending == ".json":
+        yield from json_items(path)
     else:
         yield from json_lines(path)
-
-
-def first_character(path: Path) -> str:
-    """The first character of a text file that is not white space; "" if there is none."""
-    with open_text(path) as file:
-        return next((text.lstrip()[0] for text in iter(lambda: file.read(CHUNK), "") if text.strip()), "")
 
 
 def json_lines(path: Path) -> Iterator[dict]:
@@ -315,8 +309,8 @@ def json_lines(path: Path) -> Iterator[dict]:
             yield row
 
 
-def json_list(path: Path) -> Iterator[Any]:
-    """The items of a file that is one JSON list, parsed one at a time."""
+def json_items(path: Path) -> Iterator[Any]:
+    """The items of a file that is one JSON list, parsed one at a time; of any other file its lines."""
     decoder, text, place = json.JSONDecoder(), "", 0
     with open_text(path) as file:
         def more() -> bool:
@@ -339,7 +333,9 @@ def json_list(path: Path) -> Iterator[Any]:
             place += found != "" and found in wanted
             return found
 
-        take("[")
+        if take("[") != "[":
+            yield from json_lines(path)
+            return
         if take("]") == "]":
             return
         for number in itertools.count(1):

@@ -89,12 +89,9 @@ def exercise(number: int, question: str, answer: str, result: Callable[[Slots], 
         return {slot[1:]: value for slot, value in slots.items() if slot[0] == str(number)}
 
     nodes = parse(f"Question: {question} Answer: {answer}.", copied)
-    return tuple(renamed(node, number) for node in nodes)
-
-
-def renamed(node: Node, number: int) -> Node:
-    """A drawing node with the exercise's number before its slot, and its own copy of the sort."""
-    return New(f"{number}{node.slot}", f"{number}{node.sort}") if isinstance(node, New) else node
+    # A drawing node gets the exercise's number before its slot, and its own copy of the sort.
+    return tuple(New(f"{number}{node.slot}", f"{number}{node.sort}") if isinstance(node, New) else node
+                 for node in nodes)
 
 
 def sheet_nodes() -> tuple[Node, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import torch
 import data
 from common import Parser, UserError, atomic_write, positive, read_json, run_of, sha256_file, wrapped
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
-from evaluate import band, beside_uniform, blimp, multiple_choice, perplexity, read_items
+from evaluate import band, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
 from judging.builtin import judge_builtin
 from judging.builtin import table as builtin_table
@@ -317,8 +318,10 @@ def judge_text(
         f"perplexity {found['ppl']:,.2f}\n"
         f"  {found['bits_per_byte']:.4f} bits per byte, {found['bits_per_char']:.4f} per character"
     )
-    if warning := beside_uniform(found["loss"], model.config.vocab_size):
-        print(wrapped(warning, "  ", "    "))
+    vocabulary = model.config.vocab_size
+    if found["loss"] > math.log(vocabulary):
+        print(wrapped(f"worse than knowing nothing: a uniform guess among its {vocabulary:,} tokens has that "
+                      "perplexity", "  ", "    "))
     if found.get("lost"):
         print(
             f"warning: {path}: {found['lost']}; "

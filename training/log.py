@@ -94,7 +94,10 @@ class Log:
         self.pending = []
         self.write(rows)
         if bad:
-            self.stop_nonfinite(bad)
+            usual = f"; the usual norm was {self.state.usual_norm:.3g}" if self.state.usual_norm else ""
+            raise CheckFailed(
+                f"step {bad['step']}: loss {bad['loss']}, gradient norm {bad['grad_norm']}, "
+                f"learning rate {bad['lr']:.2e}: not finite{usual}. {after_nonfinite(self.job)}")
         self.clock = time.monotonic()
         self.show(rows[-1], bar)
         if speed and not self.time_said and len(self.history.losses) > 1:
@@ -145,12 +148,6 @@ class Log:
             row |= {"loss": finite_or_none(row["loss"]), "grad_norm": finite_or_none(norm), "skipped": True}
             return True
         return False
-
-    def stop_nonfinite(self, row: dict) -> None:
-        """Raise CheckFailed with what is known about a step whose loss or gradient is not finite."""
-        usual = f"; the usual norm was {self.state.usual_norm:.3g}" if self.state.usual_norm else ""
-        raise CheckFailed(f"step {row['step']}: loss {row['loss']}, gradient norm {row['grad_norm']}, "
-                          f"learning rate {row['lr']:.2e}: not finite{usual}. {after_nonfinite(self.job)}")
 
     def show(self, row: dict, bar: Any) -> None:
         """The newest numbers beside the progress bar, or all of them on a line where there is no terminal."""

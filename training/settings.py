@@ -133,12 +133,10 @@ VOCABULARY = {
 # (bench/tpu_compile.py).
 RECOMPUTE_ON_TPU = ("150m",)
 CHUNK_ON_TPU = 512
-# What --resume may change; which of these changes are written into run.json; what holds for one call only.
-MAY_CHANGE_ON_RESUME = (
-    "resume", "out", "data", "device", "stop_after", "tokens", "epochs", "deadline", "eval_steps",
-    "best_eval_start_step", "max_eval_samples", "logging_steps", "dry_run",
-)
+# What --resume may change: what holds for one call only, what lasts (it is written into run.json), and where
+# data and device are.
+THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")
 LASTING_CHANGES = (
     "tokens", "epochs", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps",
 )
-THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")
+MAY_CHANGE_ON_RESUME = (*THIS_CALL_ONLY, *LASTING_CHANGES, "data", "device")
