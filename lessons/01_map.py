@@ -72,7 +72,8 @@ assert words.vocab_size == 4096
 assert words.decode(ids) == text
 
 # %% [markdown]
-# Put together again, the tokens give the text back: nothing was lost. How the pieces are chosen is lesson 02.
+# Put together again, the tokens give the text back: nothing was lost. How the pieces are chosen is lesson
+# 02, which also explains the first token, the one that prints as an empty text.
 #
 # ## Station two: documents become batches
 #
@@ -192,8 +193,9 @@ assert len(costs) == B * (T - 1)
 # trains, measures the loss on documents that it never trains on (the validation loss), and saves the model.
 # It also prints the **unigram entropy** ("counting tokens"): the best loss of a model that knows how
 # frequent each token is and nothing else. A loss below it shows that the model uses the context, the tokens
-# before. (The "entropy of the corpus" beside it is the best loss that any model can have; lesson 12
-# explains it.)
+# before. In the log the loss may jump up at a step, where `norm` is large, and come back; lesson 08 says
+# what is done about it. (The "entropy of the corpus" beside it is the best loss that any model can have;
+# lesson 12 explains it.)
 
 # %%
 assert len(input_ids[0]) == 64 and len(costs) // B == 63

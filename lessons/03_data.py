@@ -126,9 +126,9 @@ draw_shapes("03_shapes", {
     ("the mixture picks a kind,\na permutation a block", "batch", "B blocks"), ("batch", "model", "(B, T)")])
 
 # %% [markdown]
-# In the first document of a row the mask changes nothing, as expected: there is nothing before it. The
-# drawing shows the complete way from documents to a batch. What picks the blocks is the subject of the next
-# two sections.
+# A large part of the pairs crosses a border, and the logits behind a border change. In the first document
+# of a row the mask changes nothing, as expected: there is nothing before it. The drawing shows the complete
+# way from documents to a batch. What picks the blocks is the subject of the next two sections.
 #
 # ## Every block once
 #

@@ -132,8 +132,8 @@ norm(x).backward(g)                                         # g: the slope with 
 with torch.no_grad():
     r = torch.rsqrt(x.pow(2).mean() + 1e-5)
     by_formula = r * (g * norm.weight - x * r**2 * (g * norm.weight * x).mean())
-error = float((by_formula - x.grad).abs().max())
-along_x = float((x.grad * x).sum().detach() / (x.grad.norm() * x.norm()))
+    error = float((by_formula - x.grad).abs().max())
+    along_x = float((x.grad * x).sum() / (x.grad.norm() * x.norm()))
 print(f"formula against torch: {error:.1e};  cosine between gradient and x: {along_x:.1e}")
 assert error < 1e-5
 assert abs(along_x) < 1e-4
