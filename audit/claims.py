@@ -73,21 +73,18 @@ def vocabulary(cards: Audit) -> None:
         S3, "tokenizer.tokens_needed_for_same_coverage_at_32k", [8.5e9 * 32000 / 4096, 8.5e9 * 32768 / 4096],
         "8.5B * 32,000 / 4,096 = 66.4B, with 32,768 68.0B; 67.2B is the rounded 2.1 million * 32,000",
     )
-    wrong = {
-        (
-            S3, "speculative.vocabulary_claim",
-        ): "GPT-2 has 50,257 tokens (50K in this card's own table of related work), Llama 3 128,256",
-        (P, "tokenizer.llama3_vocab_claim"): "Llama 3 has 128,256 tokens",
-        (P, "tokenizer.compatible_with"): "Mistral 7B v0.1 has 32,000 tokens; 32,768 belong to v0.3",
-        (
-            P, "speculative.shared_vocabulary_claim",
-        ): "no Llama has 32,768 tokens; the card's own example, Llama-3.2-1B, has 128,256",
-        (
-            S2, "speculative.caveat",
-        ): "the card's own example target, Llama-3.2-1B, has 128,256 tokens, not 32,000",
-    }
+    wrong = (
+        (S3, "speculative.vocabulary_claim",
+         "GPT-2 has 50,257 tokens (50K in this card's own table of related work), Llama 3 128,256"),
+        (P, "tokenizer.llama3_vocab_claim", "Llama 3 has 128,256 tokens"),
+        (P, "tokenizer.compatible_with", "Mistral 7B v0.1 has 32,000 tokens; 32,768 belong to v0.3"),
+        (P, "speculative.shared_vocabulary_claim",
+         "no Llama has 32,768 tokens; the card's own example, Llama-3.2-1B, has 128,256"),
+        (S2, "speculative.caveat",
+         "the card's own example target, Llama-3.2-1B, has 128,256 tokens, not 32,000"),
+    )
     known = ", ".join(f"{name} {size:,}" for name, size in VOCABULARIES.items())
-    for (model, path), words in wrong.items():
+    for model, path, words in wrong:
         cards.note(model, path, False, words, f"published sizes: {known}")
 
 

@@ -61,10 +61,7 @@ def pieces_of(documents: Iterable[str | None]) -> Iterator[list[str | None]]:
         yield piece
 
 
-@functools.lru_cache(maxsize=1)
-def tokenizer_of(folder: str) -> tokenizer.Tokenizer:
-    """The tokenizer of a folder, loaded once in each process."""
-    return tokenizer.load(folder)
+tokenizer_of = functools.lru_cache(maxsize=1)(tokenizer.load)     # loaded once in each process
 
 
 class Tokenized(NamedTuple):

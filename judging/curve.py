@@ -14,9 +14,11 @@ import re
 import textwrap
 from pathlib import Path
 
-from common import ROOT, UserError, atomic_write, read_json
+from common import ROOT, UserError, atomic_write
 from params import CARD_OF, read_cards
+from training.curves import number
 from training.log import read_log
+from training.read_run import Run, read_run
 
 
 def published(size: str) -> dict:
@@ -49,15 +51,21 @@ def published(size: str) -> dict:
     }
 
 
-def differences(stored: dict, tokens: int, card: dict) -> str:
+def differences(of: Run, tokens: int, card: dict) -> str:
     """The differences between the two runs, in words."""
-    settings = stored["settings"]
+    rows, vocabulary = f"{of.settings['seq_len']} x {of.settings['batch_size']}", of.info.get("vocabulary")
     return (
-        f"This run: {tokens:,} tokens of {stored['data']}, {settings['seq_len']} x {settings['batch_size']} "
-        f"a step, vocabulary {stored['vocabulary'][:12]}. Published: {card['tokens']} tokens of "
+        f"This run: {tokens:,} tokens of {of.info.get('data')}, {rows} a step, "
+        f"vocabulary {str(vocabulary)[:12]}. Published: {card['tokens']} tokens of "
         f"{card['data']}, vocabulary {card['vocabulary']}. The validation texts differ too, and losses per "
         "token of different vocabularies cannot be compared: compare the shapes, not the heights."
     )
+
+
+def losses(rows: list[dict], name: str) -> list[tuple[float, float]]:
+    """(training tokens, loss) of the rows that have both as numbers."""
+    return [(row["tokens"], row[name]) for row in rows
+            if number(row, "tokens") and number(row, name) is not None]
 
 
 def overlay(run: str | Path) -> str:
@@ -70,41 +78,31 @@ def overlay(run: str | Path) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    run = Path(run)
-    stored = read_json(run / "run.json")
-    rows = list(read_log(run / "log.jsonl"))
-    training = [
-        (row["tokens"], row["loss"]) for row in rows if row.get("tokens") and row.get("loss") is not None
-    ]
-    validation = [
-        (row["tokens"], row["eval_loss"])
-        for row in rows
-        if row.get("tokens") and row.get("eval_loss") is not None
-    ]
+    of = read_run(Path(run))
+    training, validation = losses(of.rows, "loss"), losses(of.rows, "eval_loss")
     if not training:
         raise UserError(f"{run}: log.jsonl holds no loss yet")
-    card = published(stored["settings"]["size"])
+    size = str(of.settings.get("size"))
+    card = published(size)
     both = bool(card.get("history"))
     figure = Figure(figsize=(10 if both else 7, 5), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, 2 if both else 1, sharey=True, squeeze=False)[0]
     axes = panels[0]
-    axes.set(xlabel="training tokens", ylabel="loss (nats per token)", title=run.name)
+    axes.set(xlabel="training tokens", ylabel="loss (nats per token)", title=of.folder.name)
     axes.plot(*zip(*training), linewidth=0.8, label="this run, training")
     if validation:
         axes.plot(*zip(*validation), marker="o", label="this run, validation")
-    reference = ROOT / "judging" / f"reference_{stored['settings']['size']}.jsonl"
+    reference = ROOT / "judging" / f"reference_{size}.jsonl"
     known = []
-    if reference.is_file() and stored["settings"]["recipe"] == "laptop" and not stored["settings"]["model"]:
-        known = list(read_log(reference))
-        for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
-            points = [(row["tokens"], row[key]) for row in known if key in row]
-            axes.plot(*zip(*points), look, label=f"the committed laptop run, {split}")
+    if of.settings.get("recipe") == "laptop" and not of.settings.get("model"):
+        known = list(read_log(reference))                         # [] where no run of this size is committed
+    for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
+        if known:
+            axes.plot(*zip(*losses(known, key)), look, label=f"the committed laptop run, {split}")
     if not card:
         others = "over the committed laptop run" if known else "alone"
-        text = (
-            f"no curve was published for size {stored['settings']['size']}; the plot shows this run {others}"
-        )
+        text = f"no curve was published for size {size}; the plot shows this run {others}"
     else:
         if both:
             panels[1].set(xlabel="training tokens", title=f"{card['name']}, published")
@@ -112,11 +110,11 @@ def overlay(run: str | Path) -> str:
         best = f"{card['name']}, best published: perplexity {math.exp(card['best']):.2f}"
         for panel in panels:
             panel.axhline(card["best"], linestyle=":", color="grey", label=best)
-        text = differences(stored, training[-1][0], card)
+        text = differences(of, training[-1][0], card)
         figure.supxlabel("\n".join(textwrap.wrap(text, 110)), fontsize="small")
     for panel in panels:
         panel.legend()
     image = io.BytesIO()
     figure.savefig(image, format="svg")
-    atomic_write(run / "curve.svg", image.getvalue())
-    return f"{run / 'curve.svg'}: {text}"
+    atomic_write(of.folder / "curve.svg", image.getvalue())
+    return f"{of.folder / 'curve.svg'}: {text}"

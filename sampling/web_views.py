@@ -64,17 +64,10 @@ def prompt_in(field: str | None) -> str:
     return valid_text(field)
 
 
-def chosen(
-    temperature: float | None,
-    top_p: float | None,
-    top_k: float | None,
-    min_p: float | None,
-    penalty: float | None,
-    length: float | None,
-    seed: str | None,
-) -> tuple[SampleSettings, int]:
+def chosen(*fields: Any) -> tuple[SampleSettings, int]:
     """The settings and the seed in the fields of the page; an empty seed draws one."""
-    if None in (temperature, top_p, top_k, min_p, penalty, length):
+    temperature, top_p, top_k, min_p, penalty, length, seed = fields
+    if None in fields[:-1]:
         raise UserError("A setting is empty.")
     settings = SampleSettings(temperature, top_p, int(top_k), min_p, penalty, int(length)).check()
     seed = (seed or "").strip()

@@ -2,6 +2,7 @@
 """evaluate.py on small random models and a toy tokenizer that looks ahead; what needs the real vocabulary and
 items skips without STENTOR_SHARED.
 """
+import dataclasses
 import gzip
 import json
 import math
@@ -30,7 +31,7 @@ from judging import fetch_blimp
 from judging import scoreboard
 from evaluate import MMLU_GROUPS, lm_eval_prompt
 import tokenizer as tokenizer_module
-from model import Llama, ModelConfig
+from model import SIZES, Llama, ModelConfig
 
 CONFIG = ModelConfig(
     vocab_size=64,
@@ -972,10 +973,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
 def test_curve_over_the_published_one(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    settings = {"size": "20m", "seq_len": 256, "batch_size": 8, "recipe": "card", "model": None}
-    (run / "run.json").write_text(
-        json.dumps({"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"})
-    )
+    settings = {"size": "20m", "seq_len": 256, "batch_size": 8, "steps": 200, "recipe": "card", "model": None}
+    record = {"settings": settings, "data": "corpora/builtin", "vocabulary": "abc"}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="not the settings of a run"):
+        curve.overlay(run)
+    (run / "run.json").write_text(json.dumps({**record, "model": dataclasses.asdict(SIZES["20m"])}))
     with pytest.raises(UserError, match="log.jsonl holds no loss"):
         curve.overlay(run)
     rows = [{"step": step, "tokens": step * 2048, "loss": 8 - step / 100} for step in range(1, 200)]

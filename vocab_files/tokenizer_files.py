@@ -56,12 +56,6 @@ def module_text() -> str:
     return "\n\n".join([HEAD + core, wrapper])
 
 
-def special_token(content: str) -> dict:
-    """An entry of `added_tokens_decoder`: a token with a name, matched exactly."""
-    return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False,
-            "special": True}
-
-
 def tokenizer_config(eos_id: int, bos_id: int | None, pad_id: int, rows: int | None,
                      model_max_length: int | None) -> dict:
     """The content of `tokenizer_config.json`.
@@ -77,7 +71,11 @@ def tokenizer_config(eos_id: int, bos_id: int | None, pad_id: int, rows: int | N
     config = {
         "tokenizer_class": "TokenMonsterTokenizer",
         "auto_map": {"AutoTokenizer": [f"{MODULE}.TokenMonsterTokenizer", None]},
-        "added_tokens_decoder": {str(id): special_token(name) for id, name in sorted(names.items())},
+        "added_tokens_decoder": {
+            str(id): {"content": name, "lstrip": False, "rstrip": False, "normalized": False,
+                      "single_word": False, "special": True}            # matched exactly
+            for id, name in sorted(names.items())
+        },
         "bos_token": names.get(bos_id),
         "eos_token": names[eos_id],
         "pad_token": names[pad_id],
