@@ -60,7 +60,11 @@ def run(main: Callable[[], int | None]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")                  # unsupported characters print as ?
     try:
-        return main() or 0
+        code = main() or 0
+        if sys.stdout:
+            with naming("standard output"):
+                sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"{script}: error: {error}", file=sys.stderr)
         return 2
@@ -68,9 +72,11 @@ def run(main: Callable[[], int | None]) -> int:
         print(f"{script}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:                                       # the reader of our output is gone: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 0
     except OSError as error:
+        if error.filename == "standard output":
+            drop_output()
         file = f": {error.filename}" if error.filename else ""
         print(f"{script}: error: {error.strerror or error}{file}", file=sys.stderr)
         return 2
@@ -85,6 +91,11 @@ def run(main: Callable[[], int | None]) -> int:
         print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or "
               "length.", file=sys.stderr)
         return 2
+
+
+def drop_output() -> None:
+    """Write what stdout still holds nowhere: at its end Python would try again, and print its own error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def before_run(kind: type, error: BaseException, trace: Any) -> None:
@@ -155,8 +166,14 @@ def leave_closed_terminal() -> None:
 
 # ------------------------------------------------------------------------------------------------------ flags
 
+MAY_BE_EMPTY = ("run", "prompt", "text")                          # arguments that are texts, or may be one
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors, with "did you mean", and where --batch_size is --batch-size."""
+    """argparse whose mistakes are UserErrors, with "did you mean", and where --batch_size is --batch-size.
+
+    An empty argument is a mistake: a shell makes one of a variable that is not set.
+    """
 
     def __init__(self, purpose: str | None = None, examples: str = "", **options: Any):
         options.setdefault("description", purpose)
@@ -178,15 +195,21 @@ class Parser(argparse.ArgumentParser):
         # RUN --flag 1 "prompt"
         parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
         known, unknown = parse(args, namespace)
+        parsers = [self]
+        for action in self._actions:
+            parsers += action.choices.values() if isinstance(action.choices, dict) else []
+        actions = [action for parser in parsers for action in parser._actions]
         if unknown:
-            parsers = [self]
-            for action in self._actions:
-                parsers += action.choices.values() if isinstance(action.choices, dict) else []
-            actions = [action for parser in parsers for action in parser._actions]
             flags = [name for action in actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
             hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
             raise UserError(f"unknown argument {unknown[0]}; {hint}")
+        for action in actions:
+            value = getattr(known, action.dest, None)
+            empty = value == "" or isinstance(value, list) and "" in value
+            if empty and action.const != "" and (action.option_strings or action.dest not in MAY_BE_EMPTY):
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                raise UserError(f"{name} is empty (an unset variable?); give a value, or leave it out")
         return known
 
     def error(self, message: str):
@@ -286,15 +309,19 @@ def fsync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write a file completely or not at all: a temporary file beside it, fsync, then one rename."""
+    """Write a file completely or not at all: a temporary file beside it, fsync, then one rename.
+
+    In a text, what UTF-8 cannot store becomes a question mark.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
@@ -541,7 +568,9 @@ def newest_run(runs: str | Path = "runs") -> Path:
 
     Raises UserError with the command that makes one.
     """
-    folders = [folder for folder in Path(runs).glob("*") if (folder / "run.json").is_file()]
+    # os.path: of a folder that another user closed, it says False
+    folders = [folder for folder in Path(runs).glob("*")
+               if os.path.isfile(folder / "run.json") and os.access(folder, os.R_OK)]
     if not folders:
         raise UserError(f"no run found under {runs}/; make one with: python train.py --size tiny")
     return max(folders, key=lambda folder: max(file.lstat().st_mtime for file in folder.iterdir()))
@@ -552,13 +581,16 @@ def find_run(run: str | Path | None = None) -> Path:
 
     Without `run` the newest under `runs/`. Raises UserError if there is none.
     """
-    folder = Path(run) if run else newest_run()
+    if run == "":
+        raise UserError("the name of the run or model folder is empty; leave it out for the newest run")
+    folder = newest_run() if run is None else Path(run)
     for place in (folder, folder / "best", *versions(folder / "last")):
         if (place / "config.json").is_file():
             if place in (folder, folder / "best") or folder_problem(place) is None:
                 return place
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such run or model folder")
+        what = "a file, not a run" if folder.exists() else "no such run"
+        raise UserError(f"{folder}: {what} or model folder")
     raise UserError(f"{folder}: no complete model found (config.json, best/ or last/); train one with: "
                     "python train.py --size tiny")
 
@@ -579,7 +611,10 @@ def output_file(flag: str, file: Path, example: str) -> Path:
 def command(*words: object) -> str:
     """A command line to copy: `python` and these words, quoted for a shell where they need it.
 
+    A path that begins with a dash gets ./ before it, since it would be read as a flag.
+
     >>> command("sample.py", "runs/a b")
     "python sample.py 'runs/a b'"
     """
-    return shlex.join(["python", *map(str, words)])
+    safe = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
+    return shlex.join(["python", *safe])

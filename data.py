@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import re
 import sys
 import unicodedata
@@ -221,10 +222,12 @@ class Corpus:
         self, dir: str | Path, seq_len: int, batch_size: int, total_steps: int | None = None, seed: int = 42,
         split: str = "train", verify: bool = True,
     ):
+        given = (seq_len, batch_size, total_steps or 0, seed)
+        seq_len, batch_size, total_steps, seed = map(operator.index, given)  # numpy's could overflow silently
         self.folder, self.seq_len, self.batch_size, self.seed, self.split = (
             Path(dir), seq_len, batch_size, seed, split,
         )
-        if split not in SPLITS or seq_len < 2 or batch_size < 1 or (split == "train" and not total_steps):
+        if split not in SPLITS or seq_len < 2 or batch_size < 1 or (split == "train" and total_steps < 1):
             raise UserError(
                 f"no batches of {batch_size} x {seq_len} for {total_steps} steps of split {split!r}"
             )
@@ -329,9 +332,10 @@ class Corpus:
         (block + 1) * seq_len - 1: documents follow each other, may continue in another block, and only the
         tokens after the last full block are left out. Raises IndexError past the end.
         """
+        step, rank, world = map(operator.index, (step, rank, world))
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
-        if self.batch_size % world or not 0 <= rank < world:
+        if not 0 <= rank < world or self.batch_size % world:
             raise UserError(f"{self.batch_size} rows cannot be divided evenly for rank {rank} of {world}")
         rows = self.batch_size // world
         batch = np.empty((rows, self.seq_len), dtype=np.int64)  # (B, T)

@@ -136,7 +136,8 @@ def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Sc
     cache = read_prefixes(model, groups, prefix, width) if prefix else None
     hidden = model.model(ids.to(device), cache)                                   # (B, T, D)
     hidden = hidden[wanted.to(device)]                                            # (N, D)
-    target = torch.tensor([token for query in queries for token in query.ids[query.start:]], device=device)
+    target = [token for query in queries for token in query.ids[query.start:]]
+    target = torch.tensor(target, dtype=torch.long, device=device)                # (N,)
     pieces = []
     for h, t in zip(hidden.split(1024), target.split(1024)):                      # N x V logits might not fit
         pieces.append(-F.cross_entropy(model.project(h).float(), t, reduction="none"))
@@ -296,6 +297,7 @@ def perplexity(
     documents if there are several, because the tokens of a document depend on each other, else over tokens.
     Raises UserError for a text without tokens.
     """
+    check_options(context=context)
     documents = [text] if isinstance(text, str) else list(text)
     context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
     first = begin(tokenizer)
@@ -422,6 +424,7 @@ def blimp(
     right, as lm-eval does (7 pairs of the full set are identical). prompt "lm-eval" puts lm-eval's blank
     before each sentence. `limit` takes the first pairs of each paradigm. `finished`: see `in_blocks`.
     """
+    check_options(prompt=prompt, limit=limit)
     paradigms: dict[str, list[dict]] = {}
     for item in read_items(
         path, {"sentence_good": str, "sentence_bad": str, "UID": str, "linguistics_term": str}
@@ -487,8 +490,13 @@ def plain_prompt(item: dict) -> list[tuple[str, list[str]]]:
     return [(context, [" " + choice for choice in item["choices"]])]
 
 
-def check_options(boundary: str, prompt: str) -> None:
-    """Raise UserError for an unknown boundary or prompt."""
+def check_options(
+    boundary: str = "bytes", prompt: str = "plain", limit: int | None = None, context: int | None = None
+) -> None:
+    """Raise UserError for an unknown boundary or prompt, and for a limit or context below 1."""
+    for name, number in (("limit", limit), ("context", context)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be at least 1, not {number}")
     for name, value, known in (
         ("boundary", boundary, ("bytes", "lm-eval")),
         ("prompt", prompt, ("plain", "lm-eval")),
@@ -545,10 +553,11 @@ def multiple_choice(
     `boundary` chooses the scored tokens (see `choice_queries`); `crossed` counts the items for which it
     matters. prompt "plain" joins context and choice by the item's `kind`, "lm-eval" like the task in lm-eval;
     neither puts a separator before the context. `stderr` is the standard error of acc, `interval` its 95%
-    interval (Wilson 1927), `chance` the accuracy of guessing, `groups` acc for each group of MMLU. The file
-    has one item a line: task, kind, context, choices, label or labels, and subject for MMLU.
+    interval (Wilson 1927), `chance` the accuracy of guessing, `groups` and `group_intervals` the same for
+    each group of MMLU. The file has one item a line: task, kind, context, choices, label or labels, and
+    subject for MMLU.
     """
-    check_options(boundary, prompt)
+    check_options(boundary, prompt, limit)
     items = read_items(path, {"task": str, "kind": str, "context": str, "choices": list})[:limit]
     for number, item in enumerate(items, 1):
         check_item(path, number, item)
@@ -588,9 +597,11 @@ def multiple_choice(
         summary["acc_norm"], summary["stderr_norm"] = mean_and_error([normed for _, normed, _ in results])
         summary["interval_norm"] = wilson_interval(summary["acc_norm"], len(items))
     if all("subject" in item for item in items):
-        summary["groups"] = mmlu_groups(
-            [item["subject"] for item in items], [right for right, _, _ in results]
-        )
+        groups = mmlu_groups([item["subject"] for item in items], [right for right, _, _ in results])
+        summary["groups"] = {group: statistics.fmean(found) for group, found in groups.items()}
+        summary["group_intervals"] = {
+            group: wilson_interval(summary["groups"][group], len(found)) for group, found in groups.items()
+        }
     return summary
 
 
@@ -660,13 +671,13 @@ def lm_eval_prompt(item: dict) -> list[tuple[str, list[str]]]:
     return [(context, [" " + choice for choice in choices])]
 
 
-def mmlu_groups(subjects: list[str], values: list[float]) -> dict[str, float]:
-    """Group of MMLU -> mean over its items, each item with weight 1, as in lm-eval."""
+def mmlu_groups(subjects: list[str], values: list[float]) -> dict[str, list[float]]:
+    """Group of MMLU -> the values of its items; its score is their mean, as in lm-eval."""
     groups: dict[str, list[float]] = {}
     for subject, value in zip(subjects, values):
         group = next((group for group, members in MMLU_GROUPS.items() if subject in members.split()), "STEM")
         groups.setdefault(group, []).append(value)
-    return {group: statistics.fmean(found) for group, found in groups.items()}
+    return groups
 
 
 # ----------------------------------------------------------------------------------------------- command line

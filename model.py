@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import re
 from pathlib import Path
 from typing import Callable
@@ -204,7 +205,7 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, H*F) -> (B, H, T, F)."""
-        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+        return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
@@ -343,6 +344,7 @@ class Llama(nn.Module):
                         bos_token_id: int | None = None, pad_token_id: int | None = None) -> None:
         """Write the model folder `folder`; see `save_model`. The folder is made if needed."""
         ids = {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        ids = {name: None if id is None else operator.index(id) for name, id in ids.items()}
         save_model(self, Path(folder), ids)
 
     @classmethod
@@ -359,7 +361,7 @@ def next_token_loss(logits: Tensor, input_ids: Tensor) -> Tensor:
     off instead would copy the logits and pad their gradient.
     """
     logits = logits.float()                                                   # (B, T, V)
-    target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
+    target = F.pad(input_ids[:, 1:].long(), (0, 1), value=-100)               # (B, T)
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
 
 
@@ -370,7 +372,7 @@ def next_token_losses(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor
     `next_token_loss`; the losses of the rows cost one more look-up for each position. devices/loss_cpu.py and
     training/chunked_loss.py shift by one token in the same way.
     """
-    target = F.pad(input_ids[:, 1:], (0, 1), value=-100)                      # (B, T)
+    target = F.pad(input_ids[:, 1:].long(), (0, 1), value=-100)               # (B, T)
     log_p = F.log_softmax(logits.float().flatten(0, 1), dim=1)                # (B*T, V)
     loss = F.nll_loss(log_p, target.flatten(), ignore_index=-100)
     each = F.nll_loss(log_p.detach(), target.flatten(), ignore_index=-100, reduction="none")      # (B*T,)
@@ -384,6 +386,25 @@ def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
     chosen = logits.gather(2, target)                                         # (B, T-1, 1)
     total = torch.logsumexp(logits, dim=2, keepdim=True)                      # (B, T-1, 1)
     return (total - chosen).mean()
+
+
+def shown_perplexity(loss: float, digits: int = 1) -> str:
+    """The perplexity e^loss as text; one of ten digits or more in short.
+
+    >>> shown_perplexity(2.0), shown_perplexity(50.0), shown_perplexity(5000.0)
+    ('7.4', '5.2e+21', 'above 1e+300')
+    """
+    if loss > 300 * math.log(10):
+        return "above 1e+300"
+    value = math.exp(loss)
+    return f"{value:,.{digits}f}" if value < 1e9 else f"{value:.1e}"
+
+
+def beside_uniform(loss: float, vocab_size: int) -> str:
+    """A warning if a loss is above ln V, the loss of a uniform guess among V tokens; else ""."""
+    if loss <= math.log(vocab_size):
+        return ""
+    return f"worse than knowing nothing: a uniform guess among its {vocab_size:,} tokens has that perplexity"
 
 
 # --------------------------------------------------------------------------------------------- initialization

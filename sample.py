@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import random
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -49,8 +50,8 @@ class SampleSettings:
         problems = []
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not low <= value <= high:                                  # false for NaN too
-                problems.append(f"{name} must be between {low:g} and {high:g}, not {value}")
+            if isinstance(value, (str, type(None))) or not low <= value <= high:      # false for NaN too
+                problems.append(f"{name} must be between {low:g} and {high:g}, not {value!r}")
         if problems:
             raise UserError("; ".join(problems))
         return self
@@ -174,8 +175,8 @@ class Draw:
                 raise UserError(f"the prompt has token {token}, the model only {config.vocab_size} tokens; "
                                 "the vocabulary belongs to another model")
         self.settings = settings.check()
-        self.random = random.Random(seed)
-        self.stop_ids = frozenset(stop_ids)
+        self.random = random.Random(operator.index(seed))
+        self.stop_ids = frozenset(map(operator.index, stop_ids))
         self.left = settings.max_new_tokens
         device = model.model.embed_tokens.weight.device
         self.seen = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)           # (V,)
@@ -241,7 +242,8 @@ def generate(
     ends the text and is not returned. Ends at `max_position_embeddings`. Raises UserError as `Draw` does.
     """
     settings = SampleSettings(temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens)
-    stop_ids = () if stop_id is None else [stop_id] if isinstance(stop_id, int) else stop_id
+    stop_ids = () if stop_id is None else stop_id if isinstance(stop_id, Collection) else [stop_id]
+    ids = list(map(operator.index, ids))                          # also of an array or a tensor (T,)
     draw = Draw(model, ids, settings, random.randrange(2**32) if seed is None else seed, stop_ids)
     new = [tokens[0] for tokens, _ in decode(model, ids, [draw], next_logits)]
     return new[:-1] if new and new[-1] in draw.stop_ids else new

@@ -64,7 +64,13 @@ class Source:
     identity: str  # names the input; a preparation continues only with the same identity
     lines: bool  # cleaning keeps its line breaks
     note: str = ""  # shown to the user
+    place: str = ""  # the file or folder
     documents_by_default: int | None = None  # of an endless source, if no budget is given
+
+    @property
+    def title(self) -> str:
+        """Its name in messages: "text (my.txt)"."""
+        return f"{self.name} ({self.place})" if self.place else self.name
 
 
 def builtin_source(kind: str) -> Source:
@@ -117,12 +123,18 @@ def problem_of_rows(path: Path) -> str | None:
     return None
 
 
+def made_here(folder: Path) -> bool:
+    """Whether a folder is a corpus or a run of this program."""
+    run = (folder / "run.json").is_file() and (folder / "log.jsonl").is_file()
+    return run or (folder / "tokenizer" / "tokenizer_config.json").is_file()
+
+
 def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
     """The readable files at a path, in the order of their names, and what is skipped: reason -> names.
 
-    In a folder, hidden folders and files, caches, virtual environments, binaries and unknown formats are
-    skipped. A link is followed, and its target is read once. Raises UserError for a single file that cannot
-    be read, and for a folder without a readable file.
+    In a folder, hidden folders and files, caches, virtual environments, binaries, unknown formats, and the
+    corpora and runs of this program are skipped. A link is followed, and its target is read once. Raises
+    UserError for a single file that cannot be read, and for a folder without a readable file.
     """
     path = utf8_path(path)
     if not path.exists():
@@ -145,6 +157,8 @@ def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
                 skipped["hidden"].append(name)
             elif entry.name in CACHES or (entry / "pyvenv.cfg").is_file():
                 skipped["cache"].append(name)
+            elif made_here(entry):
+                skipped["corpus or run of this program"].append(name)
             elif not entry.exists():
                 skipped["broken link"].append(name)
             elif entry.resolve() in seen or entry.is_dir() and entry.resolve() in folder.resolve().parents:
@@ -199,7 +213,7 @@ def path_source(kind: str, path: str | Path) -> Source:
 
     identity = f"{path.name}: {len(files)} files, {digest.hexdigest()[:12]}"
     note = f"{path}: {len(files)} files read{skipped_line(skipped)}" if skipped else ""
-    return Source(kind, documents, identity, kind in ("code", "text"), note)
+    return Source(kind, documents, identity, kind in ("code", "text"), note, str(path))
 
 
 # --------------------------------------------------------------------------------------------------- one file

@@ -238,6 +238,15 @@ def stored_progress(path: Path, recipe: dict) -> dict:
     return state
 
 
+def finished(folder: Path, recipe: dict) -> bool:
+    """Whether a finished corpus of this recipe is in the folder. Raises OtherRecipe for one of another."""
+    if not (folder / "manifest.json").is_file():
+        return False
+    if changed := changed_settings(read_manifest(folder).get("recipe"), recipe):
+        raise OtherRecipe(folder, changed)
+    return True
+
+
 @contextlib.contextmanager
 def own_folder(out: Path) -> Iterator[None]:
     """Make the folder `out` and hold it. Waits while another process prepares it.
@@ -246,6 +255,8 @@ def own_folder(out: Path) -> Iterator[None]:
     that holds the lock removes it.
     """
     made, waiting = False, False
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file, not a folder; choose another folder with --out")
     while True:
         made = made or not out.exists()
         out.mkdir(parents=True, exist_ok=True)
@@ -313,12 +324,11 @@ def prepare(
         "validation_share": validation_share,
         "shard_tokens": shard_tokens,
     }
+    if finished(out, recipe):                                     # also where nothing can be written
+        return out
     with own_folder(out):
         done, unfinished = out / "manifest.json", out / "prepare.json"
-        if done.is_file():
-            changed = changed_settings(read_manifest(out).get("recipe"), recipe)
-            if changed:
-                raise OtherRecipe(out, changed)
+        if finished(out, recipe):                                 # by another process, meanwhile
             return out
         state = {"recipe": recipe, "sources": {}}
         if unfinished.is_file():
@@ -399,7 +409,7 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         if record["train"]["tokens"] >= budget:
             break
         if record["read"] >= 10 * FIRST:
-            check_rows(source.name, record["without_text"], record["read"])
+            check_rows(source.title, record["without_text"], record["read"])
         now = time.monotonic()
         if now - saved > SAVE_SECONDS:
             save()
@@ -412,11 +422,11 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         save()
         raise broken[0]
     bar.close()
-    check_rows(source.name, record["without_text"], record["read"])
+    check_rows(source.title, record["without_text"], record["read"])
     for split, writer in writers.items():
         writer.close_shard()
         if not record[split]["tokens"]:
-            raise UserError(f"{source.name}: no document for {split}; take more of it (--tokens), or raise "
+            raise UserError(f"{source.title}: no document for {split}; take more of it (--tokens), or raise "
                             "--validation-share")
     record["done"] = True
     atomic_write(out / "prepare.json", json.dumps(state))
@@ -473,9 +483,9 @@ def validation_bound(source: Source, clean: dict, share: float) -> int:
             keys.add(split_key(cleaned))
         if len(keys) == FIRST:
             return int(share * 2**64)
-    check_rows(source.name, without_text, rows)
+    check_rows(source.title, without_text, rows)
     if len(keys) < 2:
-        raise UserError(f"{source.name}: {len(keys)} different documents; at least two are needed, one of "
+        raise UserError(f"{source.title}: {len(keys)} different documents; at least two are needed, one of "
                         "them for validation: give more text (a text file is cut at blank lines into "
                         "documents of about 8,000 characters)")
     return max(int(share * 2**64), min(keys) + 1)

@@ -95,7 +95,8 @@ def table(result: dict[str, Any]) -> str:
     lines.append("  nats per token, complete documents")
     lines.append("              unigram     loss    bound  covered    loss - bound")
     for kind, way in result["way"].items():
-        numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{100 * way['share']:8.1f}%"
+        covered = f"{way['share']:.1%}" if way["share"] > 0 else "none yet"
+        numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{covered:>9}"
         above = f"{way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"
         lines.append(f"  {builtin.KINDS[kind].name:<10}{numbers}    {above}")
     return "\n".join(lines)

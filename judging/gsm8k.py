@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, sha256_file
-from evaluate import in_blocks, mean_and_error, read_items, wilson_interval
+from evaluate import check_options, in_blocks, mean_and_error, read_items, wilson_interval
 from model import Llama
 from sampling.many import decode_many
 from tokenizer import Tokenizer
@@ -66,6 +66,7 @@ def exact_match(
     `path`. A prompt too long for the context is cut at its beginning, as in lm-eval. Raises UserError if an
     answer alone is too long for the context, or if there are fewer examples than `shots`.
     """
+    check_options(limit=limit)
     fields = {"question": str, "answer": str}
     problems = read_items(path, fields)
     items = problems[:limit]

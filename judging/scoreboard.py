@@ -9,6 +9,7 @@ benchmark and model.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 
@@ -28,7 +29,7 @@ from evaluate import band, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
 from judging.builtin import judge_builtin
 from judging.builtin import table as builtin_table
-from model import Llama
+from model import Llama, beside_uniform, shown_perplexity
 from params import Table, read_cards
 from devices.open import open_device
 from tokenizer import Tokenizer, load, lost_text
@@ -225,6 +226,16 @@ def writing_problem(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
+@contextlib.contextmanager
+def about(path: str | Path, *others: str | Path) -> Iterator[None]:
+    """Let a UserError name this input, unless it names it or another one already."""
+    try:
+        yield
+    except UserError as error:
+        named = any(str(place) in str(error) for place in (path, *others))
+        raise UserError(str(error) if named else f"{path}: {error}") from None
+
+
 def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     """Title -> result of everything that the flags ask for; `name` is the model in printed lines."""
     device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
@@ -254,16 +265,18 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     for path in map(Path, texts):
         alike = [other for other in texts if Path(other).name == path.name]
         title = path.name if len(alike) == 1 else str(path)
-        results[f"{title}: bits per byte{LESS}"] = judge_text(
-            name, model, tokenizer, path, context, args.limit, finished, stored.get("data")
-        )
+        with about(path):
+            results[f"{title}: bits per byte{LESS}"] = judge_text(
+                name, model, tokenizer, path, context, args.limit, finished, stored.get("data")
+            )
     if args.blimp:
-        results["BLiMP"] = {
-            **blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished), "chance": 0.5
-        }
+        with about(args.blimp):
+            found = blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished)
+        results["BLiMP"] = {**found, "chance": 0.5}
         warn_of_lost_text(tokenizer, args.blimp, ("sentence_good", "sentence_bad"))
     for path in args.choices:
-        result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
+        with about(path):
+            result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
         print(f"{name}: {path}: in {result['crossed']} of {result['items']} items a token crosses the "
               "boundary of context and choice")
         warn_of_lost_text(tokenizer, path, ("context", "choices"))
@@ -275,7 +288,10 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     for path in args.gsm8k:
         warn_of_lost_text(tokenizer, path, ("question",))
         for shots in args.shots:
-            result = gsm8k.exact_match(model, tokenizer, path, shots, args.examples, args.limit, finished)
+            with about(path, *filter(None, [args.examples])):
+                result = gsm8k.exact_match(
+                    model, tokenizer, path, shots, args.examples, args.limit, finished
+                )
             results[f"GSM8K ({shots}-shot)"] = {**result, "chance": 0.0}
     return results
 
@@ -302,6 +318,8 @@ def judge_text(
 
     A file is cleaned like `corpus`, the prepared folder that the model was trained on.
     """
+    if path.is_dir():
+        data.read_manifest(path)                                  # raises UserError: not a prepared corpus
     digest = sha256_file(path / "manifest.json" if path.is_dir() else path)
     form = "folder" if path.is_dir() else "rows" if ending_of(path) in ROW_ENDINGS else "text"
     documents = cleaned_documents(path, limit, corpus)
@@ -312,16 +330,15 @@ def judge_text(
             "lost": lost_text(tokenizer, documents, 0.005),
         }
     found = finished[key]
+    spread = f" ± {found['stderr']:.4f}" if found["tokens"] > 1 else ""
     print(
         f"{name}: {path}, {found['tokens']:,} tokens:\n"
-        f"  loss {found['loss']:.4f} ± {found['stderr']:.4f} nats per token, "
-        f"perplexity {found['ppl']:,.2f}\n"
+        f"  loss {found['loss']:.4f}{spread} nats per token, "
+        f"perplexity {shown_perplexity(found['loss'], 2)}\n"
         f"  {found['bits_per_byte']:.4f} bits per byte, {found['bits_per_char']:.4f} per character"
     )
-    vocabulary = model.config.vocab_size
-    if found["loss"] > math.log(vocabulary):
-        print(wrapped(f"worse than knowing nothing: a uniform guess among its {vocabulary:,} tokens has that "
-                      "perplexity", "  ", "    "))
+    if warning := beside_uniform(found["loss"], model.config.vocab_size):
+        print(wrapped(warning, "  ", "    "))
     if found.get("lost"):
         print(
             f"warning: {path}: {found['lost']}; "
@@ -336,7 +353,8 @@ def headline(result: dict) -> tuple[float, list[float]]:
     if "bits_per_byte" in result:
         bits = result["bits_per_byte"]
         half = 1.96 * result["stderr"] / result["loss"] * bits if result["loss"] else 0.0
-        return bits, [bits - half, bits + half]
+        half = half if result["tokens"] > 1 else math.inf         # of one token no spread is known
+        return bits, [max(0.0, bits - half), bits + half]
     if "overall" in result:
         return result["overall"], result["intervals"]["overall"]
     if "exact_match" in result:
@@ -413,6 +431,9 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
             return
     check_files(args)
     out = Path(args.out) if args.out else homes[0] / ("evaluation" if len(homes) == 1 else "comparison")
+    files = [out.parent / f"{out.name}{ending}" for ending in (".md", ".json")]
+    if out.name in ("", "..") or any(file.is_dir() for file in files):
+        raise UserError(f"--out {out}: name files that can be written, such as results for results.md")
     out.parent.mkdir(parents=True, exist_ok=True)
     if problem := writing_problem(out.parent):
         raise UserError(
@@ -430,6 +451,8 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
             groups = result.get("groups", {})
             scores[name] |= {f"{title}, {group}": share for group, share in groups.items()}
             chance |= {title: result["chance"]} if "chance" in result else {}
+            ends = result.get("group_intervals", {})
+            intervals[name] |= {f"{title}, {group}": ends[group] for group in groups}
     if args.peers:
         peers, card_chance = card_peers()
         scores |= {f"{name} (card)": row for name, row in peers.items()}
@@ -441,8 +464,8 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
         "mean_over_chance": mean_over_chance(scores, chance),
     }
     report = "".join(blimp_report(name, row["BLiMP"]) for name, row in results.items() if "BLiMP" in row)
-    atomic_write(out.with_name(out.name + ".md"), markdown(shown, intervals, chance) + report)
-    atomic_write(out.with_name(out.name + ".json"), json.dumps(everything, indent=1) + "\n")
+    atomic_write(files[0], markdown(shown, intervals, chance) + report)
+    atomic_write(files[1], json.dumps(everything, indent=1) + "\n")
     nothing = "no table: the models have no text or benchmark in common"
     print(aligned(shown, intervals, chance) if common else nothing)
     print(wrapped(f"written: {out}.md and {out}.json", "", "  "))

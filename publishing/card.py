@@ -345,7 +345,7 @@ def write_card(run_folder: str | Path) -> Path:
         "## Numbers\n\nFor checking, by `python params.py --audit RUN`:\n\n"
         + fenced(json.dumps({"card": FORM, **found}, indent=1), "json numbers"),
     ]
-    written = {"README.md": ("\n\n".join(sections) + "\n").encode()}
+    written = {"README.md": ("\n\n".join(sections) + "\n").encode(errors="replace")}
     if (folder / "training_curves.svg").is_file():
         written["training_curves.svg"] = (folder / "training_curves.svg").read_bytes()
     for file, content in written.items():

@@ -19,7 +19,7 @@ import tokenizer
 from audit.cost import HARDWARE, KG_CO2_PER_KWH, THIS_MACHINE_WATTS, energy
 from common import Parser, UserError, atomic_write, command, newest_run, output_file, run
 from judging.curve import published
-from model import Llama
+from model import Llama, shown_perplexity
 from params import count, flops
 from publishing.report_page import bar, commands, explorer, page, paragraph, table, terms
 from sampling.answers import valid_text
@@ -61,16 +61,12 @@ def result(of: Run) -> str:
     best = of.best
     if best:
         loss = best["eval_loss"]
-        text += f" Validation loss {loss:.3f} nats per token, perplexity {ppl(loss)}.{distance(of, best)}"
+        text += (f" Validation loss {loss:.3f} nats per token, perplexity {shown_perplexity(loss, 2)}."
+                 f"{distance(of, best)}")
     parts = paragraph(text, "lead")
     if of.step < of.end:
         parts += paragraph(f"Step {of.step:,} of {of.end:,}: this run is still training, or was stopped.")
     return parts
-
-
-def ppl(loss: float) -> str:
-    """The perplexity e^loss."""
-    return f"{math.exp(min(loss, 700)):,.2f}"
 
 
 def distance(of: Run, row: dict) -> str:
@@ -81,6 +77,8 @@ def distance(of: Run, row: dict) -> str:
                 f"({unigram:.2f}) to the corpus's entropy ({entropy:.2f}), which no model can pass.")
     if row["eval_loss"] > math.log(of.config.vocab_size):
         return " That is worse than a uniform guess."
+    if way is not None and unigram is not None:
+        return f" On complete documents it is not yet better than counting tokens ({unigram:.2f})."
     return ""
 
 
@@ -217,7 +215,7 @@ def beside_card(of: Run) -> str:
     loss = of.best["eval_loss"]
     rows = [("training tokens", f"{of.tokens:,}", str(card["tokens"])),
             ("validation loss", f"{loss:.3f}", f"{card['best']:.3f}"),
-            ("perplexity", ppl(loss), ppl(card["best"])),
+            ("perplexity", shown_perplexity(loss, 2), shown_perplexity(card["best"], 2)),
             ("data", Path(str(of.info.get("data"))).name, card["data"]),
             ("vocabulary", f"{of.config.vocab_size:,} rows", str(card["vocabulary"]))]
     curve = ""
@@ -255,7 +253,8 @@ def compared(runs: list[Run]) -> str:
         lines.append(Line(name_of(of), points, COLOURS[place % len(COLOURS)], "marked"))
         way = number(of.best or {}, "share_of_the_way")
         rows.append((name_of(of), f"{count(of.config)['total']:,}", f"{of.tokens:,}", clock(of.seconds),
-                     f"{of.best['eval_loss']:.3f}" if of.best else "none yet", f"{way:.1%}" if way else "",
+                     f"{of.best['eval_loss']:.3f}" if of.best else "none yet",
+                     "" if way is None else f"{way:.1%}" if way > 0 else "none yet",
                      f"{of.step:,} of {of.end:,}"))
     head = ["run", "parameters", "tokens", "time", "validation loss", "way to the entropy", "step"]
     corpora = {of.info.get("corpus") for of in runs}

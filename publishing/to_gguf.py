@@ -15,6 +15,7 @@ tensors' bytes, each at a multiple of 32.
 """
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy
 
-from common import Parser, UserError, find_run, run, run_of
+from common import Parser, UserError, find_run, naming, run, run_of
 from model import Llama, ModelConfig
 
 ALIGNMENT = 32
@@ -218,17 +219,18 @@ def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
 
 
 def export(folder: Path, file: Path, file_type: str) -> dict[str, tuple[str, list[int]]]:
-    """Write the model in `folder` as `file`; returns its tensors' types and shapes."""
+    """Write the model in `folder` as `file`, all or nothing; returns its tensors' types and shapes."""
     model = Llama.from_pretrained(folder)
     name = run_of(folder).name
-    if file_type in FILE_TYPES:
-        write(model, file, file_type, name)
-        return read_types(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-        full = Path(scratch) / "f32.gguf"
-        write(model, full, "f32", name)
-        quantize(full, file, file_type)
+    with naming(file), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        made, full = Path(scratch) / "made.gguf", Path(scratch) / "f32.gguf"
+        if file_type in FILE_TYPES:
+            write(model, made, file_type, name)
+        else:
+            write(model, full, "f32", name)
+            quantize(full, made, file_type)
+        os.replace(made, file)
     return read_types(file)
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
+import tempfile
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -20,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import Parser, UserError, find_run, run
+from common import Parser, UserError, find_run, naming, run
 from model import Llama, ModelConfig, attention_written_out
 
 
@@ -87,7 +89,10 @@ def names(config: ModelConfig) -> tuple[list[str], list[str]]:
 
 
 def export(folder: Path, file: Path) -> None:
-    """Write the model in `folder` as one ONNX file, FP32. Raises UserError without onnx or onnxscript."""
+    """Write the model in `folder` as one ONNX file, FP32, completely or not at all.
+
+    Raises UserError without onnx or onnxscript.
+    """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -108,12 +113,15 @@ def export(folder: Path, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # It would warn about every optional library that is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It would warn that axes of one size share one name.
-        torch.onnx.export(
-            Step(model).eval(), example_inputs(model.config, 2, 5, 3), file, input_names=inputs,
-            output_names=outputs, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
-        )
+    with naming(file), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        made = Path(scratch) / file.name
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It would warn that axes of one size share one name.
+            torch.onnx.export(
+                Step(model).eval(), example_inputs(model.config, 2, 5, 3), made, input_names=inputs,
+                output_names=outputs, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
+            )
+        os.replace(made, file)
 
 
 @torch.no_grad()

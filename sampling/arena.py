@@ -13,6 +13,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ def models_here() -> list[Path]:
     """
     root, runs = Path("."), []
     for run in sorted(root.glob("runs/*/")):
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):             # OSError: closed by another user
             find_run(run)
             runs.append(run)
     folders = {file.parent for pattern in ("*/config.json", "*/*/config.json") for file in root.glob(pattern)}
@@ -198,13 +199,14 @@ def score() -> list[tuple[str, int, int, int, int]]:
 
 
 def ask() -> str | None:
-    """A vote from the terminal; None at the end of input."""
+    """A vote from the terminal; None at the end of input, or for a line of thousands of characters."""
     choices = ", ".join(f"{key}: {words}" for key, words in VOTES.items())
     while True:
-        try:
-            said = input(f"{choices} > ").strip().lower()[:1]
-        except (EOFError, RuntimeError):  # RuntimeError: standard input is closed
+        print(f"{choices} > ", end="", flush=True)
+        line = sys.stdin.readline(1000) if sys.stdin else ""
+        if not line or len(line) == 1000:
             return None
+        said = line.strip().lower()[:1]
         if said in VOTES:
             return said
 

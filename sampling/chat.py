@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk in turns: `sample.py --chat`. A chat template makes one prompt of all turns.
 
-Our folders have the cards' template. The template of a foreign folder is a program in the Jinja language. It
-is rendered in Jinja's sandbox, where it can neither change anything nor reach Python's internals. If it
-cannot be used, the chat says why and uses the cards' template.
+Our folders have the cards' template. The template of a foreign folder is a program in the Jinja language;
+sampling/template.py renders it. If it cannot be used, the chat says why and uses the cards' template.
 """
 from __future__ import annotations
 
-import json
-import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import UserError, read_json
 from sample import SampleSettings
 from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
-from sampling.terminal import say, tell_lost_text
+from sampling.template import render
+from sampling.terminal import LONGEST_PROMPT, say, tell_lost_text
 from vocab_files.bpe import BPE, FromModel
 from vocab_files.tokenizer_files import CHAT_TEMPLATE
 
@@ -45,7 +41,7 @@ class ChatFormat:
     `note` is the reason why a folder's template is not used; `stop` is the text that ends an answer.
     """
 
-    template: Any = None
+    template: str | None = None
     names: tuple[tuple[str, str], ...] = ()               # of special tokens, for templates
     note: str | None = None
 
@@ -59,10 +55,8 @@ class ChatFormat:
         if self.template is None:
             return cards_prompt(turns)
         messages = [{"role": role, "content": content} for role, content in turns]
-        try:
-            return self.template.render(messages=messages, add_generation_prompt=True, **dict(self.names))
-        except Exception as error:  # noqa: BLE001 (a template can fail in any way)
-            raise UserError(f"the folder's chat template fails: {error or type(error).__name__}") from None
+        values = {"messages": messages, "add_generation_prompt": True, **dict(self.names)}
+        return render(self.template, values)
 
     def ids(self, loaded: LoadedModel, prompt: str) -> list[int]:
         """The ids of a prompt; in a folder's own template the names of special tokens are those tokens."""
@@ -81,7 +75,7 @@ def format_of(loaded: LoadedModel) -> ChatFormat:
             return ChatFormat()
         if isinstance(loaded.tokenizer, BPE) and isinstance(loaded.tokenizer.library, FromModel):
             raise UserError("it needs a tokenizer.json, and the folder has only a tokenizer.model")
-        found = ChatFormat(compiled(source), tuple(names.items()))
+        found = ChatFormat(source, tuple(names.items()))
         prompt = found.prompt([("user", "Hello")])
         found.ids(loaded, prompt)
         if "Hello" not in prompt:
@@ -116,33 +110,6 @@ def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     if template is not None and not isinstance(template, str):
         raise UserError(f"{file}: chat_template is neither a text nor a list with a template named default")
     return template, names
-
-
-def compiled(source: str) -> Any:
-    """A template in Jinja's sandbox, with the functions that transformers offers to templates.
-
-    Its tag `generation`, which marks the text to train on, changes no text.
-    """
-    try:
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise UserError("it needs Jinja: pip install jinja2") from None
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    sandbox = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": time.strftime}
-    source = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", source)
-    source = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", source)
-    try:
-        return sandbox.from_string(source)
-    except (jinja2.TemplateError, RecursionError) as error:
-        raise UserError(f"it is not a Jinja template: {error}") from None
 
 
 def recent(loaded: LoadedModel, form: ChatFormat, turns: list[Turn], settings: SampleSettings) -> list[Turn]:
@@ -184,8 +151,12 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
 
 
 def read_line() -> str:
-    """The user's next line; empty at the end of input."""
+    """The user's next line; empty at the end of input. Raises UserError for a line without an end."""
     print("you> ", end="", flush=True)
     if sys.stdin is None:
         return ""
-    return valid_text(sys.stdin.buffer.readline().decode("utf-8", "replace")).strip()
+    line = sys.stdin.buffer.readline(LONGEST_PROMPT + 1)
+    if len(line) > LONGEST_PROMPT:
+        raise UserError(f"standard input: a line of more than {LONGEST_PROMPT >> 20} MiB, the limit for a "
+                        "prompt")
+    return valid_text(line.decode("utf-8", "replace")).strip()

@@ -13,7 +13,7 @@ import textwrap
 import time
 from typing import Any, BinaryIO
 
-from common import UserError, for_terminal
+from common import UserError, for_terminal, naming
 from sample import SampleSettings
 from sampling import history
 from sampling.answers import LoadedModel, respond, valid_text
@@ -22,6 +22,7 @@ from tokenizer import lost_text
 # Each of these flags replaces the plain answer by another view.
 VIEWS = ("explore", "arena", "draft", "chat", "sweep", "web", "history")
 LONGEST_PROMPT = 16 << 20                   # bytes; no model here reads as much
+MOST_ANSWERS = 10_000                       # at once
 
 
 # ------------------------------------------------------------------------------------------- flags and prompt
@@ -38,8 +39,8 @@ def check_together(given: dict[str, Any]) -> None:
     if len(views) > 1 or plain:
         names = " and ".join(f"--{name}" for name in views + plain)
         raise UserError(f"{names} cannot be combined; leave one out")
-    if given.get("n", 1) < 1:
-        raise UserError(f"--n must be at least 1, not {given['n']}")
+    if not 1 <= given.get("n", 1) <= MOST_ANSWERS:
+        raise UserError(f"--n must be from 1 to {MOST_ANSWERS:,}, not {given['n']}")
     if given.get("seed", 0) < 0:
         raise UserError(f"--seed must be zero or more, not {given['seed']}")
     if given.get("blind") and not given.get("arena"):
@@ -57,7 +58,8 @@ def place_and_prompt(
     """
     if first is not None and second is None and not os.path.isdir(first):
         if "/" in first and not re.search(r"\s", first):
-            raise UserError(f"{first}: no such run or model folder")
+            what = "a file, not a run" if os.path.exists(first) else "no such run"
+            raise UserError(f"{first}: {what} or model folder")
         first, second = None, first
     if prompt_file and second is not None:
         raise UserError("a prompt and --prompt-file cannot be combined; leave one out")
@@ -127,7 +129,8 @@ def say(
     for answers in respond(loaded, prompt if ids is None else ids, draws):
         text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
         if show is not None:
-            print(show + for_terminal(text[shown:]), end="", flush=True)
+            with naming("standard output"):
+                print(show + for_terminal(text[shown:]), end="", flush=True)
             show, shown = "", len(text)
         if found:
             answers[0].text = text

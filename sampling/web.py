@@ -85,7 +85,7 @@ class LocalOnly:
 
 def allowed(scope: dict) -> bool:
     """Whether a request names this machine as its host, and a path that the page needs."""
-    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
     names = {host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host for host in hosts}
     return len(hosts) == 1 and names <= HOSTS and not set(scope["path"].split("/")) & set(CLOSED)
 

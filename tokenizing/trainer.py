@@ -193,6 +193,8 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
     if not len(fixed) < size <= 65536:
         raise UserError(f"--vocab-size {size} is not between {len(fixed) + 1} (the reserved bytes and one "
                         "more) and 65536")
+    if seed < 0:
+        raise UserError(f"--seed must be zero or more, not {seed}")
     folder = out.with_name(out.name + ".work")
     files = [documents_of(name)[0] for name in names]
     settings = {"vocab_size": size, "seed": seed, "reserve": reserve, "files": files}

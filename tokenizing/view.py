@@ -182,7 +182,9 @@ def facts(tokenizer: Tokenizer, path: Path, sample: str) -> dict:
 
 
 def read_input() -> str:
-    """All of stdin. Raises UserError above LARGEST_DOCUMENT characters."""
+    """All of stdin. Raises UserError if it is closed, or has more than LARGEST_DOCUMENT characters."""
+    if sys.stdin is None:
+        raise UserError("stdin is closed; give the text or the ids as an argument")
     text = sys.stdin.read(LARGEST_DOCUMENT + 1)
     if len(text) > LARGEST_DOCUMENT:
         raise UserError(f"stdin has more than {LARGEST_DOCUMENT:,} characters; for a longer text use: "
@@ -275,7 +277,7 @@ def main(argv: list[str] | None = None) -> int | None:
     tokenizer = load(args.vocab) if args.engine == "stentor" else load_reference(args.vocab)
     if args.command == "decode":
         text = tokenizer.decode(parse_ids(args.ids), skip_special=args.skip_special)
-        line_end = "\n" if args.json or sys.stdout.isatty() else ""
+        line_end = "\n" if args.json or sys.stdout and sys.stdout.isatty() else ""
         print(json.dumps({"text": text}) if args.json else for_terminal(text), end=line_end)
         return
     text = (read_input() if args.text is None else args.text).encode("utf-8", "surrogateescape")

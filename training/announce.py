@@ -11,7 +11,7 @@ import torch
 import data
 from common import colour, command, wrapped
 from devices import attention_cpu
-from model import Llama
+from model import Llama, shown_perplexity
 from params import CARD_OF, read_cards
 from precision import lifted_counts
 from training.compiled import lacking
@@ -281,5 +281,5 @@ def result(job: Job, last: dict) -> str:
     entropy = job.validation.unigram_entropy(job.validation_rows())
     gain = entropy - last["eval_loss"]
     learned = f"{gain:.3f} nats learned from context" if gain > 0 else "not yet better than counting tokens"
-    loss = f"validation loss {last['eval_loss']:.3f} (perplexity {last['eval_ppl']:,.1f})"
+    loss = f"validation loss {last['eval_loss']:.3f} (perplexity {shown_perplexity(last['eval_loss'])})"
     return f"Result: {loss}: {learned}; token frequencies alone give {entropy:.3f}."

@@ -24,6 +24,7 @@ from common import (
     CheckFailed, atomic_write, colour, json_lines, naming, read_json, text_width, wrapped,
 )
 from data import source_name
+from model import beside_uniform, shown_perplexity
 from training.curves import by_source, write_curves
 from training.job import History, Job, State
 
@@ -208,8 +209,10 @@ class Log:
             self.job.say(f"step {step}: the validation loss is not finite. {after_nonfinite(self.job)}")
             return
         note = colour(note, "32") if note == "best" else note
-        result = f"step {step}: validation loss {loss:.3f}, perplexity {row['eval_ppl']:,.1f}"
+        result = f"step {step}: validation loss {loss:.3f}, perplexity {shown_perplexity(loss)}"
         self.job.say(f"{result}  {note}" if note else result)
+        if warning := beside_uniform(loss, self.job.model_config.vocab_size):
+            self.job.say(wrapped(warning, "  ", "    "))
         for line in learned_lines(row):
             self.job.say(wrapped(line, "  ", "    "))
 

@@ -82,8 +82,10 @@ def converted(value: Any, hint: Any, field: dataclasses.Field) -> Any:
     number = numbers.Real if kind is float else numbers.Integral
     if kind in (int, float) and isinstance(value, number) and not isinstance(value, bool):
         value = kind(value)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
         raise TypeError(f"it must be {kind.__name__}")
+    if value == "" and field.name != "resume":
+        raise TypeError("it is empty (an unset variable?)")
     if kind is str and value != value.encode(errors="replace").decode():
         raise TypeError("the name has bytes that are not UTF-8; rename it")
     if "choices" in field.metadata and value not in field.metadata["choices"]:

@@ -3,10 +3,8 @@
 
     python lessons/yours/one_file.py my.txt --steps 500 --out my_model
     python sample.py my_model "Once upon a time"
-
 It imports torch and safetensors, and nothing of this project. A token is one byte, so any text file will do.
-Axes:   B batch   T positions   D hidden_size   H query heads   K key/value heads   F head_dim   V vocab_size
-"""
+Axes: B batch, T positions, D hidden_size, H query heads, K key/value heads, F head_dim, V vocab_size"""
 import argparse
 import dataclasses
 import json
@@ -241,6 +239,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=500, help="of 16 rows of 256 bytes (default: 500)")
     parser.add_argument("--out", type=Path, default="my_model", help="the folder to save it in (my_model)")
     options = parser.parse_args()
+    if not options.text.is_file() or options.text.stat().st_size < 256:
+        parser.error(f"{options.text}: no such file, or less than 256 bytes")
     rows = torch.tensor(list(options.text.read_bytes())).unfold(0, 256, 1)    # (N - 255, T), overlapping
     torch.manual_seed(42)
     model = Llama(Config())
