@@ -78,7 +78,10 @@ def run(main: Callable[[], int | None]) -> int:
         if error.filename == "standard output":
             drop_output()
         file = f": {error.filename}" if error.filename else ""
-        print(f"{script}: error: {error.strerror or error}{file}", file=sys.stderr)
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError):                    # of mkdir
+            reason = "a file is where a folder is needed"
+        print(f"{script}: error: {reason}{file}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
@@ -166,6 +169,7 @@ def leave_closed_terminal() -> None:
 
 # ------------------------------------------------------------------------------------------------------ flags
 
+DASH = "a text that begins with a dash goes through standard input, a path as ./-name"
 MAY_BE_EMPTY = ("run", "prompt", "text")                          # arguments that are texts, or may be one
 
 
@@ -202,7 +206,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flags = [name for action in actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+            dashed = DASH if unknown[0][1:2] != "-" else f"see {self.prog} --help"
+            hint = f"did you mean {close[0]}?" if close else dashed
             raise UserError(f"unknown argument {unknown[0]}; {hint}")
         for action in actions:
             value = getattr(known, action.dest, None)
@@ -213,6 +218,8 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str):
+        if "ignored explicit argument" in message:                # -hello was read as -h, then ello
+            message = DASH
         raise UserError(f"{message} (see {self.prog} --help)")
 
 

@@ -301,7 +301,7 @@ def main() -> int:
     folders = args.runs or [newest_run()]
     if len(folders) > 1 and args.out is None:
         raise UserError("several runs: name the file of their report with --out FILE.html")
-    file = output_file("--out", args.out or folders[0] / "report.html", "report.html")
+    file = folders[0] / "report.html" if args.out is None else output_file("--out", args.out, "report.html")
     atomic_write(file, report(folders))
     print(file)
     return 0

@@ -348,6 +348,20 @@ def test_two_at_once(tmp_path, math_file, capfd):
     assert data.read_manifest(out)["sources"]["math"]["done"]
 
 
+def test_a_finished_corpus_that_cannot_be_written_is_found(tmp_path, math_file, monkeypatch):
+    source = path_source("math", math_file)
+    prepare([source], tmp_path / "c")
+    monkeypatch.setattr("corpus.prepare.lock_folder", lambda folder: pytest.fail("a lock is a file"))
+    assert prepare([source], tmp_path / "c") == tmp_path / "c"
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, math_file):
+    (tmp_path / "c").write_text("mine")
+    with pytest.raises(UserError, match="c: a file, not a folder"):
+        prepare([path_source("math", math_file)], tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "mine"
+
+
 def test_a_failure_removes_only_what_it_made(tmp_path, math_file):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "one"}\n')

@@ -125,6 +125,28 @@ def test_a_folder_skips_what_is_not_text_and_says_so(tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not UTF-8")
+def test_runs_and_corpora_of_this_program_are_no_text(tmp_path, monkeypatch):
+    """A corpus inside the folder that it is made of does not change that folder."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.txt", b"some words\n\n" * 2000)
+    write(tmp_path / "runs/tiny/run.json", b"{}")
+    write(tmp_path / "runs/tiny/log.jsonl", b"{}\n")
+    write(tmp_path / "runs/tiny/samples.jsonl", b'{"step": 1, "text": "made by a model"}\n')
+    write(tmp_path / "runs/notes/run.json", b"{}")  # not a run of this program
+    write(tmp_path / "runs/notes/b.txt", b"a note")
+    for _ in range(2):
+        files, skipped = documents.files_of(".")
+        assert files == [Path("a.txt"), Path("runs/notes/b.txt")]
+        prepare([path_source("text", ".")], "corpora/mine")
+    assert skipped["corpus or run of this program"] == ["corpora/mine", "runs/tiny"]
+
+
+def test_a_source_of_too_little_text_is_named_with_its_file(tmp_path):
+    path = write(tmp_path / "empty.txt", b"")
+    with pytest.raises(UserError, match=r"^text \(.*empty.txt\): 0 different documents"):
+        prepare([path_source("text", path)], tmp_path / "out")
+
+
 def test_a_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
     path = tmp_path / "caf\udce9.txt"
     path.write_text("one\n\ntwo\n")

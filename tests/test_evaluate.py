@@ -563,6 +563,7 @@ def test_mmlu_groups(model, toy, tmp_path):
     ]
     found = evaluate.multiple_choice(model, toy, write(tmp_path / "m.jsonl", items))
     assert set(found["groups"]) == {"other", "STEM", "social sciences"}
+    assert found["group_intervals"]["STEM"] == evaluate.wilson_interval(found["groups"]["STEM"], 2)
     assert sum(len(subjects.split()) for subjects in MMLU_GROUPS.values()) == 57 - 19
 
 
@@ -692,6 +693,38 @@ def test_worse_than_knowing_nothing_is_said(monkeypatch, tmp_path, capsys):
         scoreboard.judge_text("my run", MODEL, None, tmp_path / "a.txt", 8, None, {})
         printed = capsys.readouterr().out
         assert printed.startswith("my run: ") and ("worse than knowing nothing" in printed) == said
+
+
+def test_a_spread_is_not_told_of_one_token(monkeypatch, tmp_path, capsys):
+    result = {"loss": 2.0, "stderr": 0.0, "bits_per_byte": 3.0, "tokens": 1}
+    assert scoreboard.headline(result) == (3.0, [0.0, math.inf])
+    assert scoreboard.headline({**result, "stderr": 1.9, "tokens": 9})[1][0] == 0.0
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.setattr(scoreboard, "lost_text", lambda *_: None)
+    for loss, shown in ((2.0, "7.39"), (50.0, "5.2e+21"), (5000.0, "above 1e+300")):
+        found = {**result, "loss": loss, "bits_per_char": 3.0}
+        monkeypatch.setattr(scoreboard, "perplexity", lambda *_, found=found: found)
+        scoreboard.judge_text("run", MODEL, None, tmp_path / "a.txt", 8, None, {})
+        printed = capsys.readouterr().out
+        assert "±" not in printed and f"perplexity {shown}\n" in printed
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--text", "empty.txt"], "empty.txt: nothing to score"),
+    (["--text", "folder"], "folder: no prepared corpus here"),
+    (["--blimp", "long.jsonl"], "long.jsonl: a text of 1200 tokens must be scored in one piece"),
+    (["--text", "a.txt", "--out", "."], "--out .: name files that can be written"),
+    (["--text", "a.txt", "--out", "taken"], "--out taken: name files that can be written"),
+])
+def test_the_input_of_a_mistake_is_named(two_runs, tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.md").mkdir()
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "a.txt").write_text("a text")
+    write(tmp_path / "long.jsonl", [pair("a" * 1200, "b" * 1200)])
+    with pytest.raises(UserError, match=words):
+        scoreboard.judge_all(two_runs[:1], scoreboard.parser().parse_args(flags))
 
 
 @pytest.mark.parametrize("flag", ["text", "choices", "blimp", "gsm8k"])

@@ -162,6 +162,16 @@ def test_judging_prints_shares_with_intervals(run):
     assert "no mistake to the end" in text and "tales" in text and "exercises" in text
 
 
+def test_a_model_that_has_learned_nothing_covers_nothing():
+    """A share below zero is no share."""
+    from judging.builtin import table
+    kept = dict.fromkeys(("name_and_pronoun", "name", "pronoun", "thing", "look", "kind", "faultless",
+                          "tales", "sentences", "good_sentences"), 0)
+    way = {"unigram": 6.0, "loss": 8.3, "bound": 0.3, "share": -0.4, "stderr": 0.1}
+    shown = table({"tales": kept, "programs": {}, "exercises": {}, "way": {"web": way}})
+    assert "none yet" in shown and "-4" not in shown
+
+
 def test_shares_count_tales_that_are_long_enough():
     texts = [tales.tale(1).text, tales.tale(2).text, "Once upon a time there lived a shy fox named Nora."]
     found = learned.shares(texts)

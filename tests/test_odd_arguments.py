@@ -5,6 +5,7 @@ documented error. On the command line: empty names, names that begin with a dash
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def words() -> tokenizer.Tokenizer:
     return tokenizer.load()
 
 
-# --------------------------------------------------------------------------------------------------- functions
+# -------------------------------------------------------------------------------------------------- functions
 
 IDS = [98, 685, 3, 262]
 
@@ -128,7 +129,8 @@ def test_impossible_options_of_a_benchmark_are_one_line(model, words, tmp_path):
 
 def test_sentences_without_a_token_are_a_tie(model, words, tmp_path):
     pairs = tmp_path / "b.jsonl"
-    pairs.write_text('{"sentence_good": "", "sentence_bad": "\\u0000", "UID": "u", "linguistics_term": "t"}\n')
+    pair = {"sentence_good": "", "sentence_bad": "\0", "UID": "u", "linguistics_term": "t"}
+    pairs.write_text(json.dumps(pair) + "\n")
     assert evaluate.blimp(model, words, pairs)["overall"] == 0.5
 
 
@@ -143,8 +145,8 @@ def test_settings_of_a_run_that_are_empty_or_no_number(name, value):
 def run_script(*words: str, **options) -> subprocess.CompletedProcess:
     """One of the project's scripts in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
-    return subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], stderr=subprocess.PIPE, text=True,
-                          check=False, **options)
+    script = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    return subprocess.run(script, stderr=subprocess.PIPE, text=True, check=False, **options)
 
 
 def parser() -> common.Parser:
@@ -157,11 +159,37 @@ def parser() -> common.Parser:
 
 
 @pytest.mark.parametrize("words, named", [
-    (["--out", ""], "--out"), (["--out="], "--out"), (["--text", "a", "--text", ""], "--text"), (["a", ""], "runs"),
+    (["--out", ""], "--out"), (["--out="], "--out"), (["--text", "a", "--text", ""], "--text"),
+    (["a", ""], "runs"),
 ])
 def test_an_empty_argument_is_a_mistake(words, named):
     with pytest.raises(UserError, match=f"^{named} is empty"):
         parser().parse_args(words)
+
+
+@pytest.mark.parametrize("text", ["-hello", "-x"])
+def test_a_text_that_begins_with_a_dash(text):
+    made = common.Parser("A parser.", prog="x.py")
+    made.add_argument("prompt", nargs="?")
+    with pytest.raises(UserError, match="a text that begins with a dash goes through standard input"):
+        made.parse_args([text])
+
+
+def test_a_file_to_write_is_no_folder(tmp_path):
+    from audit.plot import plot
+    for path, words in ((tmp_path, "that is a folder"), (tmp_path / "a/b.png", "there is no such folder")):
+        with pytest.raises(UserError, match=f"^--plot .*{words}; name a file, such as "):
+            plot({}, str(path))
+    parts = dict.fromkeys(("embedding", "lm_head", "attention", "mlp", "total"), 1)
+    plot({"x": parts}, str(tmp_path / "no-ending"))
+    assert os.listdir(tmp_path) == ["no-ending"]
+
+
+def test_a_file_where_a_folder_is_needed_is_said(tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    assert common.run(lambda: (tmp_path / "x").mkdir(exist_ok=True)) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f": error: a file is where a folder is needed: {tmp_path / 'x'}\n")
 
 
 def test_what_may_be_empty():

@@ -152,6 +152,16 @@ def test_several_runs_are_compared(run, copied, tmp_path, monkeypatch, capsys):
         main()
 
 
+def test_a_run_that_has_learned_nothing_has_no_share(copied):
+    rows = [json.loads(line) for line in (copied / "log.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "share_of_the_way" in row:
+            row |= {"share_of_the_way": -0.07, "eval_loss": 7.0}
+    (copied / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report([copied, copied])
+    assert "not yet better than counting tokens" in page and "none yet" in page and "-7.0%" not in page
+
+
 @pytest.mark.parametrize("content", ["{}", '{"settings": {}, "model": {}}', "[]", '{"model": 1}'])
 def test_what_is_no_run_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)

@@ -21,7 +21,7 @@ import tokenizer
 from common import ROOT, UserError
 from model import SIZES, KVCache, Llama
 from sample import Draw, SampleSettings, decode, filtered, generate
-from sampling import answers, chat, history, terminal
+from sampling import answers, chat, history, template, terminal
 from sampling.fast_decoder import FastDecoder
 
 PLAIN = SampleSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=16)
@@ -467,6 +467,8 @@ def test_the_folders_own_template_is_rendered(run_folder, tmp_path, name):
     ("{% for x in messages %}", "not a Jinja template"),
     ("{{ raise_exception('no users here') }}", "no users here"),
     ("{% for i in range(999999999) %}x{% endfor %}", "fails"),
+    ("{{ 'x' * 10**11 }}", "fails"),
+    ("{{ 'x' | center(10**7) }}", "fails: its text has 10,000,000 characters"),
     ({"a": 1}, "neither a text nor a list with a template named default"),
     ([{"name": "tool_use", "template": "x"}], "neither a text nor a list with a template named default"),
     ("", "leaves the message out"),
@@ -479,6 +481,21 @@ def test_a_template_that_cannot_be_used_is_named(run_folder, tmp_path, command, 
     assert form.prompt([("user", "Hi")]) == "<|user|>Hi<|assistant|>"
     code, _, log = command(str(tmp_path / "m"), "--chat", "--max-new-tokens", "2", stdin="Hi\n\n")
     assert code == 0 and f"note: the chat template of {tmp_path / 'm'} is not used" in log
+
+
+def test_a_template_that_never_ends_is_stopped(run_folder, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
+    monkeypatch.setattr(template, "SECONDS", 3)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    form = chat.format_of(foreign_chat(run_folder, tmp_path / "m", endless))
+    assert "it was not finished after 3 seconds" in form.note
+    assert form.prompt([("user", "Hi")]) == "<|user|>Hi<|assistant|>"
+
+
+def test_a_line_without_an_end_ends_the_chat(command, monkeypatch):
+    monkeypatch.setattr(chat, "LONGEST_PROMPT", 100)
+    code, _, log = command("--chat", "--max-new-tokens", "2", stdin="Hi\n" + "x" * 200)
+    assert code == 2 and "standard input: a line of more than 0 MiB, the limit for a prompt" in log
 
 
 @pytest.mark.parametrize("template", [
@@ -566,6 +583,9 @@ def test_streamed_text_has_no_broken_characters(run_folder):
     (["x", "--top-p", "7"], "top_p must be between"),
     (["--prompt-file", "none.txt"], "none.txt"),
     (["word " * 3000], "at most 1024"),
+    (["x", "--n", "1e9"], "--n must be from 1 to 10,000"),
+    (["", "x"], "is empty"),
+    (["runs/tiny/run.json", "x"], "a file, not a run or model folder"),
     (["x", "--preset", "wild"], "--preset"),
 ])
 def test_mistakes_are_one_line(command, arguments, words):

@@ -171,6 +171,23 @@ def test_blind_arena_hides_names_until_the_vote_and_keeps_the_score(command):
     assert code == 0 and "no vote" in out and len(arena.SCORES.read_text().splitlines()) == 6
 
 
+def test_a_vote_without_an_end_is_no_vote(command):
+    code, out, _ = command("runs/one", "Hello", "--arena", "runs/two", "--blind", stdin=b"x" * 5000)
+    assert code == 0 and out.rstrip().endswith("no vote")
+
+
+def test_a_run_that_is_closed_does_not_hide_the_others(place, monkeypatch):
+    real = arena.find_run
+
+    def closed(folder):
+        if Path(folder).name == "two":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+    monkeypatch.setattr(arena, "find_run", closed)
+    monkeypatch.chdir(place)
+    assert Path("runs/one") in arena.models_here() and Path("runs/two") not in arena.models_here()
+
+
 def test_random_pair_is_matched_by_size(command, place):
     places = arena.models_here()
     assert [str(found) for found in places] == ["runs/one", "runs/two", "models/large"]
@@ -223,7 +240,7 @@ def test_arena_against_another_architecture(command, place):
     (["x", "--chat", "--sweep", "1"], "--chat and --sweep cannot be combined"),
     (["x", "--explore", "p.html", "--n", "2"], "--explore and --n"),
     (["x", "--arena", "random", "--json"], "--arena and --json"),
-    (["x", "--n", "0"], "--n must be at least 1"),
+    (["x", "--n", "0"], "--n must be from 1"),
     (["x", "--blind"], "--arena"),
     (["runs", "x"], "runs: no complete model found"),
     (["x", "--arena", "runs/none"], "runs/none: no such run"),
@@ -466,8 +483,10 @@ def test_foreign_hosts_and_uploads_are_refused(views):
     def answer(path, *hosts):
         return allowed({"path": path, "headers": [(b"host", host.encode()) for host in hosts]})
 
-    assert all(answer("/", host) for host in ("127.0.0.1:7860", "localhost:7860", "localhost"))
-    foreign = ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "")
+    assert all(answer("/", host) for host in ("127.0.0.1:7860", "localhost:7860", "localhost", "LocalHost:1"))
+    foreign = ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[::1]:7860",
+               "0.0.0.0:7860", "localhost.evil.example", "evil.example:localhost",
+               "localhost@evil.example", "2130706433")
     assert not any(answer("/", host) for host in foreign)
     assert not answer("/") and not answer("/", "localhost", "evil.example")
     assert not answer("/gradio_api/upload", "localhost") and answer("/gradio_api/queue/join", "localhost")

@@ -185,6 +185,16 @@ def test_a_step_at_rate_0_is_not_best(corpus, tmp_path):
     assert (tmp_path / "run/best/model.safetensors").is_file()
 
 
+def test_an_evaluation_worse_than_a_uniform_guess_says_so(corpus, tmp_path, monkeypatch, capsys):
+    losses = iter([{"": 9.0}, {"": 8.0}, {"": 5000.0}])
+    monkeypatch.setattr(train, "evaluate", lambda model, job, stop=None: next(losses))
+    train.train(**settings(corpus, tmp_path / "run"))
+    lines = capsys.readouterr().out.splitlines()
+    said = [lines[i + 1].startswith("  worse than knowing nothing") for i, line in enumerate(lines)
+            if ": validation loss" in line]
+    assert said == [True, False, True] and any("perplexity above 1e+300" in line for line in lines)
+
+
 def test_a_few_steps_are_not_said_to_have_learned(corpus, tmp_path, capsys):
     train.train(**settings(corpus, tmp_path / "run", steps=2))
     text = capsys.readouterr().out
