@@ -73,11 +73,11 @@ def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | Non
     return prepare_beside(sources, Path(out), vocab, "python data.py prepare", what)
 
 
-def prepare_python_docs(out: str | Path = "corpora/python-docs", vocab: str | Path | None = None) -> Path:
+def prepare_python_docs(out: Path, vocab: str | Path | None) -> Path:
     """Prepare Python's documentation and library source, or find them prepared; return the folder."""
     sources = [python_docs_source(kind) for kind in PYTHON_KINDS]
     what = "preparing Python's documentation and library source (once)"
-    return prepare_beside(sources, Path(out), vocab, "python data.py prepare --source python-docs", what)
+    return prepare_beside(sources, out, vocab, "python data.py prepare --source python-docs", what)
 
 
 def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, by: str, what: str) -> Path:

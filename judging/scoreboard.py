@@ -365,7 +365,7 @@ def headline(result: dict) -> tuple[float, list[float]]:
     return result["acc"], result["interval"]
 
 
-def corpus_documents(folder: str | Path, limit: int | None = None) -> list[str]:
+def corpus_documents(folder: Path, limit: int | None) -> list[str]:
     """The validation documents of a prepared folder, at most `limit` of each source.
 
     They are decoded to text (NFC, as they were before), so that a model with any vocabulary can be judged.

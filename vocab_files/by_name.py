@@ -23,7 +23,7 @@ LARGEST = 4 << 20  # bytes of a download
 PATIENCE = 10  # seconds without an answer
 
 
-def by_name(name: str, network: bool = True) -> Path:
+def by_name(name: str, network: bool) -> Path:
     """The file of the vocabulary `name`: in `vocabs/`, $STENTOR_VOCABS, ..., or from the hub."""
     own = ROOT / "vocabs"
     folders = [own, Path(os.environ.get("STENTOR_VOCABS") or own), Path.home() / "_tokenmonster"]
@@ -39,7 +39,7 @@ def address(name: str) -> str:
     return f"{host.rstrip('/')}/alasdairforsythe/tokenmonster/resolve/main/vocabs/{name}.vocab"
 
 
-def download(name: str, folders: list[Path], network: bool = True) -> Path:
+def download(name: str, folders: list[Path], network: bool) -> Path:
     """Download the vocabulary `name`, which is in none of `folders`, check and store it; returns its path.
 
     Raises UserError for an unknown name, without a network (`network` False, or $HF_HUB_OFFLINE set), and

@@ -92,7 +92,7 @@ def tokenizer_config(eos_id: int, bos_id: int | None, pad_id: int, rows: int | N
 
 
 def write_tokenizer_files(folder: str | Path, vocab: bytes, eos_id: int, bos_id: int | None, pad_id: int,
-                          rows: int | None = None) -> None:
+                          rows: int | None) -> None:
     """Write the three files into `folder`, which is made if needed; `vocab` is the content of a .vocab file.
 
     `model_max_length` is the `max_position_embeddings` of the folder's config.json, where there is one.
