@@ -3,7 +3,8 @@
 
 Without a file the text is the lesson's own. `cells` is how many cells run after the changed one (default 1).
 """
-MODEL, TRAIN, DATA = "model.py", "train.py", "data.py"
+MODEL, TRAIN, DATA, SCALING = "model.py", "train.py", "data.py", "lessons/scaling.py"
+COMPUTE, KINDS = 'save_figure(figure, "14_compute")', 'save_figure(figure, "14_kinds")'
 STD = ("residual_std if scaled else std)", "0.2)")
 
 MUTATIONS = {
@@ -384,5 +385,60 @@ MUTATIONS = {
          "sum(",
          None, "", 0),
         ("half = z / (1 + z * z / count)", "half = 0 * z", "evaluate.py", "at_least_12 =", 0),
+    ],
+    "14": [
+        ("    train_all,\n)", "    train_all,\n)\nLENGTH = 128"),
+        ("vocab_size=512, hidden_size", "vocab_size=4096, hidden_size", SCALING, "FITTED = [(24, 2)", 0),
+        ("for row in mine:\n    print(", "steps = 1100\nfor row in mine:\n    print(", None, "", 0),
+        ("task((40, 2), 44)]).values()]", "task((40, 2), 44)]).values()][:1]", None, "", 0),
+        ("for row in mine:\n    print(",
+         "mine[0] = mine[0]._replace(seed=42)\nfor row in mine:\n    print(", None, "", 0),
+        ("torch.manual_seed(14)\n", "torch.manual_seed(14)\nCHECK = (64, 3)\n", None, "", 0),
+        ("torch.manual_seed(14)\n", "torch.manual_seed(14)\nLARGEST = (96, 4)\n", None, "", 0),
+        ("torch.manual_seed(14)\n", "torch.manual_seed(14)\nT95 = {**T95, 3: 2.0}\n", None, "", 0),
+        ("math.exp(T95[n - 2] *", "math.exp(0.5 * T95[n - 2] *", SCALING, "trials, inside =", 0),
+        ("five, six = smallest(5, above)", "five, six = smallest(4, above)", None, "", 0),
+        ("law = fit_power_law(*five, bound) ", "law = fit_power_law(*five, 0.0) "),
+        ("(len(sizes) - 2))", "len(sizes))", SCALING, 'floors = {"the bound"', 0),
+        ("/ len(pairs)) / 2", "/ len(pairs)) / 1.4"),
+        ("low, high = interval(*five, bound, size[CHECK])", "low, high = interval(*five, 0.0, size[CHECK])"),
+        ("measured = {one: bound + above[number]", "measured = {one: bound + 1.3 * above[number]"),
+        ("measured = {one: bound + above[number]", "measured = {one: bound + 0.7 * above[number]"),
+        ('models = stored["models"]\n', 'models = stored["models"]\n'
+         "mine = [row._replace(above={kind: 2 * value for kind, value in row.above.items()})\n        "
+         "for row in mine]\n"),
+        ('floors = {"the bound"', 'models = [{**row, "tokens": 1} for row in models]\nfloors = {"the bound"'),
+        ('floors = {"the bound"', 'size = {**size, (24, 2): 1}\nfloors = {"the bound"'),
+        ('floors = {"the bound"', 'size = {**size, (64, 3): 1}\nfloors = {"the bound"'),
+        ('"0": 0.0,', '"0": 0.1,'),
+        ('floors = {"the bound"', 'bound = bound + 0.1\nfloors = {"the bound"'),
+        ("crossing = float(", 'laws["the bound"] = -laws["the bound"]\ncrossing = float('),
+        ('if row["seed"] == seed}))', 'if row["seed"] == 43}))'),
+        ('if row["seed"] == seed}))', 'if row["seed"] == 42}))'),
+        ("fitted_law = fit_power_law(*six, fitted_floor)", "fitted_law = fit_power_law(*six, bound)"),
+        ("half = {row", "measured = {**measured, LARGEST: 0.3}\nhalf = {row"),
+        ("fitted_floor = straightest_floor(*six)", "fitted_floor = straightest_floor(*five)"),
+        ("half = {row", "alone = {**alone, (6, 42): 0.3}\nhalf = {row"),
+        ("half = {row", "bound = bound + 0.1\nhalf = {row"),
+        ('half = {row["size"]: row["above"]', 'half = {row["size"]: above[row["size"]]'),
+        ("half = {row", "size = {**size, (1, 1): 5}\nhalf = {row"),
+        ("half = {row", "FITTED = [(24, 2)]\nhalf = {row"),
+        ("fitted_law = fit_power_law(*six,", "six = five\nfitted_law = fit_power_law(*six,"),
+        (COMPUTE, COMPUTE + "\nBUDGETS = (3e11, 24e11)"),
+        (COMPUTE, COMPUTE + "\nprofile[1.5e11] = dict(zip(profile[1.5e11], [3, 2, 1, 0.5]))"),
+        (COMPUTE, COMPUTE + "\nbest[1.5e11] = 29_000"),
+        (COMPUTE, COMPUTE + "\nprofile[6e11] = dict(zip(profile[6e11], [9, 2, 1, 0.5]))"),
+        ('"Kaplan et al. 2020": 0.73', '"Kaplan et al. 2020": 0.5'),
+        (COMPUTE, COMPUTE + "\nabove = dict(reversed(above.items()))"),
+        ("names = {part: {number: sum(row[part]", "names = {part: {number: sum(2 * row[part]"),
+        (KINDS, KINDS + '\nnames["first"][111_040] = 5.0'),
+        ("kinds = {kind: mean_above(kind)", 'kinds = {kind: mean_above("web")'),
+        (KINDS, KINDS + "\ndrawn = [1, 1, 1]"),
+        (KINDS, KINDS + "\nmodels = models[:3]"),
+        (KINDS, KINDS + '\nlaw = laws["0"]'),
+        (KINDS, KINDS + "\nbound = 0.1"),
+        (KINDS, KINDS + "\nalone = {**alone, (5, 42): 0.1}"),
+        (KINDS, KINDS + "\nalone = {**alone, (5, 43): 0.1}"),
+        (KINDS, KINDS + "\nfitted_floor = 0.371"),
     ],
 }

@@ -144,6 +144,23 @@ WRONG = {
         (".mean(dim=0) ", ".mean() ", "the heads are averaged"),
         (".mean(dim=0) ", ".sum(dim=0) ", "the positions are added up"),
     ],
+    "power_law": [
+        ("(losses - floor).log()", "losses.log()", "the floor is not subtracted"),
+        ("(losses - floor).log()", "(losses + floor).log()", "the floor is added"),
+        ("-slope])", "slope])", "the sign of alpha is wrong"),
+        ("(y.mean() - slope * x.mean()).exp()", "y.mean() - slope * x.mean()", "this is log(a), not a"),
+        ("sizes.log(), (losses - floor).log()", "sizes.log10(), (losses - floor).log10()", "a = 10^height"),
+        ("sizes.log(), (losses - floor).log()", "sizes, losses - floor", "no logarithm is taken"),
+        ("sizes.log(), (losses - floor).log()", "sizes.log(), losses - floor", "the loss must be too"),
+        ("sizes.log(), (losses - floor).log()", "(losses - floor).log(), sizes.log()",
+         "x and y are exchanged"),
+        ("[(y.mean() - slope * x.mean()).exp(), -slope]", "[-slope, (y.mean() - slope * x.mean()).exp()]",
+         "a and alpha are exchanged"),
+        ("    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()",
+         "    slope = (x * y).sum() / (x * x).sum()", "subtract the means first"),
+        ("    return", "    slope = (y[-1] - y[0]) / (x[-1] - x[0])\n    return torch.stack([(y[0] - slope * "
+         "x[0]).exp(), -slope])\n    return", "the first and the last point only"),
+    ],
 }
 ROUNDS = max(map(len, WRONG.values()))
 
