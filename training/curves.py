@@ -221,25 +221,28 @@ def levels_of(rows: list[dict], vocab_size: int | None) -> dict[str, float]:
     return found
 
 
+# What a sampled tale may keep: field of "kept" in an evaluation row -> the words of the chart.
+FACTS = {"name": "names", "pronoun": "pronouns", "thing": "things", "faultless": "no mistake"}
+SENTENCES = "sentences well-formed"
+
+
 def kept_shares(row: dict) -> dict[str, float]:
-    """Of an evaluation row: which share of the sampled tales keeps each sort of fact."""
-    kept = row.get("kept")
-    of = number(kept, "tales") if isinstance(kept, dict) else None
-    facts = {"names": "name", "pronouns": "pronoun", "things": "thing", "no mistake": "faultless"}
-    found = {words: (number(kept, key) or 0.0) / of for words, key in facts.items()} if of else {}
-    sentences = number(kept, "sentences") if of else None
-    if sentences:
-        found["sentences well-formed"] = (number(kept, "good_sentences") or 0.0) / sentences
+    """Of an evaluation row: the share of tales that keeps each fact, and of well-formed sentences."""
+    kept = row.get("kept") if isinstance(row.get("kept"), dict) else {}
+    tales, sentences = number(kept, "tales"), number(kept, "sentences")
+    found = {fact: (number(kept, fact) or 0.0) / tales for fact in FACTS} if tales else {}
+    if tales and sentences:
+        found[SENTENCES] = (number(kept, "good_sentences") or 0.0) / sentences
     return found
 
 
 def share_chart(rows: list[dict]) -> str:
     """What sampled tales keep, and the share of the way to the entropy; "" if the run did not measure it."""
     lines = [Line("way to the entropy", series(rows, "share_of_the_way"), GREY, "dashed")]
-    names = list(dict.fromkeys(name for row in rows for name in kept_shares(row)))
-    for name, colour in zip(names, COLOURS):
-        points = [(row["step"], kept_shares(row)[name]) for row in rows if name in kept_shares(row)]
-        lines.append(Line(name, points, colour, "marked"))
+    shares = [(row["step"], kept_shares(row)) for row in rows]
+    for name, colour in zip((*FACTS, SENTENCES), COLOURS):
+        points = [(step, kept[name]) for step, kept in shares if name in kept]
+        lines.append(Line(FACTS.get(name, name), points, colour, "marked"))
     clipped = [Line(line.name, [(x, min(1.0, max(0.0, y))) for x, y in line.points], line.colour, line.look)
                for line in lines]
     if not any(line.points for line in lines):
@@ -257,11 +260,7 @@ def learned_columns(row: dict) -> dict[str, float]:
     names = ("training_mixture", "whole_loss", "entropy", "unigram_entropy", "share_of_the_way", "name_first",
              "name_later")
     columns |= {name: row[name] for name in names if name in row}
-    kept = row.get("kept", {})
-    if kept.get("tales"):
-        facts = ("name", "pronoun", "thing", "faultless")
-        columns |= {f"kept_{name}": kept[name] / kept["tales"] for name in facts}
-    return columns
+    return columns | {f"kept_{fact}": share for fact, share in kept_shares(row).items() if fact in FACTS}
 
 
 def write_curves(folder: Path, rows: list[dict], tokens_per_epoch: int, vocab_size: int) -> None:
