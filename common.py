@@ -615,6 +615,18 @@ def output_file(flag: str, file: Path, example: str) -> Path:
     return file
 
 
+def save_figure(figure: Any, path: str | Path, example: str) -> None:
+    """Write a figure of matplotlib to the file of --plot; the ending is the format.
+
+    Raises UserError for a file that cannot be written, and for a format that matplotlib does not know.
+    """
+    file = output_file("--plot", Path(path), example)
+    try:
+        figure.savefig(file, format=file.suffix[1:] or "png")
+    except ValueError as error:
+        raise UserError(f"--plot {path}: {error}") from None
+
+
 def command(*words: object) -> str:
     """A command line to copy: `python` and these words, quoted for a shell where they need it.
 

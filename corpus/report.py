@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 import tokenizer
-from common import UserError, for_terminal, output_file, read_json, wrapped
+from common import UserError, for_terminal, read_json, save_figure, wrapped
 from data import SPLITS, Corpus, lost_notes, mixture_table, steps_for_epochs
 
 
 def plot_mixture(corpus: Corpus, path: str | Path) -> None:
     """Draw the mixture over the run as an area chart (.svg, .png)."""
     from matplotlib.figure import Figure
-    file = output_file("--plot", Path(path), "mixture.svg")
     steps = np.linspace(0, len(corpus), 201)
     weights = [corpus.mixture.weights(step * corpus.batch_size) for step in steps]
     shares = np.array(weights)  # (steps, sources)
@@ -24,10 +23,7 @@ def plot_mixture(corpus: Corpus, path: str | Path) -> None:
     axes.stackplot(steps, 100 * shares.T, labels=corpus.titles)
     axes.set(xlabel="step", ylabel="share of the blocks, %", xlim=(0, len(corpus)), ylim=(0, 100))
     axes.legend(loc="lower left")
-    try:
-        axes.figure.savefig(file, format=file.suffix[1:] or "png")
-    except ValueError as error:  # an ending that matplotlib does not know
-        raise UserError(f"{path}: {error}") from None
+    save_figure(axes.figure, path, "mixture.svg")
 
 
 def describe(corpus: Corpus) -> str:
