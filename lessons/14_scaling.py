@@ -241,6 +241,8 @@ alone = {(count, seed): straightest_floor(*smallest(count, {
 print(f"measured: {measured[CHECK]:.3f} and {measured[LARGEST]:.3f}; bound: {bound:.3f}")
 crossing = float((laws["0"][0] / bound) ** (1 / laws["0"][1]))
 print(f"the line with floor 0 reaches the bound at {crossing:,.0f} parameters")
+low_0, high_0 = interval(*five, 0.0, size[LARGEST])
+print(f"its interval for {size[LARGEST]:,}: {low_0:.3f} to {high_0:.3f}")
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
 grid = [10 ** (3.9 + number / 10) for number in range(32)]
@@ -264,9 +266,10 @@ save_figure(figure, "14_floor")
 # Among the five fitted points nobody could tell the floors apart. The scatter is 8.5% with floor 0, 9.4%
 # with the bound and 8.1% with the straightest: the wrong line is a little *straighter* than the one with
 # the bound. But with floor 0 the law says that 934,704 parameters reach 0.202 nats, and the bound is 0.221.
-# No model can do that. This line runs through the bound at 730,000 parameters as if it were not there, and
-# promises 0.084 nats for ten million. That is what a forgotten floor does: all looks well where one has
-# measured, and the error grows with every step beyond.
+# No model can do that. Even the upper end of its interval, 0.355, is below what was measured. This line
+# runs through the bound at 730,000 parameters as if it were not there, and promises 0.084 nats for ten
+# million. That is what a forgotten floor does: all looks well where one has measured, and the error grows
+# with every step beyond.
 #
 # With the bound as floor nothing impossible is predicted. But look at the right panel. With five models the
 # curve is flat, so the search for a floor finds anything: from seed 42 alone 0, from seed 43 alone 0.432.
@@ -287,6 +290,7 @@ save_figure(figure, "14_floor")
 straight = {name: round(100 * scatter(*five, floor), 1) for name, floor in floors.items()}
 assert straight == {"0": 8.5, "the bound": 9.4, "the straightest": 8.1}
 assert round(predicted(laws["0"], 934_704, 0.0), 3) == 0.202 and round(bound, 3) == 0.221
+assert round(high_0, 3) == 0.355 and high_0 < measured[LARGEST]
 assert round(crossing, -4) == 730_000 and round(predicted(laws["0"], 10**7, 0.0), 3) == 0.084
 assert predicted(laws["the bound"], 10**7, bound) > bound
 assert alone[5, 42] == 0 and round(alone[5, 43], 3) == 0.432
@@ -395,6 +399,8 @@ assert sorted(profile[6e11].values()).index(profile[6e11][size[24, 2]]) == 2
 assert round(best[6e11] / best[1.5e11], 1) == 2.8 and powers["Kaplan et al. 2020"] == 0.73
 assert [round(factor, 1) for factor in growth.values()] == [2.8, 2.0]
 assert all(larger < smaller for smaller, larger in zip(list(above.values()), list(above.values())[1:]))
+assert sorted(curves) == sorted(curves, key=lambda number: curves[number][0][0])
+assert sorted(curves) == sorted(curves, key=lambda number: -curves[number][-1][1])
 drawn = Corpus(folder, LENGTH, ROWS, steps).mixture.counts(steps * ROWS)   # rows of each kind
 read_twice = Corpus(folder, LENGTH, ROWS, steps_for((24, 2), BUDGETS[1]))
 assert FAST or 1.4 < read_twice.mixture.counts(read_twice.steps * ROWS)[0] / read_twice.blocks[0] < 1.6
@@ -425,7 +431,7 @@ save_figure(figure, "14_kinds")
 #   2.14 and 2.07 nats. At 111,040 the one that comes again costs 1.07, about half of a new one, at 934,704
 #   only 0.23. A line through the three smallest models knows nothing about this.
 # - **Some things need text and not parameters.** On exercises the slope falls to 0.12 and then to 0.03.
-#   Exercises are 11% of the mixture, and that is not enough to learn to calculate, at any size here.
+#   Exercises are only 11% of the mixture. So little text limits models of every size here.
 # - **One run is not a measurement.** On programs the two seeds of the model of 62,544 parameters are 0.446
 #   and 0.327 above the bound. With only one of them the line would be another.
 #
