@@ -96,7 +96,7 @@ def learned_to_copy(folder: Path) -> bool:
     home = next((home for home in homes if (home / "run.json").is_file()), None)
     try:
         return home is not None and read_json(home / "run.json").get("entropy") is not None
-    except UserError:
+    except (UserError, OSError):                                  # damaged, or nobody's to read
         return False
 
 

@@ -214,7 +214,7 @@ def tables(folder: Folder) -> None:
         found = re.search(rf"- type: {kind}\n +value: ([\d.]+)", folder.card)
         if found and top:
             folder.compare(
-                "README.md", f"front matter {kind}", number_of(found[1]), top[key],
+                "README.md", f"front matter {kind}", number_of(found[1]), top.get(key),
                 "the best evaluation of log.jsonl",
             )
 

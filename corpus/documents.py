@@ -125,8 +125,9 @@ def problem_of_rows(path: Path) -> str | None:
 
 def made_here(folder: Path) -> bool:
     """Whether a folder is a corpus or a run of this program."""
-    run = (folder / "run.json").is_file() and (folder / "log.jsonl").is_file()
-    return run or (folder / "tokenizer" / "tokenizer_config.json").is_file()
+    # os.path: of a folder that another user closed, it says False
+    run = os.path.isfile(folder / "run.json") and os.path.isfile(folder / "log.jsonl")
+    return run or os.path.isfile(folder / "tokenizer" / "tokenizer_config.json")
 
 
 def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
@@ -155,7 +156,7 @@ def files_of(path: str | Path) -> tuple[list[Path], dict[str, list[str]]]:
             name = str(entry.relative_to(path))
             if entry.name.startswith("."):
                 skipped["hidden"].append(name)
-            elif entry.name in CACHES or (entry / "pyvenv.cfg").is_file():
+            elif entry.name in CACHES or os.path.isfile(entry / "pyvenv.cfg"):
                 skipped["cache"].append(name)
             elif made_here(entry):
                 skipped["corpus or run of this program"].append(name)

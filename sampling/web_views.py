@@ -28,7 +28,7 @@ from sampling.chat import format_of, recent
 from sampling.terminal import first_difference
 from tokenizer import lost_text
 
-MOST_ANSWERS, MOST_MODELS = 5, 4
+MOST_ANSWERS, MOST_COLUMNS, MOST_MODELS = 5, 12, 4
 REFRESH = 0.1                                # seconds between two updates of a growing answer
 # (loader, folder, time of its weights) -> LoadedModel or Contender; both are only read
 LOADED: dict[tuple[Callable, Path, int], Any] = {}
@@ -166,9 +166,11 @@ def on_sweep(place: str, prompt: str, temperatures: str, *fields: Any) -> Iterat
         prompt, (settings, seed) = prompt_in(prompt), chosen(*fields)
         loaded = opened(place, load_model_of)
         try:
-            values = [float(value) for value in temperatures.split(",")]
+            values = [float(value) for value in (temperatures or "").split(",")]
         except ValueError:
             raise UserError(f"{temperatures!r}: write temperatures as 0.3, 0.7, 1.1") from None
+        if len(values) > MOST_COLUMNS:
+            raise UserError(f"{len(values)} temperatures; write at most {MOST_COLUMNS}.")
         draws = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in values]
         for answers in now_and_then(respond(loaded, prompt, draws)):
             blocks = "".join(

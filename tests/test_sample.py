@@ -604,6 +604,13 @@ def test_without_a_run_the_line_says_how_to_make_one(command, monkeypatch, tmp_p
     assert code == 2 and "python train.py --size tiny" in log
 
 
+def test_a_run_json_that_cannot_be_read_does_not_hide_the_model(run_folder, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(sample, "read_json", closed)
+    assert sample.learned_to_copy(run_folder / "best") is False
+
+
 def test_damaged_folders(command, run_folder, tmp_path):
     import shutil
 

@@ -451,6 +451,8 @@ def test_mistakes_become_lines_on_the_page(views, place):
         (views.on_explore, ("x" * 30000,)),
         (views.on_sweep, ("Hello", "0.3, hot")),
         (views.on_sweep, ("", "0.3")),
+        (views.on_sweep, ("Hello", "0.3," * 3000 + "1")),
+        (views.on_sweep, ("Hello", None)),
     ):
         theme = ["dark"] if handler is views.on_explore else []
         assert 'role="alert"' in list(handler("runs/one", *arguments, *FIELDS, *theme))[-1]

@@ -360,6 +360,14 @@ def test_a_damaged_run_json_is_one_line(corpus, tmp_path, name, value):
         train.train(resume=str(run))
 
 
+@pytest.mark.parametrize("model", [None, 0, [1], {}, {"vocab_size": 5}, {**vars(SMALL), "head_dim": 7}])
+def test_a_run_json_with_an_impossible_model_is_one_line(tmp_path, model):
+    record = {"settings": {**OLD, "model": None}, "model": model}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="run.json: not the settings of a run"):
+        train.train(resume=str(tmp_path))
+
+
 @pytest.mark.parametrize("changes, words", [
     (dict(tokens=10**9), "the schedule of 6 steps has ended.*python train.py --init .* --steps N"),
     (dict(epochs=50), "the schedule of 6 steps has ended"),

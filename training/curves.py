@@ -94,7 +94,7 @@ def chart(title: str, lines: list[Line], across: str, up: str, log: bool = False
     """
     kept = []
     for line in lines:
-        points = [(x, y) for x, y in line.points if math.isfinite(y) and (y > 0 or not log)]
+        points = [(x, y) for x, y in line.points if abs(y) < 1e300 and (y > 0 or not log)]
         kept += [(line, points)] if points else []
     xs = [x for line, points in kept if line.look != "level" for x, _ in points] or [0, 1]
     ys = [y for _, points in kept for _, y in points] or [1]

@@ -105,6 +105,7 @@ def resumed_run(given: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, 
     record = read_json(file)
     try:
         stored = stored_settings(record)
+        ModelConfig(**record["model"]).check()
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{file}: not the settings of a run of this program ({error!r})") from None
     refused = [f"{name} {stored.get(name)} -> {value}" for name, value in given.items()
