@@ -63,6 +63,10 @@ def rounded_numbers(of: Run) -> dict[str, Any]:
             for name, (value, _) in found.items()}
 
 
+# The fields of run.json that every card prints.
+NEEDED = ("data", "corpus", "vocabulary", "device", "replicas", "versions", "precision_reason", "git_commit")
+
+
 def fenced(text: str, kind: str = "") -> str:
     """A code block whose fence is longer than any in the text."""
     longest = max([len(found) for found in re.findall(r"`+", text)] + [2])
@@ -307,10 +311,14 @@ def limits(of: Run, found: dict[str, Any]) -> str:
 def write_card(run_folder: str | Path) -> Path:
     """Write `best/README.md` of a run, with its curve beside it, and return its path.
 
-    Raises UserError where the run has no `best/` or no log.
+    Raises UserError where the run has no `best/` or no log, or where run.json lacks what the card says.
     """
     folder = Path(run_folder)
     of = read_run(folder)
+    missing = [name for name in NEEDED if name not in of.info]
+    missing += [name for name in ("size", "schedule", "precision") if type(of.settings.get(name)) is not str]
+    if missing:
+        raise UserError(f"{folder / 'run.json'}: a card needs {', '.join(missing)}, which it does not have")
     if not of.steps or not of.evals:
         raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
                         "a card needs one of each")

@@ -205,6 +205,11 @@ def test_mistakes_are_one_line(tmp_path, ended):
     (tmp_path / "r" / "log.jsonl").write_text("[1, 2")
     with pytest.raises(UserError, match="a card needs one of each"):
         card.write_card(tmp_path / "r")
+    info = json.loads((tmp_path / "r" / "run.json").read_text())
+    del info["device"], info["settings"]["schedule"]
+    (tmp_path / "r" / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="run.json: a card needs device, schedule"):
+        card.write_card(tmp_path / "r")
 
 
 def test_the_folder_passes_its_audit(ended):

@@ -169,6 +169,21 @@ def test_what_is_no_run_is_named(tmp_path, content):
         report([tmp_path])
 
 
+@pytest.mark.parametrize("name, value", [("origin", []), ("notes", 0), ("data", -1), ("device", None)])
+def test_a_field_of_another_type_is_named(copied, name, value):
+    info = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps({**info, name: value}))
+    with pytest.raises(UserError, match=f"run.json.*{name} must be"):
+        report([copied])
+
+
+def test_a_chart_of_absurd_losses_is_drawn(copied):
+    row = {"step": 1, "tokens": 1, "loss": 1e308, "eval_loss": 1e308, "eval_ppl": 1e308}
+    with open(copied / "log.jsonl", "a") as log:
+        log.write(json.dumps(row) + "\n")
+    report([copied])
+
+
 def test_a_chart_of_one_point_and_of_nothing():
     """Also values that a logarithm does not take."""
     for points in ([(1, 2.0)], [], [(1, 0.0), (2, -1.0)], [(1, float("nan"))], [(0, 3.0), (5, 3.0)]):

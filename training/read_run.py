@@ -13,6 +13,10 @@ from model import ModelConfig
 from training.curves import number, series
 from training.log import read_log
 
+# The fields of run.json that report and card print; a run of an older version may lack some.
+FIELDS = {"data": str, "corpus": str, "vocabulary": str, "device": str, "replicas": int, "versions": dict,
+          "precision_reason": str, "command": str, "origin": dict, "notes": list}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -96,6 +100,9 @@ def read_run(folder: Path) -> Run:
         config, settings = ModelConfig(**info["model"]), info["settings"]
         if not all(type(settings[name]) is int for name in ("seq_len", "batch_size", "steps")):
             raise TypeError("seq_len, batch_size and steps must be whole numbers")
+        for name, kind in FIELDS.items():
+            if not isinstance(info.get(name, kind()), kind):
+                raise TypeError(f"{name} must be {kind.__name__}")
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'}: not the settings of a run ({error})") from None
     try:
