@@ -302,15 +302,21 @@ def rows_of(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
         yield from json_lines(path)
 
 
+def lines_of(file: Any, path: Path) -> Iterator[str]:
+    """The lines of an open file. Raises UserError for one of more than LARGEST_DOCUMENT characters."""
+    for number in itertools.count(1):
+        line = file.readline(LARGEST_DOCUMENT + 1)
+        if not line:
+            return
+        if len(line) > LARGEST_DOCUMENT:
+            raise too_long(path, f"line {number}")
+        yield line
+
+
 def json_lines(path: Path) -> Iterator[dict]:
     """The JSON objects of a file, one a line; empty lines are skipped."""
     with open_text(path) as file:
-        for number in itertools.count(1):
-            line = file.readline(LARGEST_DOCUMENT + 1)
-            if not line:
-                return
-            if len(line) > LARGEST_DOCUMENT:
-                raise too_long(path, f"line {number}")
+        for number, line in enumerate(lines_of(file, path), 1):
             if not line.strip():
                 continue
             try:
@@ -379,7 +385,7 @@ def separated_rows(path: Path, delimiter: str) -> Iterator[dict]:
     """The rows of a .csv or .tsv file with a header line."""
     csv.field_size_limit(LARGEST_DOCUMENT)
     with open_text(path, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        reader = csv.DictReader(lines_of(file, path), delimiter=delimiter, strict=True)
         try:
             for row in reader:
                 if None in row:

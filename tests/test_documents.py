@@ -91,6 +91,7 @@ def test_one_document_has_a_largest_size(tmp_path, monkeypatch):
     long = "x" * 1001
     for name, content in (("a.jsonl", rows([long])), ("a.json", json.dumps([{"text": long}]).encode()),
                           ("a.csv", f"text\n{long}\n".encode()), ("a.py", long.encode()),
+                          ("b.csv", f"text,n\n{'a,' * 600}\n".encode()),
                           ("b.jsonl.gz", rows([long]))):
         with pytest.raises(UserError, match="1,000 characters|field limit"):
             list(documents_of(write(tmp_path / name, content)))

@@ -98,8 +98,11 @@ def read_run(folder: Path) -> Run:
     info = read_json(folder / "run.json")
     try:
         config, settings = ModelConfig(**info["model"]), info["settings"]
-        if not all(type(settings[name]) is int for name in ("seq_len", "batch_size", "steps")):
-            raise TypeError("seq_len, batch_size and steps must be whole numbers")
+        numbers = [settings[name] for name in ("seq_len", "batch_size", "steps")]
+        if not all(type(number) is int for number in [*numbers, settings.get("tokens") or 0]):
+            raise TypeError("seq_len, batch_size, steps and tokens must be whole numbers")
+        if not isinstance(settings.get("size", ""), str):
+            raise TypeError("size must be str")
         for name, kind in FIELDS.items():
             if not isinstance(info.get(name, kind()), kind):
                 raise TypeError(f"{name} must be {kind.__name__}")
