@@ -283,7 +283,8 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
         title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
         results[f"{title} ({Path(path).name})" if title in results else title] = result
     if args.builtin:
-        results["tales without a mistake"] = judge_builtin(model, tokenizer)
+        with about("--builtin"):
+            results["tales without a mistake"] = judge_builtin(model, tokenizer)
         print(f"{name}\n{builtin_table(results['tales without a mistake'])}\n")
     for path in args.gsm8k:
         warn_of_lost_text(tokenizer, path, ("question",))

@@ -26,6 +26,7 @@ from model import Llama
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops, shares
 from sample import SampleSettings, generate, learned_to_copy, recommended
 from tokenizer import load as load_tokenizer
+from training.curves import number
 from training.read_run import Run, read_run
 
 Tables = dict[str, dict[str, dict[str, Any]]]                     # kind -> row -> column -> value
@@ -322,6 +323,11 @@ def write_card(run_folder: str | Path) -> Path:
     if not of.steps or not of.evals:
         raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
                         "a card needs one of each")
+    numbers = [number(row, "tokens") for row in of.steps + of.evals]
+    numbers += [number(row, "eval_ppl") for row in of.evals]
+    if None in numbers:
+        raise UserError(f"{folder / 'log.jsonl'}: a row has no number of tokens, or an evaluation has no "
+                        "eval_ppl")
     settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
     if learned_to_copy(folder / "best"):                          # a penalty works against copying
         settings = dataclasses.replace(settings, repetition_penalty=1.0)

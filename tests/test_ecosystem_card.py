@@ -205,6 +205,10 @@ def test_mistakes_are_one_line(tmp_path, ended):
     (tmp_path / "r" / "log.jsonl").write_text("[1, 2")
     with pytest.raises(UserError, match="a card needs one of each"):
         card.write_card(tmp_path / "r")
+    row = {"step": 1, "loss": 1.0, "eval_loss": 1.0, "eval_ppl": 2.7, "tokens": "many"}
+    (tmp_path / "r" / "log.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="log.jsonl: a row has no number of tokens"):
+        card.write_card(tmp_path / "r")
     info = json.loads((tmp_path / "r" / "run.json").read_text())
     del info["device"], info["settings"]["schedule"]
     (tmp_path / "r" / "run.json").write_text(json.dumps(info))

@@ -59,7 +59,18 @@ def test_another_corpus_does_not_know_its_entropy(tmp_path):
     from corpus.command import prepare_files
     corpus = data.Corpus(prepare_files([text], tmp_path / "mine"), 32, 2, split="validation")
     assert corpus.entropy() is None and not learned.knows_its_entropy(corpus)
-    assert learned.Learned.of(corpus, load(), torch.device("cpu")).measure(None) == {}
+    assert learned.Learned.of(corpus, load(), torch.device("cpu"), 1024).measure(None) == {}
+
+
+def test_documents_that_do_not_fit_into_the_model_are_not_measured(folder):
+    """A model of 64 positions can be trained on tales of 200 tokens."""
+    corpus, coder, cpu = data.Corpus(folder, 32, 1, split="validation"), load(), torch.device("cpu")
+    complete = learned.Learned.of(corpus, coder, cpu, 1024).documents
+    longest = max(len(document.ids) for document in complete["web"])
+    fitting = learned.Learned.of(corpus, coder, cpu, longest - 1).documents
+    assert 0 < len(fitting["web"]) < len(complete["web"])
+    nothing = learned.Learned.of(corpus, coder, cpu, 8)
+    assert nothing.measure(None) == {} and nothing.sample(None) == ""
 
 
 def test_an_older_generator_is_left_beside(folder, tmp_path):

@@ -65,7 +65,8 @@ class Job:
     @functools.cached_property
     def learned(self) -> Learned:
         """Measures what the model has learned; it reads validation documents at the first use."""
-        return Learned.of(self.validation, self.tokenizer, self.device.torch_device)
+        longest = self.model_config.max_position_embeddings
+        return Learned.of(self.validation, self.tokenizer, self.device.torch_device, longest)
 
     def tokens_per_step(self) -> int:
         return self.settings.batch_size * self.settings.seq_len

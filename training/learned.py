@@ -194,15 +194,17 @@ class Learned:
     prompt: str
 
     @classmethod
-    def of(cls, validation: data.Corpus, coder: Any, device: torch.device) -> Learned:
-        """For a run that validates on this corpus.
+    def of(cls, validation: data.Corpus, coder: Any, device: torch.device, longest: int) -> Learned:
+        """For a run that validates on this corpus with a model of `longest` positions.
 
-        Nothing is measured on XLA, which compiles every new shape: `evaluate.py --builtin` does it later.
+        Nothing is measured on XLA, which compiles every new shape (`evaluate.py --builtin` does it later),
+        and where no document of a source fits into the model.
         """
         if knows_its_entropy(validation) and device.type != "xla":
-            documents = validation_documents(validation, coder, TOKENS)
-            prompt = openings(1)[0] if "web" in documents else ""
-            return cls(coder, device, documents, prompt)
+            documents = {kind: [document for document in chosen if len(document.ids) <= longest]
+                         for kind, chosen in validation_documents(validation, coder, TOKENS).items()}
+            if all(documents.values()):
+                return cls(coder, device, documents, openings(1)[0] if "web" in documents else "")
         return cls(coder, device, {}, "")
 
     def measure(self, model: Llama) -> dict[str, Any]:
