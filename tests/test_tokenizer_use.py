@@ -463,6 +463,8 @@ def test_encode_says_what_is_lost_and_has_a_bound(tmp_path, capsys, monkeypatch)
     assert capsys.readouterr().err == ""
     token_view.main(["encode", "--explain", "1999"])
     assert capsys.readouterr().out.startswith(token_view.LEGEND)
+    with pytest.raises(UserError, match="--explain is for texts of at most 65,536 bytes; this one has 70"):
+        token_view.main(["encode", "--explain", "x" * 70_000])
     monkeypatch.setattr(token_view, "LARGEST_DOCUMENT", 10)
     monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 11))
     with pytest.raises(UserError, match="stdin has more than 10 characters"):

@@ -21,6 +21,7 @@ from tokenizer import (
 )
 
 MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
+LONGEST_EXPLAINED = 1 << 16                 # bytes; each gives some hundred bytes of explanation
 COLOURS = ("30;48;5;117", "30;48;5;156", "30;48;5;222", "30;48;5;217", "30;48;5;183", "30;48;5;253")
 SIGNS = {0x7F: "⌫", 0x20: "·", 0x0A: "⏎", 0x0D: "␍", 0x09: "⇥"}
 
@@ -244,6 +245,9 @@ def show_tokens(tokenizer: Tokenizer, text: bytes, explained: bool, as_json: boo
     lost = lost_text(tokenizer, [text.decode("utf-8", "replace")])
     if lost:
         print(f"warning: {lost}", file=sys.stderr)
+    if explained and len(text) > LONGEST_EXPLAINED:
+        raise UserError(f"--explain is for texts of at most {LONGEST_EXPLAINED:,} bytes; this one has "
+                        f"{len(text):,}")
     if explained:
         lines = [LEGEND, *explain(tokenizer, text)]
         print(json.dumps(explain_json(tokenizer, text)) if as_json else "\n".join(lines))
