@@ -16,7 +16,7 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 # First, because torch takes seconds to import: Ctrl-C during that time gives one line (common.before_run).
 from common import UserError, find_run, progress, run, sha256_file
@@ -30,6 +30,7 @@ from model import KVCache, Llama
 from tokenizer import Tokenizer
 
 POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and leave the caches
+PORTION = 1 << 22       # characters of the documents that `perplexity` scores together
 SHARING_PAYS = 1.25     # share prefixes if without sharing this many times as many positions are computed
 
 
@@ -282,6 +283,19 @@ def windows(ids: list[int], start: int, context: int, stride: int) -> list[Query
     return queries
 
 
+def portions(documents: list[str]) -> Iterator[list[str]]:
+    """The documents in lists of about PORTION characters. Only the tokens of one list are in memory."""
+    portion, size = [], 0
+    for document in documents:
+        portion.append(document)
+        size += len(document)
+        if size >= PORTION:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
 def perplexity(
     model: Llama, tokenizer: Tokenizer, text: str | list[str], context: int | None = None
 ) -> dict[str, Any]:
@@ -300,15 +314,18 @@ def perplexity(
     check_options(context=context)
     documents = [text] if isinstance(text, str) else list(text)
     context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
-    first = begin(tokenizer)
-    queries = [
-        windows(first + tokenizer.encode(document, document=True), len(first), context, max(1, context // 2))
-        for document in documents
-    ]
-    if not any(queries):
+    first, losses = begin(tokenizer), []
+    for portion in portions(documents):
+        queries = [
+            windows(first + tokenizer.encode(document, document=True), len(first), context,
+                    max(1, context // 2))
+            for document in portion
+        ]
+        scored = iter(score(model, [[query] for document in queries for query in document]))
+        losses += [torch.cat([-next(scored)[0].log_probs for _ in document])
+                   for document in queries if document]
+    if not losses:
         raise UserError("nothing to score: the text is empty, or none of its bytes is in the vocabulary")
-    scored = iter(score(model, [[query] for document in queries for query in document]))
-    losses = [torch.cat([-next(scored)[0].log_probs for _ in document]) for document in queries if document]
     total, tokens = float(sum(loss.sum() for loss in losses)), sum(len(loss) for loss in losses)
     mean = total / tokens
     excess = losses[0] - mean if len(losses) == 1 else torch.stack([(loss - mean).sum() for loss in losses])

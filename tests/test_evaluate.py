@@ -190,6 +190,14 @@ def test_perplexity_of_a_short_and_a_long_text(model, toy):
         evaluate.perplexity(model, toy, "")
 
 
+def test_portions_change_no_perplexity(model, toy, monkeypatch):
+    documents = ["a text", "", "another one " * 9, "b", "the last"]
+    whole = evaluate.perplexity(model, toy, documents)
+    for size in (1, 7, 60):
+        monkeypatch.setattr(evaluate, "PORTION", size)
+        assert evaluate.perplexity(model, toy, documents) == pytest.approx(whole, abs=1e-6)
+
+
 def test_bits_per_byte_and_per_character_differ_by_the_bytes_of_a_character(model, shared):
     coder = tokenizer.load(shared / "vocabs" / "english-4096-strict-nocapcode-v1.vocab")
     torch.manual_seed(0)
