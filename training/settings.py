@@ -107,7 +107,7 @@ RECIPES = {
     "laptop": {
         "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1400, "learning_rate": 4e-3, "schedule": "wsd",
                  "stable_steps": 700, "eval_steps": 350, "max_eval_samples": 96, "logging_steps": 25},
-        "20m": {"steps": 850, "learning_rate": 1.5e-3, "schedule": "wsd", "stable_steps": 425,
+        "20m": {"steps": 850, "learning_rate": 1e-3, "schedule": "wsd", "stable_steps": 425,
                 "eval_steps": 425, "max_eval_samples": 96},
     },
     "card": {
