@@ -41,11 +41,11 @@ ROWS: dict[str, list[tuple[str, str]]] = {
     "no-positions": [NOT_ROTATED],
     "learned-positions": [
         NOT_ROTATED,
-        ("x = self.embed_tokens(ids)", "x = self.embed_tokens(ids) + self.positions.weight[:T]"),
+        ("x = self.embed_tokens(ids)", "x = self.embed_tokens(ids) + self.positions[:, :T]"),
         (
             "self.layers = nn.ModuleList(",
-            "self.positions = nn.Embedding(config.max_position_embeddings, "
-            "config.hidden_size)\n        self.layers = nn.ModuleList(",
+            "self.positions = nn.Parameter(torch.zeros(1, config.max_position_embeddings, "
+            "config.hidden_size))\n        self.layers = nn.ModuleList(",
         ),
     ],
     "no-norm": [("return self.weight * normed.to(x.dtype)", "return self.weight * x")],
