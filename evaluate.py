@@ -103,11 +103,15 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
     apart = [[query] for group in fitted for query in group]
     plan, plan_apart = batches(fitted), batches(apart)
     parts, plan = (fitted, plan) if SHARING_PAYS * plan[0] < plan_apart[0] else (apart, plan_apart)
-    found: dict[int, list[Scored]] = {}
+    # Results are kept as lists of floats until the end. A small tensor that outlives its batch would lie
+    # between the large ones, whose memory could then not be used again: 3 MB more every second.
+    found: dict[int, list[tuple[list[float], float]]] = {}
     for prefix, members in progress(plan[1], leave=False, desc="batches"):
-        scored = iter(score_batch(model, [parts[index] for index in members], prefix))
+        scored = ((log_probs.tolist(), log_mass) for log_probs, log_mass
+                  in score_batch(model, [parts[index] for index in members], prefix))
         found.update((index, [next(scored) for _ in parts[index]]) for index in members)
-    flat = iter([scored for index in range(len(parts)) for scored in found[index]])
+    flat = (Scored(torch.tensor(log_probs, dtype=torch.float64), log_mass)
+            for index in range(len(parts)) for log_probs, log_mass in found[index])
     return [[next(flat) for _ in group] for group in groups]
 
 

@@ -62,7 +62,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def losses_of(run: Path, key: str) -> list[float]:
-    rows = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    rows = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
     return [row[key] for row in rows if key in row]
 
 

@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--nearest", action="store_true", help="only the test files that import the module")
     options = parser.parse_args()
     files = [options.only] if options.only else [f"{name}.py" for name in CORE]
-    every = [(name, *site) for name in files for site in sites((ROOT / name).read_text())]
+    every = [(name, *site) for name in files for site in sites((ROOT / name).read_text(encoding="utf-8"))]
     print(f"{len(every)} places in {len(files)} files; seed {options.seed}", flush=True)
     drawn = random.Random(options.seed).sample(every, options.list or options.count)
     survivors = []
@@ -146,7 +146,7 @@ def main() -> int:
             if options.list:
                 print(report)
                 continue
-            started, original = time.monotonic(), (ROOT / name).read_text()
+            started, original = time.monotonic(), (ROOT / name).read_text(encoding="utf-8")
             (folder / name).write_text(changed)
             caught = noticed(folder, tests_naming(name[:-3])) or (not options.nearest and noticed(folder, []))
             (folder / name).write_text(original)

@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="words that a check's name contains (default: all checks)")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no check after so many minutes")
     options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     chosen = [name for name in CHECKS if not options.names or any(word in name for word in options.names)]
     results, started = {}, time.monotonic()
     for name in chosen:

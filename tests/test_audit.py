@@ -151,7 +151,7 @@ def test_every_statement_is_looked_at(findings: dict[str, audit.Finding]):
 
 
 def test_facts_are_those_of_the_shared_folder(shared: Path):
-    source = json.loads((shared / "cards" / "cards.json").read_text())["models"]
+    source = json.loads((shared / "cards" / "cards.json").read_text(encoding="utf-8"))["models"]
     for model, groups in read_json(ROOT / "cards" / "cards.json")["models"].items():
         for group, keys in groups.items():
             for key, statements in keys.items():
@@ -387,8 +387,8 @@ def test_a_true_card_passes(tmp_path: Path, capsys: pytest.CaptureFixture):
 def test_a_false_card_fails(tmp_path: Path, old: str, new: str, name: str):
     make_run(tmp_path)
     card = tmp_path / "best" / "README.md"
-    assert old in card.read_text()
-    card.write_text(card.read_text().replace(old, new))
+    assert old in card.read_text(encoding="utf-8")
+    card.write_text(card.read_text(encoding="utf-8").replace(old, new))
     assert verdicts(tmp_path)[name] == "inconsistent"
     assert audit_folder.main(str(tmp_path), as_json=True) == 1
 
@@ -398,7 +398,7 @@ def test_weights_config_and_log_are_compared_without_a_card(tmp_path: Path):
     (tmp_path / "best" / "README.md").unlink()
     info = read_json(tmp_path / "run.json")
     (tmp_path / "run.json").write_text(json.dumps({**info, "parameters": 1}))
-    log = (tmp_path / "log.jsonl").read_text()
+    log = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
     (tmp_path / "log.jsonl").write_text(log.replace('"tokens": 192', '"tokens": 193'))
     found = verdicts(tmp_path)
     assert (

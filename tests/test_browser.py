@@ -294,7 +294,7 @@ def test_page_listens_here_only(address):
     listening = {
         line.split()[1]
         for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        for line in Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:]
         if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
     }
     assert listening == {f"0100007F:{port:04X}"}

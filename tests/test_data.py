@@ -79,7 +79,7 @@ def test_planted_copies_fall_on_one_side(shared):
     characters has the original's key.
     """
     import gzip
-    known = json.loads((shared / "corpus" / "web_known.json").read_text())
+    known = json.loads((shared / "corpus" / "web_known.json").read_text(encoding="utf-8"))
     with gzip.open(shared / "corpus" / "web.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = {row["id"]: row["text"] for row in map(json.loads, file)}
     pairs = [(copy, original, "exact") for copy, original in known["exact_duplicates"]]
@@ -317,7 +317,7 @@ def test_fingerprint_follows_what_decides_the_batches(tmp_path):
         data.Corpus(small_corpus(tmp_path / "b"), 32, 4, 9),
     )
     assert one.fingerprint == same.fingerprint and re.fullmatch("[0-9a-f]{64}", one.fingerprint)
-    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
     manifest["mixture"]["anneal"] = 0.2
     (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
     assert data.Corpus(tmp_path / "b", 64, 8, 5).fingerprint != one.fingerprint
@@ -392,7 +392,7 @@ def test_memory_is_the_same_for_8_million_and_8_billion_tokens(tmp_path):
     for tokens in (8_500_000, 8_500_000_000):
         folder = tmp_path / str(tokens)
         write_corpus(folder, {"web": {"train": numbered(10), "validation": numbered(10)}})
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         shard = min(tokens, 100_000_000)
         shards = [
             {"file": f"web.train.{n:05d}.bin", "tokens": shard, "sha256": "0" * 64}

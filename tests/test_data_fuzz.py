@@ -126,7 +126,7 @@ def attempt(folder: Path, verify: bool) -> bool:
 def survive(tmp_path: Path, count: int, seed: int) -> None:
     draw = random.Random(seed)
     clean = small_corpus(tmp_path / "clean", shard_tokens=10_000)
-    manifest = json.loads((clean / "manifest.json").read_text())
+    manifest = json.loads((clean / "manifest.json").read_text(encoding="utf-8"))
     assert attempt(clean, verify=True)
     folder, refused = tmp_path / "folder", 0
     for number in range(count):
@@ -161,7 +161,7 @@ def test_a_shard_with_a_right_checksum_and_wrong_tokens(tmp_path):
     """
     from data_helpers import sha256
     folder = small_corpus(tmp_path / "c", shard_tokens=10**6)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     tokens = np.full(20_000, 65_535, dtype="<u2").tobytes()
     (folder / "web.train.00000.bin").write_bytes(tokens)
     manifest["sources"]["web"]["train"]["shards"][0]["sha256"] = sha256(tokens)

@@ -307,7 +307,7 @@ def test_prepared_twice_is_found_and_other_settings_are_refused(tmp_path, math_f
     }
     with pytest.raises(UserError, match="another setting of shard_tokens"):
         prepare([path_source("math", math_file)], out, shard_tokens=10)
-    content = math_file.read_text()
+    content = math_file.read_text(encoding="utf-8")
     # the second is as long as before
     for changed in (
         content + json.dumps({"text": "one more"}) + "\n",
@@ -321,12 +321,12 @@ def test_prepared_twice_is_found_and_other_settings_are_refused(tmp_path, math_f
 
 def test_unfinished_folder_is_no_corpus(tmp_path, math_file):
     bad = math_file.with_name("bad.jsonl")
-    bad.write_text(math_file.read_text() + "{broken\n")
+    bad.write_text(math_file.read_text(encoding="utf-8") + "{broken\n")
     with pytest.raises(UserError, match="line 121 is not a JSON object"):
         prepare([path_source("math", bad)], tmp_path / "out", workers=1)
     with pytest.raises(UserError, match="not finished; run the same"):
         data.Corpus(tmp_path / "out", 64, 2, 4)
-    assert json.loads((tmp_path / "out" / "prepare.json").read_text())["sources"]["math"]["read"] == 120
+    assert json.loads((tmp_path / "out" / "prepare.json").read_bytes())["sources"]["math"]["read"] == 120
 
 
 def test_two_at_once(tmp_path, math_file, capfd):
@@ -359,7 +359,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path, math_file):
     (tmp_path / "c").write_text("mine")
     with pytest.raises(UserError, match="c: a file, not a folder"):
         prepare([path_source("math", math_file)], tmp_path / "c")
-    assert (tmp_path / "c").read_text() == "mine"
+    assert (tmp_path / "c").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_failure_removes_only_what_it_made(tmp_path, math_file):
@@ -372,7 +372,7 @@ def test_a_failure_removes_only_what_it_made(tmp_path, math_file):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="different documents"):
         prepare([path_source("math", bad)], tmp_path / "mine")
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "mine" / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 # ---------------------------------------------------------------------------------------------------- sources
@@ -624,7 +624,7 @@ def test_a_hub_that_breaks_off_is_continued(tmp_path, monkeypatch, math_file, wo
     source = hub_sources.hub_source("math", [HubDataset("x/y")])
     with pytest.raises(UserError, match="x/y: interrupted after 110 rows .* run the same command again"):
         prepare([source], tmp_path / "out", workers=workers)
-    assert json.loads((tmp_path / "out" / "prepare.json").read_text())["sources"]["math"]["read"] == 110
+    assert json.loads((tmp_path / "out" / "prepare.json").read_bytes())["sources"]["math"]["read"] == 110
     broken["at"] = -1
     out = prepare([source], tmp_path / "out", workers=workers)
     whole = prepare([path_source("math", math_file)], tmp_path / "whole", workers=1)
@@ -661,7 +661,7 @@ def test_commands(tmp_path, math_file, command):
         "step 0, row 0",
     ):
         assert part in printed
-    assert (tmp_path / "mix.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "mix.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert command("info", out, "--mix-at", "3")[1].startswith("step 3 of")
     for wrong in (
         ("info", "--mix-at", "99999"),

@@ -129,7 +129,7 @@ def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, corpus):
         rest = process.stdout.read()
         process.wait()
     assert time.monotonic() - begun < 25 and "with everything saved" in rest, (
-        rest + (tmp_path / "errors").read_text()[-2000:]
+        rest + (tmp_path / "errors").read_text(encoding="utf-8")[-2000:]
     )
     assert folder_problem(tmp_path / "run/last") is None
-    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["step"] >= 6
+    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text(encoding="utf-8"))["step"] >= 6

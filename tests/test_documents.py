@@ -217,7 +217,7 @@ def test_a_damaged_record_of_progress_is_one_line(tmp_path):
     with pytest.raises(UserError, match="line 121"):
         prepare([path_source("math", path)], tmp_path / "out", workers=1)
     record = tmp_path / "out" / "prepare.json"
-    good = json.loads(record.read_text())
+    good = json.loads(record.read_text(encoding="utf-8"))
     math = good["sources"]["math"]
     shard = {"file": "math.train.00000.bin", "tokens": 9, "sha256": "0" * 64}
     for wrong in ({**math, "read": "many"}, {**math, "read": -1}, {**math, "train": None}, 7, {},

@@ -177,7 +177,7 @@ def test_folder_files_and_keys(shared, tmp_path):
         }
         assert (folder / "tokenmonster.vocab").read_bytes() == source.read_bytes()
         assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == model.config.rope_theta
         assert {
             "bos_token_id",
@@ -187,7 +187,7 @@ def test_folder_files_and_keys(shared, tmp_path):
             "num_key_value_heads",
             "rms_norm_eps",
         } <= set(config)
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert settings["auto_map"] == {"AutoTokenizer": ["tokenmonster_hf.TokenMonsterTokenizer", None]}
         assert settings["model_max_length"] == model.config.max_position_embeddings
         names = {id: token["content"] for id, token in settings["added_tokens_decoder"].items()}
@@ -197,7 +197,7 @@ def test_folder_files_and_keys(shared, tmp_path):
             and config["bos_token_id"] == t.bos_id
         )
         assert settings["bos_token"] == (None if t.bos_id is None else names[str(t.bos_id)])
-        generation = json.loads((folder / "generation_config.json").read_text())
+        generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
         assert generation["eos_token_id"] == t.eos_id and ("bos_token_id" in generation) == (
             t.bos_id is not None
         )
@@ -253,7 +253,7 @@ def small_folder(tmp_path, **changes):
         **{**dataclasses.asdict(SIZES["tiny"]), "vocab_size": 64, "num_hidden_layers": 2, **changes}
     )
     Llama(config).save_pretrained(folder, eos_token_id=2)
-    return folder, json.loads((folder / "config.json").read_text())
+    return folder, json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("key, value, words", [

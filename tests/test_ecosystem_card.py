@@ -75,7 +75,7 @@ def test_numbers_come_from_the_run(ended, text):
         f"{found['parameters']['total']:,}", f"{best['eval_loss']:.4f}", f"{best['eval_ppl']:.2f}", "1,024",
     ):
         assert number in text
-    manifest = json.loads((ended.folder.parent / "tales" / "manifest.json").read_text())
+    manifest = json.loads((ended.folder.parent / "tales" / "manifest.json").read_text(encoding="utf-8"))
     (source,) = manifest["sources"].values()
     assert (
         f"{source['train']['documents']:,} | {source['train']['tokens']:,} | "
@@ -85,7 +85,7 @@ def test_numbers_come_from_the_run(ended, text):
 
 
 def test_settings_and_curve(ended, text):
-    settings = json.loads((ended.folder / "run.json").read_text())["settings"]
+    settings = json.loads((ended.folder / "run.json").read_text(encoding="utf-8"))["settings"]
     for name in ("steps", "seq_len", "learning_rate", "warmup_steps", "weight_decay", "seed"):
         assert f"| `{name}` | {settings[name]} |" in text
     rows = re.findall(r"^\| (\d+) \| [\d,]+ \| ([\d.]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
@@ -183,7 +183,7 @@ def test_written_again_with_results(ended, tmp_path, monkeypatch, capsys):
     shutil.copytree(ended.folder, folder)
     results = {"text": {"loss": 1.25, "bits_per_byte": 1.5}}
     (folder / "evaluation.json").write_text(json.dumps(results))
-    info = json.loads((folder / "run.json").read_text())
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     (folder / "run.json").write_text(json.dumps({**info, "data": str(tmp_path / "gone")}))
     monkeypatch.setattr(card, "STENTOR3", SHORT)
     monkeypatch.setattr(sys, "argv", ["card", str(folder)])
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(tmp_path, ended):
     (tmp_path / "r" / "log.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match="log.jsonl: a row has no number of tokens"):
         card.write_card(tmp_path / "r")
-    info = json.loads((tmp_path / "r" / "run.json").read_text())
+    info = json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))
     del info["device"], info["settings"]["schedule"]
     (tmp_path / "r" / "run.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="run.json: a card needs device, schedule"):

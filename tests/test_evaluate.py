@@ -430,7 +430,7 @@ def test_categories_cover_blimp_and_come_near_the_cards_numbers():
     """The card's own 67 accuracies, put into our categories, give its averages (stated as approximate) within
     5 points.
     """
-    cards = json.loads((Path(evaluate.__file__).parent / "cards" / "cards.json").read_text())["models"][
+    cards = json.loads((Path(evaluate.__file__).parent / "cards" / "cards.json").read_bytes())["models"][
         "Stentor2-30M"
     ]["blimp"]
     members = {}
@@ -818,15 +818,15 @@ def test_models_side_by_side_and_nothing_twice(two_runs, tmp_path, monkeypatch, 
     asked = flags(choices=[items], text=[text], out=str(tmp_path / "new folder" / "table"), peers=True)
     scoreboard.judge_all(two_runs, asked)
     printed = capsys.readouterr().out
-    report = json.loads((tmp_path / "new folder" / "table.json").read_text())
+    report = json.loads((tmp_path / "new folder" / "table.json").read_text(encoding="utf-8"))
     assert list(report["models"]) == ["one", "two"] and report["models"]["one"]["ARC-Easy"]["items"] == 4
     assert "Stentor3-20M (card)" in printed and "per character" in printed
     assert "one: " in printed and "two: " in printed, "each line names its run"
-    table = (tmp_path / "new folder" / "table.md").read_text()
+    table = (tmp_path / "new folder" / "table.md").read_text(encoding="utf-8")
     assert "| ARC-Easy | 0.5000 | " in table and "HellaSwag" not in table + printed, "only rows of all runs"
     monkeypatch.setattr(evaluate, "score_batch", None)  # computing anything now would fail
     scoreboard.judge_all(two_runs, asked)
-    assert json.loads((tmp_path / "new folder" / "table.json").read_text()) == report
+    assert json.loads((tmp_path / "new folder" / "table.json").read_text(encoding="utf-8")) == report
 
 
 def test_text_that_the_vocabulary_cannot_hold_is_told(tmp_path, monkeypatch, capsys):
@@ -868,7 +868,7 @@ def test_files_of_one_name_and_of_one_task_stand_side_by_side(two_runs, tmp_path
             out=str(tmp_path / "o"),
         ),
     )
-    report = json.loads((tmp_path / "o.json").read_text())["models"]["one"]
+    report = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["models"]["one"]
     assert {f"{path}: bits per byte (less is better)" for path in texts} < set(report)
     assert report["TruthfulQA MC1"]["items"] == 2 and report["TruthfulQA MC1 (mmlu_1.jsonl)"]["items"] == 3
 
@@ -889,11 +889,11 @@ def test_an_interrupted_evaluation_goes_on(two_runs, tmp_path, monkeypatch, toy)
     monkeypatch.setattr(evaluate, "score_batch", interrupting)
     with pytest.raises(KeyboardInterrupt):
         scoreboard.judge_all(two_runs[:1], flags(blimp=path))
-    kept = json.loads((tmp_path / "one" / "evaluation_blocks.json").read_text())["blocks"]
+    kept = json.loads((tmp_path / "one" / "evaluation_blocks.json").read_text(encoding="utf-8"))["blocks"]
     assert len(kept) == 3
     scoreboard.judge_all(two_runs[:1], flags(blimp=path))
     assert len(counted) == 4 + 3
-    assert json.loads((tmp_path / "one" / "evaluation.json").read_text())["models"]["one"]["BLiMP"][
+    assert json.loads((tmp_path / "one" / "evaluation.json").read_bytes())["models"]["one"]["BLiMP"][
         "overall"
     ] == pytest.approx(whole["overall"])
 
@@ -988,9 +988,9 @@ def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"^PIQA +m +[01]\.", printed, re.MULTILINE) and "BLiMP" in printed
     assert "in 0 of 3 items a token crosses the boundary of context and choice" in printed
-    report = json.loads((tmp_path / "m" / "evaluation.json").read_text())["models"]["m"]
+    report = json.loads((tmp_path / "m" / "evaluation.json").read_text(encoding="utf-8"))["models"]["m"]
     assert report["PIQA"]["items"] == 3 and report["BLiMP"]["pairs"] == 1
-    written = (tmp_path / "m" / "evaluation.md").read_text()
+    written = (tmp_path / "m" / "evaluation.md").read_text(encoding="utf-8")
     assert (
         "| Island Constraints |" in written
         and "| adjunct_island |" in written
@@ -1026,7 +1026,7 @@ def test_curve_over_the_published_one(tmp_path):
     write(run / "log.jsonl", [*rows, {"step": 100, "tokens": 204800, "eval_loss": 7.0}])
     said = curve.overlay(run)
     assert "FineWeb-HQ" in said and "407,552 tokens of corpora/builtin" in said and "~8.5" in said
-    drawn = (run / "curve.svg").read_text()
+    drawn = (run / "curve.svg").read_text(encoding="utf-8")
     assert drawn.startswith("<?xml") and all(f'id="axes_{panel}"' in drawn for panel in (1, 2))
 
 

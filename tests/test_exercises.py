@@ -207,7 +207,7 @@ def test_wrong_answers_get_the_line_that_helps(tmp_path, number):
     """Wrong answer `number` of every exercise that has so many, graded together."""
     chosen = {name: wrong[number] for name, wrong in WRONG.items() if number < len(wrong)}
     for name, (right, wrong, _) in chosen.items():
-        text = (EXERCISES / "solutions" / f"{name}.py").read_text()
+        text = (EXERCISES / "solutions" / f"{name}.py").read_text(encoding="utf-8")
         assert right in text, f"the solution of {name} no longer holds {right!r}"
         (tmp_path / f"{name}.py").write_text(text.replace(right, wrong))
     code, printed = grade(tmp_path, *chosen)
@@ -220,7 +220,7 @@ def test_every_exercise_has_six_wrong_answers():
 
 
 def test_an_error_shows_the_readers_own_line(tmp_path):
-    text = (EXERCISES / "solutions" / "rms_norm.py").read_text()
+    text = (EXERCISES / "solutions" / "rms_norm.py").read_text(encoding="utf-8")
     (tmp_path / "rms_norm.py").write_text(text.replace("* weight", "* wieght"))
     (tmp_path / "swiglu.py").write_text("def swiglu(x, gate, up, down):\n    return (x\n")
     (tmp_path / "top_p.py").write_text("def top_p(logits):\n    return logits\n")
@@ -233,7 +233,7 @@ def test_an_error_shows_the_readers_own_line(tmp_path):
 
 
 def test_an_infinity_is_shown_as_one(tmp_path):
-    text = (EXERCISES / "solutions" / "top_p.py").read_text()
+    text = (EXERCISES / "solutions" / "top_p.py").read_text(encoding="utf-8")
     (tmp_path / "top_p.py").write_text(text.replace("-math.inf", "-1e30"))
     code, printed = grade(tmp_path, "top_p")
     assert code == 1 and "expected -inf" in printed, printed

@@ -27,7 +27,7 @@ def folder(builtin, tmp_path):
 
 
 def change(file, **values):
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values))
 
 
 def test_every_end_of_text_id_ends_a_text(folder, builtin):

@@ -222,7 +222,7 @@ def limit_memory(more: int) -> None:
     """Let this process grow by `more` bytes at most (where the system knows limits)."""
     try:
         import resource
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     except (ImportError, OSError):
         return
     limit = pages * resource.getpagesize() + more

@@ -22,7 +22,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.stri
 def test_notebooks_hold_every_command(tmp_path):
     notebooks = write_notebooks(tmp_path)
     assert len(notebooks) == 3
-    cells = [cell for path in notebooks for cell in json.loads(path.read_text())["cells"]]
+    cells = [cell for path in notebooks for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
     assert all(command in code for command in COMMANDS) and code.count("%%bash") == 4
 

@@ -106,7 +106,7 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
     for name in EXACT:
         assert (folder / "whole" / name).read_bytes() == (run / name).read_bytes(), name
     rows = [
-        [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         for path in (folder / "whole", run)
     ]
     for one in rows:

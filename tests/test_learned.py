@@ -77,12 +77,12 @@ def test_an_older_generator_is_left_beside(folder, tmp_path):
     """A folder of another generator stays as it is, and a new one is prepared beside it."""
     from corpus.command import prepare_builtin
     old = prepare_builtin(tmp_path / "builtin", kinds=("math",))
-    manifest = json.loads((old / "manifest.json").read_text())
+    manifest = json.loads((old / "manifest.json").read_text(encoding="utf-8"))
     manifest["recipe"]["sources"]["math"] = "built-in exercises, generator tales-0"
     (old / "manifest.json").write_text(json.dumps(manifest))
     new = prepare_builtin(tmp_path / "builtin", kinds=("math",))
     assert (old, new) == (tmp_path / "builtin", tmp_path / "builtin-2")
-    assert json.loads((old / "manifest.json").read_text()) == manifest
+    assert json.loads((old / "manifest.json").read_text(encoding="utf-8")) == manifest
     assert prepare_builtin(tmp_path / "builtin", kinds=("math",)) == new
 
 

@@ -273,7 +273,7 @@ def test_a_lesson_runs(lesson, home, fast):
     )
     assert done.returncode == 0, f"{lesson.name}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     out = home / "runs" / "lessons"
-    results = json.loads((out / f"{lesson.stem}.json").read_text())
+    results = json.loads((out / f"{lesson.stem}.json").read_text(encoding="utf-8"))
     assert results and all(type(value) in (int, float, bool, str) for value in results.values())
     figures = re.findall(r"^figure: (\S+) in ", done.stdout, flags=re.MULTILINE)
     assert set(figures) == set(

@@ -160,7 +160,7 @@ def test_a_cell_that_fails_is_named(build, tmp_path):
     lesson = tmp_path / "01_wrong.py"
     lesson.write_text("# %% [markdown]\n# # Title\n# %%\nx = 1\n# %%\nassert x == 2\n")
     with pytest.raises(AssertionError) as caught:
-        build.run_cells(build.cells_of(lesson.read_text()), lesson)
+        build.run_cells(build.cells_of(lesson.read_text(encoding="utf-8")), lesson)
     assert "01_wrong.py, cell 3" in "".join(traceback.format_exception(caught.type, caught.value, caught.tb))
 
 

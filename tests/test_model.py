@@ -411,7 +411,7 @@ def test_the_files_of_a_folder(tmp_path):
     ]
     if os.name == "posix" and before == 0o022:
         assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o644}
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert [config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")] == [None, 2, None]
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == SMALL.rope_theta
     assert (config["model_type"], config["architectures"], config["dtype"]) == (
@@ -420,7 +420,7 @@ def test_the_files_of_a_folder(tmp_path):
         "float32",
     )
     assert dataclasses.asdict(SMALL).items() <= config.items()
-    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": 2}
+    assert json.loads((tmp_path / "generation_config.json").read_bytes()) == {"eos_token_id": 2}
     header = (tmp_path / "model.safetensors").read_bytes()[8:200]
     assert b'"__metadata__":{"format":"pt"}' in header
 
@@ -506,7 +506,7 @@ def folder(tmp_path):
 
 
 def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.update(changes)
     for key in remove:
         del config[key]

@@ -224,7 +224,7 @@ def test_a_file_in_place_of_a_run_is_said(tmp_path):
 
 def test_a_text_that_utf8_cannot_store_is_written_and_a_folder_is_named(tmp_path):
     common.atomic_write(tmp_path / "a.md", "half a pair \ud800")
-    assert (tmp_path / "a.md").read_text() == "half a pair ?"
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "half a pair ?"
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError) as caught:
         common.atomic_write(tmp_path / "folder", "x")

@@ -133,7 +133,7 @@ def test_counts_are_the_cards(size, recipe, counts, shared):
     found = lifted_counts(apply_precision(model, recipe, "meta"))
     assert (found["fp32_norms"], found["fp32_layers"], found["fp32_softmax"]) == counts
     name = {"20m": "Stentor3-20M", "150m": "Portimbria-150M", "30m": "Stentor2-30M"}[size]
-    card = json.loads((shared / "cards/cards.json").read_text())["models"][name]["precision_recipe"]
+    card = json.loads((shared / "cards/cards.json").read_bytes())["models"][name]["precision_recipe"]
     assert counts == tuple(
         card[key][0]["value"] for key in ("fp32_norm_modules", "fp32_critical_layers", "fp32_softmax_modules")
     )

@@ -106,7 +106,7 @@ def test_a_run_without_snapshots_samples_or_new_fields(copied):
     rows = [{name: row[name] for name in ("step", "loss", "eval_loss") if name in row}
             for row in read_log(copied / "log.jsonl")]
     (copied / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    info = json.loads((copied / "run.json").read_text())
+    info = json.loads((copied / "run.json").read_text(encoding="utf-8"))
     kept = {name: info[name] for name in ("settings", "model", "data", "corpus")}
     (copied / "run.json").write_text(json.dumps(kept))
     page = Page(report([copied]))
@@ -125,7 +125,7 @@ def test_an_unfinished_run_says_how_to_continue(copied):
 def test_what_a_run_says_is_escaped(run, copied):
     """Names, settings, samples and sources that look like HTML, or are no text at all."""
     bad = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\ud800"
-    info = json.loads((copied / "run.json").read_text())
+    info = json.loads((copied / "run.json").read_text(encoding="utf-8"))
     info |= {"device": bad, "command": bad, "data": bad}
     info["settings"] |= {"init": bad, "data": bad, bad: bad}
     (copied / "run.json").write_text(json.dumps(info))
@@ -144,7 +144,7 @@ def test_several_runs_are_compared(run, copied, tmp_path, monkeypatch, capsys):
     out = tmp_path / "class.html"
     monkeypatch.setattr("sys.argv", ["report", str(run), str(copied), "--out", str(out)])
     assert main() == 0
-    page = Page(out.read_text())
+    page = Page(out.read_text(encoding="utf-8"))
     assert page.names.count("h2") == 2 and page.names.count("h1") == 1
     assert page.names.count("svg") == 1 + 2 * 2
     monkeypatch.setattr("sys.argv", ["report", str(run), str(copied)])
@@ -153,7 +153,7 @@ def test_several_runs_are_compared(run, copied, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_has_learned_nothing_has_no_share(copied):
-    rows = [json.loads(line) for line in (copied / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (copied / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     for row in rows:
         if "share_of_the_way" in row:
             row |= {"share_of_the_way": -0.07, "eval_loss": 7.0}
@@ -171,7 +171,7 @@ def test_what_is_no_run_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("name, value", [("origin", []), ("notes", 0), ("data", -1), ("device", None)])
 def test_a_field_of_another_type_is_named(copied, name, value):
-    info = json.loads((copied / "run.json").read_text())
+    info = json.loads((copied / "run.json").read_text(encoding="utf-8"))
     (copied / "run.json").write_text(json.dumps({**info, name: value}))
     with pytest.raises(UserError, match=f"run.json.*{name} must be"):
         report([copied])

@@ -245,7 +245,7 @@ CARD_OF = {"20m": "Stentor3-20M", "30m": "Stentor2-30M", "150m": "Portimbria-150
 
 @pytest.mark.parametrize("size", list(CARD_OF))
 def test_recommended_settings_are_the_card_examples_within_its_ranges(size, shared):
-    cards = json.loads((shared / "cards" / "cards.json").read_text())
+    cards = json.loads((shared / "cards" / "cards.json").read_text(encoding="utf-8"))
     rows = cards["models"][CARD_OF[size]]["generation"]
 
     def value(key):
@@ -443,7 +443,7 @@ def foreign_chat(run_folder, folder, template, **config):
     import shutil
     shutil.copytree(run_folder / "best", folder)
     file = folder / "tokenizer_config.json"
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     file.write_text(json.dumps({**known, "chat_template": template, **config}))
     return answers.load_model_of(folder)
 
@@ -527,7 +527,7 @@ def test_special_tokens_of_a_foreign_template_are_tokens(run_folder, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(
         {"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "<end>"}}
     ))
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [0, 1], "pad_token_id": 0}))
     loaded = answers.load_model_of(folder)
     form = chat.format_of(loaded)

@@ -92,7 +92,7 @@ def test_choices_are_the_models_own_numbers(place):
 
 
 def test_bands_are_the_cards(shared):
-    demo = json.loads((shared / "cards" / "cards.json").read_text())["models"]["Stentor3-20M"]["demo_space"]
+    demo = json.loads((shared / "cards" / "cards.json").read_bytes())["models"]["Stentor3-20M"]["demo_space"]
     bands = explore.PROBABILITY_BANDS
     assert bands[0] == (demo["explorer_green_min_percent"][0]["value"] / 100, "green")
     assert bands[-2][0] == demo["explorer_red_below_percent"][0]["value"] / 100 and bands[-1][1] == "red"
@@ -128,7 +128,7 @@ def test_page_is_whole_and_asks_for_nothing(command, place):
     assert command("runs/one", "x", "--explore", "none/page.html")[0] == 2
     assert command("runs/one", "x", "--explore", ".")[0] == 2
     code, out, _ = command("runs/one", "x", "--explore", "page.html", "--max-new-tokens", "0")
-    assert code == 0 and (place / "page.html").read_text().count("<button") == 0
+    assert code == 0 and (place / "page.html").read_text(encoding="utf-8").count("<button") == 0
 
 
 def test_terminal_is_coloured_only_where_it_should_be(monkeypatch):
@@ -159,7 +159,7 @@ def test_blind_arena_hides_names_until_the_vote_and_keeps_the_score(command):
         )
         before, _, after = out.partition("A was ")
         assert code == 0 and " > " in before and "one" not in before.replace("none", "") and "two" in after
-    votes = [json.loads(line) for line in arena.SCORES.read_text().splitlines()]
+    votes = [json.loads(line) for line in arena.SCORES.read_text(encoding="utf-8").splitlines()]
     assert [vote["vote"] for vote in votes] == ["a", "b", "t", "n"]
     rows = {name: counts for name, *counts in arena.score()}
     won = {vote[vote["vote"]] for vote in votes[:2]}
@@ -168,7 +168,7 @@ def test_blind_arena_hides_names_until_the_vote_and_keeps_the_score(command):
         lines.write('{"a": "one"\n[]\n')
     assert len(arena.score()) == 2
     code, out, _ = command("runs/one", "Hello", "--arena", "runs/two", "--blind", *FEW)
-    assert code == 0 and "no vote" in out and len(arena.SCORES.read_text().splitlines()) == 6
+    assert code == 0 and "no vote" in out and len(arena.SCORES.read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_a_vote_without_an_end_is_no_vote(command):

@@ -173,7 +173,7 @@ def trace_everything(path: Path) -> tuple[list[ShapeTracer], set[int]]:
     """Run all the paths of a forward pass: tied and untied, both attentions, with and without cache,
     recomputed, and the loss.
     """
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     module = load(path)
     B, T, V = AXES["B"], AXES["T"], AXES["V"]
     ids = torch.arange(B * T).view(B, T) % V
@@ -226,7 +226,7 @@ def test_every_shape_comment_is_true(trace):
 
 def test_no_shape_comment_is_left_unchecked(trace):
     _, checked = trace
-    assert sorted(set(shape_comments((ROOT / "model.py").read_text())) - checked) == []
+    assert sorted(set(shape_comments((ROOT / "model.py").read_text(encoding="utf-8"))) - checked) == []
 
 
 def test_every_tensor_line_of_a_forward_says_its_shape(trace):
@@ -236,7 +236,7 @@ def test_every_tensor_line_of_a_forward_says_its_shape(trace):
 
 def test_every_assignment_and_return_of_a_forward_was_run(trace):
     """So that "every tensor line" above means every line, not only those that this test happened to reach."""
-    source = (ROOT / "model.py").read_text()
+    source = (ROOT / "model.py").read_text(encoding="utf-8")
     lines = source.splitlines()
     _, functions = statements(source)
     _, checked = trace
@@ -257,7 +257,7 @@ def test_each_comment_made_wrong_is_caught(tmp_path):
     """A copy of model.py in which the last axis of every comment is one too many: each one must be reported,
     and nothing else.
     """
-    source = (ROOT / "model.py").read_text()
+    source = (ROOT / "model.py").read_text(encoding="utf-8")
     lines = source.splitlines()
     for number, shape in shape_comments(source).items():
         wrong = shape.rstrip(", ") + "+1" + ("," if shape.endswith(",") else "")
@@ -269,7 +269,7 @@ def test_each_comment_made_wrong_is_caught(tmp_path):
 
 
 def test_a_swapped_letter_and_a_missing_comment_are_caught(tmp_path):
-    source = (ROOT / "model.py").read_text()
+    source = (ROOT / "model.py").read_text(encoding="utf-8")
     swapped = re.sub(r"(k = self\.split_heads.*)# \(B, K, T, F\)", r"\1# (B, H, T, F)", source)
     bare = re.sub(r"( +up = self\.up_proj\(x\)) +# \(B, T, M\)", r"\1", swapped)
     assert bare != swapped != source

@@ -14,20 +14,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def readme_list() -> list[str]:
     """The numbered list of `file.py:function` under the heading about stepping through."""
-    text = (ROOT / "README.md").read_text().split("## Step through it")[1].split("\n## ")[0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Step through it")[1].split("\n## ")[0]
     return re.findall(r"^\d+\. `([\w./]+:[\w.]+)`", text, flags=re.MULTILINE)
 
 
 def test_the_set_up_before_it_is_listed_as_the_calls_of_train():
     """README names them in the order in which `train()` makes them, and each is in the file that it names."""
-    text = (ROOT / "README.md").read_text().split("## Step through it")[1].split("\n1. ")[0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Step through it")[1].split("\n1. ")[0]
     setup = re.findall(r"`([\w/]+)\.py:(\w+)`", text)
     calls = [name for file, name in setup if name not in ("train", "main")]
     source = inspect.getsource(train.train)
     places = [source.index(f"{name}(") for name in calls]
     assert len(calls) >= 7 and places == sorted(places)
     for file, name in setup:
-        code = (ROOT / f"{file}.py").read_text()
+        code = (ROOT / f"{file}.py").read_text(encoding="utf-8")
         assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), (file, name)
 
 

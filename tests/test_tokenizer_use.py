@@ -208,7 +208,7 @@ def test_the_real_reference_agrees(shared):
         reference, ours = load_reference(path), load(path)
         cases = [
             case["text"]
-            for case in json.loads((shared / "golden" / "tokenmonster.json").read_text())
+            for case in json.loads((shared / "golden" / "tokenmonster.json").read_text(encoding="utf-8"))
             if case["vocab"] == path.stem
         ]
         for text in [*cases, "\n".join(cases)]:

@@ -182,7 +182,7 @@ def train(folder: Path, *arguments: str, chip: bool = True) -> str:
 
 
 def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def largest_difference(folder: Path, one: str, two: str, key: str) -> float:

@@ -51,7 +51,7 @@ def settings(corpus: Path, out: Path, **changes) -> dict:
 
 
 def rows_without_times(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [
         {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
         for row in rows
@@ -191,7 +191,7 @@ def test_golden_trace(corpus, tmp_path):
     CPUs add in different orders: 2e-3 is allowed, 20 times the difference between two of them.
     """
     losses = golden_run(corpus, tmp_path / "one")
-    assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], abs=2e-3)
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text(encoding="utf-8"))["losses"], abs=2e-3)
     assert golden_run(corpus, tmp_path / "two") == losses
 
 
@@ -225,7 +225,7 @@ def test_what_a_resume_changed_lasts(corpus, tmp_path):
     run = tmp_path / "run"
     train.train(**settings(corpus, run, stop_after=4))
     train.train(resume=str(run), eval_steps=3, stop_after=6)
-    stored = json.loads((run / "run.json").read_text())["settings"]
+    stored = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
     assert stored["eval_steps"] == 3 and stored["stop_after"] is None and stored["steps"] == 12
     # that at 6 was only to stop
     assert [row["step"] for row in train.train(resume=str(run)).evals] == [6, 9, 12]
@@ -308,9 +308,9 @@ def test_the_training_loss_of_each_source_is_logged(two_sources, tmp_path, capsy
     known = [row["train_losses"]["text"] for row in steps if "text" in row["train_losses"]]
     assert last["train_losses"]["text"] == pytest.approx(sum(known) / len(known))
     assert f"(training {last['train_losses']['text']:.3f})" in capsys.readouterr().out
-    head = (run / "training_curves.csv").read_text().splitlines()[0]
+    head = (run / "training_curves.csv").read_text(encoding="utf-8").splitlines()[0]
     assert head.startswith("step,epoch,train_loss,eval_loss,eval_ppl,note,train_loss_text,train_loss_code,")
-    assert "text, training" in (run / "training_curves.svg").read_text()
+    assert "text, training" in (run / "training_curves.svg").read_text(encoding="utf-8")
 
 
 def test_a_finished_run_resumed_changes_nothing(corpus, tmp_path):
@@ -432,9 +432,9 @@ def test_damage_of_any_file_is_found(corpus, tmp_path, capsys, damage):
     if damage == "empty SHA256SUMS":
         sums.write_text("")
     elif damage == "shorter SHA256SUMS":
-        sums.write_text("".join(sums.read_text().splitlines(True)[:2]))
+        sums.write_text("".join(sums.read_text(encoding="utf-8").splitlines(True)[:2]))
     elif damage == "cut SHA256SUMS":  # in the middle of a name: not the file is missing, the list is damaged
-        sums.write_text(sums.read_text().partition("model.safe")[0] + "model.safe")
+        sums.write_text(sums.read_text(encoding="utf-8").partition("model.safe")[0] + "model.safe")
     elif damage == "no state":
         (last / "trainer_state.json").unlink()
     elif damage == "state of something else":
@@ -565,7 +565,7 @@ def test_signals_finish_the_step_and_save(corpus, tmp_path, number, code):
     rest = process.stdout.read()
     assert process.wait() == code and time.monotonic() - begun < 30
     assert f"--resume {run}" in rest
-    state = json.loads((run / "last/trainer_state.json").read_text())
+    state = json.loads((run / "last/trainer_state.json").read_text(encoding="utf-8"))
     assert state["step"] >= 6
     assert train.train(resume=str(run), stop_after=state["step"] + 1).losses
 
@@ -644,7 +644,7 @@ def test_compile_without_a_compiler(corpus, tmp_path, monkeypatch):
 def test_a_run_of_a_gpu_continues_on_a_cpu_without_a_compiler(corpus, tmp_path, monkeypatch):
     whole = train.train(**settings(corpus, tmp_path / "whole", fused=True)).losses
     run = train.train(**settings(corpus, tmp_path / "run", fused=True, stop_after=6)).folder
-    stored = json.loads((run / "run.json").read_text())
+    stored = json.loads((run / "run.json").read_text(encoding="utf-8"))
     stored["device"], stored["settings"]["compile"] = "cuda", True     # as a GPU's run says it
     (run / "run.json").write_text(json.dumps(stored))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -696,7 +696,7 @@ def test_skip_nonfinite_leaves_the_step_out_and_counts_it(corpus, tmp_path, monk
     train.train(**settings(corpus, tmp_path / "run", skip_nonfinite=True))
     rows = rows_without_times(tmp_path / "run")
     assert [row["step"] for row in rows if row.get("skipped")] == [3]
-    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text())["skipped"] == 1
+    assert json.loads((tmp_path / "run/last/trainer_state.json").read_text(encoding="utf-8"))["skipped"] == 1
 
 
 def test_deadline_stops_in_time_and_resumes(corpus, tmp_path):
@@ -725,7 +725,7 @@ def test_out_of_memory_halves_the_micro_batch(corpus, tmp_path, monkeypatch, cap
 
 # ------------------------------------------------------------------------------------ the cards' own settings
 
-CARDS = json.loads((ROOT / "cards/cards.json").read_text())["models"]
+CARDS = json.loads((ROOT / "cards/cards.json").read_text(encoding="utf-8"))["models"]
 
 
 def test_presets_are_the_cards():

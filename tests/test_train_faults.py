@@ -38,7 +38,7 @@ def rows_of(folder: Path) -> list[dict]:
     """The rows of log.jsonl, which must be JSON: NaN and Infinity are not."""
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
-    lines = (folder / "log.jsonl").read_text().splitlines()
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
@@ -150,7 +150,7 @@ def test_the_last_good_checkpoint_is_the_one_that_is_named(corpus, tmp_path, mon
     with pytest.raises(CheckFailed, match="of step 2: python train.py --resume '.*a run'"):
         train.train(**settings(corpus, run))
     monkeypatch.undo()
-    assert json.loads((run / "last/trainer_state.json").read_text())["step"] == 2
+    assert json.loads((run / "last/trainer_state.json").read_text(encoding="utf-8"))["step"] == 2
     resumed = train.train(resume=str(run))
     whole = train.train(**settings(corpus, tmp_path / "whole"))
     assert resumed.losses == whole.losses[2:]
@@ -219,7 +219,7 @@ def test_linked_checkpoint_folders_stay_links(corpus, tmp_path):
         assert new == (tmp_path / "whole" / name / "model.safetensors").read_bytes()
     (run / "last/optimizer.safetensors").write_bytes(b"")         # the one before is beside the linked folder
     train.train(resume=str(run))
-    assert json.loads((run / "last/trainer_state.json").read_text())["step"] == 6
+    assert json.loads((run / "last/trainer_state.json").read_text(encoding="utf-8"))["step"] == 6
 
 
 def test_a_full_disk_names_the_file(corpus, tmp_path, capsys):
@@ -298,7 +298,7 @@ def test_a_closed_terminal_saves(corpus, tmp_path):
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 129
-    assert json.loads((run / "last/trainer_state.json").read_text())["step"] >= 3
+    assert json.loads((run / "last/trainer_state.json").read_text(encoding="utf-8"))["step"] >= 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
@@ -330,7 +330,7 @@ def test_a_run_of_the_version_before_resumes_exactly(corpus, tmp_path):
     run = tmp_path / "run"
     whole = train.train(**settings(corpus, tmp_path / "whole", schedule="cosine", fused=False))
     train.train(**settings(corpus, run, schedule="cosine", fused=False, stop_after=2))
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     record["settings"] = {**OLD, "model": record["model"]}
     del record["entropy"]
     (run / "run.json").write_text(json.dumps(record))

@@ -68,7 +68,7 @@ def train(folder: Path, *arguments: str, xla: bool = True) -> str:
 
 
 def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_constant_number_of_graphs_and_nothing_leaves_the_devices(runs, name):
     """Through schedule, clipping, logs of several lengths, evaluations and the last batch; no `.item()` at
     all, no operation on the host.
     """
-    text = runs[f"{name}.txt"].read_text()
+    text = runs[f"{name}.txt"].read_text(encoding="utf-8")
     assert "xla (PJRT_DEVICE" in text and "8 in parallel" in text
     counts = [
         int(line.split("compiled graphs ")[1].split()[0])

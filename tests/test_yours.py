@@ -42,7 +42,7 @@ STEPS = support.STEPS
 def names_of(file: Path) -> dict[str, str]:
     """Public functions, classes and methods of a stub with their signatures."""
     found = {}
-    for node in ast.parse(file.read_text()).body:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             found[node.name] = ast.unparse(node.args)
         if isinstance(node, ast.ClassDef):
@@ -72,7 +72,7 @@ def test_stub_and_reference_have_the_same_parameters(name):
 
 
 def test_one_file_is_short_and_imports_nothing_of_the_project():
-    text = (YOURS / "one_file.py").read_text()
+    text = (YOURS / "one_file.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 250 and max(map(len, text.splitlines())) <= 110
     nodes = list(ast.walk(ast.parse(text)))
     imported = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
@@ -136,7 +136,7 @@ def test_the_folder_of_one_file_opens_everywhere(tmp_path):
     words = tokenizer.load(tmp_path)
     assert words.encode(text) == ids and words.decode(ids) == text and words.eos_id == 10
     assert words.encode(text, document=True) == list(text.replace("\r\n", "\n").encode())
-    changed = json.loads((tmp_path / "tokenizer.json").read_text())
+    changed = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     changed["model"]["merges"] = ["<0x61> <0x62>"]
     (tmp_path / "merged.json").write_text(json.dumps(changed))
     assert FromBytes.reads(tmp_path / "tokenizer.json") and not FromBytes.reads(tmp_path / "merged.json")
@@ -193,7 +193,7 @@ def test_one_can_start_in_the_middle():
 
 
 def test_an_error_shows_the_students_own_line(tmp_path):
-    text = (support.REFERENCE / "step03_head.py").read_text()
+    text = (support.REFERENCE / "step03_head.py").read_text(encoding="utf-8")
     (tmp_path / "step03_head.py").write_text(text.replace("return weight @ v", "return weight @ values"))
     (tmp_path / "step04_heads.py").write_text("def split(x:\n")
     code, printed = grade("--answers", str(tmp_path), "-k", "step_03 or step_04_split", "--tb=short")
@@ -421,7 +421,7 @@ def test_a_typical_mistake_is_named(test, right, wrong, message, tmp_path):
     """The reference with one part changed, graded by the functions that `pytest lessons/yours` runs."""
     number = int(test.split("_")[1])
     for file in [YOURS / "one_file.py", *support.REFERENCE.glob("*.py")]:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if file.name in ("one_file.py", f"{STEPS[number - 1]}.py"):
             text = text.replace(right, wrong)
         (tmp_path / file.name).write_text(
