@@ -200,7 +200,7 @@ save_figure(figure, "14_line")
 # %% [markdown]
 # Ten times as many parameters divide the distance to the bound by 10^0.55 = 3.5. The points scatter by 9%
 # around the line; chance between seeds explains only 3.5%. So the rest is not chance: the line is not
-# exactly a line, and the interval knows it, because it was made from the scatter and not from the seeds.
+# exactly a line. The interval is wide enough for that: it was made from the scatter, not from the seeds.
 #
 # The model of 332,640 parameters was predicted to reach 0.349, at most 0.431. It reached 0.412: inside, but
 # not by much. Your two models, with a seed that nobody fitted, are inside the grey band as well. The
@@ -272,7 +272,8 @@ save_figure(figure, "14_floor")
 # with every step beyond.
 #
 # With the bound as floor nothing impossible is predicted. But look at the right panel. With five models the
-# curve is flat, so the search for a floor finds anything: from seed 42 alone 0, from seed 43 alone 0.432.
+# curve is flat, so the search for a floor finds anything: from seed 42 alone 0, from seed 43 alone 0.432,
+# which is above a loss that was measured and so impossible too.
 # With the sixth model there is a clear minimum, and it is *not* at the bound.
 #
 # ## Too few tokens
@@ -317,14 +318,16 @@ table(("parameters", "distance", "divided by, with 3 times the parameters", "wit
 # Six models predict 0.391 for the seventh, and 0.388 was measured. (The interval takes the fitted floor as
 # exactly known. It is too narrow, and the measured loss is just at its edge.) Their floor is 0.377, and
 # each seed alone gives 0.374. Whoever does not know the bound would call it the entropy of the text. We
-# know that the entropy is 0.221: the other 0.156 nats are missing training. A fitted floor is the floor of
-# an experiment, with its tokens and its schedule, not that of the language.
+# know that the entropy is 0.221: the other 0.156 nats are not the text's. Most of them are probably missing
+# training; only runs with more tokens could show it. A fitted floor is the floor of an experiment, with its
+# tokens and its schedule, not that of the language.
 #
 # The second table agrees. A model of 10,488 parameters is short of parameters: three times as many divide
 # its distance by 2.1, twice the tokens by 1.5. At 111,040 it is the other way round: 1.3 and 1.9. There the
-# line in the parameters ends, not because the law is wrong, but because something else has run short. One
-# thing does not fit so well: with half the tokens the straightest floor of six models is 0. Perhaps all of
-# them are still too far above theirs; five models did not see it with all tokens either.
+# line in the parameters ends, not because the law is wrong, but because something else has run short. Two
+# things do not fit so well. The formula adds the same nats for missing tokens at every size, but half the
+# tokens cost a small model more nats than a large one. And with half the tokens the straightest floor of six
+# models is 0. Perhaps all of them are still too far above their own floor for the fit to find it.
 #
 # ## Equal compute
 #
@@ -378,8 +381,8 @@ save_figure(figure, "14_compute")
 # as large. Kaplan et al. (2020) found that the best size grows with the power 0.73 of the FLOPs, which
 # gives 2.8; Hoffmann et al. (2022) found about the square root, which gives 2.0. Our number decides
 # nothing: four sizes are a coarse grid, and with the smaller budget the best size may be below our
-# smallest. And that one reads the tales one and a half times in the longer race, because the corpus is not
-# longer.
+# smallest. And the smallest model reads the tales one and a half times in the longer race, because the
+# corpus is not longer.
 #
 # In the left panel a larger model begins further to the right, since each token costs it more, and ends
 # lower. The lower edge of all lines together is what a budget can buy.
@@ -442,11 +445,12 @@ save_figure(figure, "14_kinds")
 #
 # For ten times the parameters the distance to the bound fell by a factor of 3.5, as long as parameters were
 # what was missing. The line through the losses promised too much, and for large models more than is
-# possible. The line above the bound stayed possible, held for three times the largest fitted size, and
-# promised too much for nine times, because the tokens had run out. No kind of text gave one straight line.
+# possible. The line above the bound stayed possible. For three times the largest fitted size the measured
+# loss was inside its interval; for eight times it promised too much, because the tokens had run out. No
+# kind of text gave one straight line.
 #
 # What surprised us: we expected the fitted floor to find the bound. From five models it found 0 or 0.432,
-# depending on the seed; from six 0.377, and 41% of that was missing training. With real text such a number
+# depending on the seed; from six 0.377, and 41% of that is not entropy. With real text such a number
 # is often read as the entropy of language. Here we could look.
 
 # %%
