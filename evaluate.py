@@ -103,8 +103,8 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
     apart = [[query] for group in fitted for query in group]
     plan, plan_apart = batches(fitted), batches(apart)
     parts, plan = (fitted, plan) if SHARING_PAYS * plan[0] < plan_apart[0] else (apart, plan_apart)
-    # Results are kept as lists of floats until the end. A small tensor that outlives its batch would lie
-    # between the large ones, whose memory could then not be used again: 3 MB more every second.
+    # Results are kept as lists of floats until the end. A small tensor that outlives its batch lies between
+    # the large ones in memory, and keeps the space of the freed ones from being used again.
     found: dict[int, list[tuple[list[float], float]]] = {}
     for prefix, members in progress(plan[1], leave=False, desc="batches"):
         scored = ((log_probs.tolist(), log_mass) for log_probs, log_mass
