@@ -248,8 +248,8 @@ def train(**given: Any) -> History:
                 if due and not history.signal:
                     history.signal = evaluate_and_keep(job, folder, log, stop)
                 elif state.step == 1 and not history.signal:      # at rate 0: still the first weights
-                    log.sample(1, job.learned.sample(folder.model))
                     folder.snapshot()
+                    log.sample(1, job.learned.sample(folder.model))
                 if late:
                     break
         history.signal = history.signal or agreed(job, stop.received, False)[0]

@@ -24,7 +24,7 @@ def decode_many(
     """
     width, weight = max(map(len, prompts)), model.model.embed_tokens.weight
     device = weight.device
-    room = min(most, model.config.max_position_embeddings - width)
+    room = max(0, min(most, model.config.max_position_embeddings - width))
     cache = KVCache(model.config, len(prompts), width + room, device, weight.dtype)
     padded = [[0] * (width - len(ids)) + ids for ids in prompts]
     input_ids = torch.tensor(padded, device=device)                                           # (B, T)

@@ -5,7 +5,8 @@
     python tests/matrix.py --list          # the rows
     python tests/matrix.py oldest blank    # rows whose name contains one of these words
 
-Each row runs README's test command in a clone of this checkout (the last commit), with its own home folder.
+Each row runs README's test command in a clone of this checkout (the last commit), with its own home folder and
+its own random order of the tests, whose seed is the number of the row.
 Environments with other versions are made once under --environments. Exit code 1 if a test failed in any row.
 """
 from __future__ import annotations
@@ -35,7 +36,6 @@ class Row:
     name: str
     packages: tuple[str, ...] | None = None
     variables: dict[str, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
     umask: int = 0o022
     folder: str = "checkout"
     unprivileged: bool = False
@@ -54,9 +54,8 @@ ROWS = [
     Row("umask 077", umask=0o077),
     Row("a user without rights", unprivileged=True),
     Row("a path with a blank", folder="a check out"),
-    Row("random order 1", arguments=("--random-order", "--random-order-seed=1")),
-    Row("random order 2", arguments=("--random-order", "--random-order-seed=2")),
-    Row("random order 3", arguments=("--random-order", "--random-order-seed=3")),
+    Row("another random order"),
+    Row("a third random order"),
 ]
 
 
@@ -89,7 +88,8 @@ def run_row(row: Row, environments: Path, base: Path) -> tuple[str, bool]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     variables |= {"HOME": str(home), "TMPDIR": str(home), "LANG": "C.UTF-8"}
     variables["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-    command = [str(python), "-m", "pytest", *row.arguments]
+    seed = ROWS.index(row) + 1
+    command = [str(python), "-m", "pytest", "--random-order", f"--random-order-seed={seed}"]
     if row.unprivileged and os.geteuid() == 0:
         subprocess.run(["chown", "-R", "nobody", str(base)], check=True)
         base.chmod(0o755)
@@ -108,7 +108,7 @@ def run_row(row: Row, environments: Path, base: Path) -> tuple[str, bool]:
         capture_output=True, text=True, check=True,
     ).stdout.split()
     line = (
-        f"| {row.name} | {' / '.join(versions)} | {numbers.get('passed', 0)} | {len(failed)} | "
+        f"| {row.name} | {' / '.join(versions)} | {seed} | {numbers.get('passed', 0)} | {len(failed)} | "
         f"{numbers.get('skipped', 0)} | {minutes:.1f} min |"
     )
     if done.returncode and not failed:
@@ -128,8 +128,8 @@ def main() -> int:
     if options.list or not rows:
         print("\n".join(row.name for row in rows or ROWS))
         return 0 if rows else 2
-    print("| environment | torch / numpy | passed | failed | skipped | time |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    print("| environment | torch / numpy | seed of the order | passed | failed | skipped | time |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     results = []
     for row in rows:
         with tempfile.TemporaryDirectory(prefix="stentor-", ignore_cleanup_errors=True) as name:

@@ -30,9 +30,10 @@ data
 corpus: grammar tales programs exercises builtin checker python_docs documents prepare report command
 tokenizing: records candidates lanes trainer reference view hf_class
 sample
+sampling: many
 training: settings learned compiled chunked_loss resolve job curves log read_run run_folder announce
 train
-sampling: fast_decoder cuda_graph many weights answers history template terminal
+sampling: fast_decoder cuda_graph weights answers history template terminal
 sampling: chat speculate explore arena web_views web
 evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model

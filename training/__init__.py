@@ -6,5 +6,5 @@ holds, and how it is opened), `run_folder.py` (folder and checkpoints), `curves.
 losses), `log.py`, `read_run.py` (a run read back from its files), `announce.py` (what is said before and
 after), `learned.py` (what the model has learned of the built-in corpus), and the optional losses
 `chunked_loss.py` and `compiled.py`. May import: every room and file before it in the order of the house (the
-last one is sample.py); never train.
+last ones are sample.py and sampling/many.py); never train.
 """

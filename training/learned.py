@@ -22,7 +22,8 @@ from torch import Tensor, nn
 import data
 from corpus import builtin, checker, tales
 from corpus.documents import builtin_source
-from model import KVCache, Llama
+from model import Llama
+from sampling.many import decode_many
 
 SAMPLES = 12                                                      # continuations at each evaluation
 TOKENS = 4_500                                                    # of complete documents at each evaluation
@@ -126,43 +127,32 @@ def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder
     return (float(numpy.mean(first)) if first else 0.0, float(numpy.mean(later)) if later else 0.0)
 
 
-@torch.no_grad()
 def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: float = TEMPERATURE,
                   most: int = LONGEST, seed: int = 0) -> list[str]:
-    """Prompt and continuation up to the separator, for many prompts at once. Temperature 0 is greedy.
+    """Prompt and continuation up to the separator, at most `most` tokens in all, for many prompts at once.
 
-    All rows advance together, one token a step: a row whose prompt is not used up takes its next token.
+    Temperature 0 is greedy. The products are in FP32, also while a run trains in another dtype.
     """
-    device = next(model.parameters()).device
     rows = [[coder.eos_id, *coder.encode(prompt, document=True)] for prompt in prompts]
-    given, ended = [len(row) for row in rows], [False] * len(rows)
-    most = min(most, model.config.max_position_embeddings - 1)
-    cache = KVCache(model.config, len(rows), most, device=device)
-    chance = torch.Generator().manual_seed(seed)
-    newest = torch.tensor([[row[0]] for row in rows])                                     # (B, 1)
-    for position in range(1, most):
-        logits = model(newest.to(device), cache)[:, -1].float().cpu()                     # (B, V)
-        if not torch.isfinite(logits).all():
-            break                                                             # nothing can be drawn
-        drawn = choose(logits, temperature, chance)
-        for number, row in enumerate(rows):
-            if position < given[number]:
-                drawn[number] = row[position]
-            elif not ended[number]:
-                ended[number] = drawn[number] == coder.eos_id
-                row += [] if ended[number] else [drawn[number]]
-        if all(ended):
+    unfinished, chance = set(range(len(rows))), torch.Generator().manual_seed(seed)
+    for tokens in decode_many(model, rows, most - min(map(len, rows)),
+                              lambda logits: choose(logits.float(), temperature, chance)):
+        for number in list(unfinished):
+            if tokens[number] == coder.eos_id or len(rows[number]) == most:
+                unfinished.discard(number)
+            else:
+                rows[number].append(tokens[number])
+        if not unfinished:
             break
-        newest = torch.tensor(drawn)[:, None]                                             # (B, 1)
     return [coder.decode(row[1:]) for row in rows]
 
 
 def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[int]:
-    """A token for each row of logits (B, V), drawn at this temperature; 0 is greedy."""
-    if temperature == 0:
+    """A token for each row of logits (B, V), drawn at this temperature; 0, or a NaN among them, is greedy."""
+    if temperature == 0 or not torch.isfinite(logits).all():
         return logits.argmax(-1).tolist()
     weights = torch.softmax(logits / temperature, dim=-1)                                 # (B, V)
-    return torch.multinomial(weights, 1, generator=chance)[:, 0].tolist()
+    return torch.multinomial(weights.cpu(), 1, generator=chance)[:, 0].tolist()
 
 
 def openings(count: int, first: int = 2 * 10**8) -> list[str]:

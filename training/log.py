@@ -176,7 +176,11 @@ class Log:
             self.job.say(f"about {rounded_time(seconds)} left")
 
     def sample(self, step: int, text: str) -> None:
-        """Show what the model writes after the fixed prompt, and add it to samples.jsonl; nothing for ""."""
+        """Show what the model writes after the fixed prompt, and add it to samples.jsonl; nothing for "".
+
+        The time that the sample took does not count in the throughput of the next steps.
+        """
+        self.clock = time.monotonic()
         if not text or self.job.device.rank > 0:
             return
         earlier = [row for row in read_samples(self.job.folder) if row["step"] < step]
