@@ -5,8 +5,8 @@
     python tests/matrix.py --list          # the rows
     python tests/matrix.py oldest blank    # rows whose name contains one of these words
 
-Each row runs README's test command in a clone of this checkout (the last commit), with its own home folder and
-its own random order of the tests, whose seed is the number of the row.
+Each row runs README's test command in a clone of this checkout (the last commit), with its own home folder
+and its own random order of the tests, whose seed is the number of the row.
 Environments with other versions are made once under --environments. Exit code 1 if a test failed in any row.
 """
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> int:
     if options.list or not rows:
         print("\n".join(row.name for row in rows or ROWS))
         return 0 if rows else 2
-    print("| environment | torch / numpy | seed of the order | passed | failed | skipped | time |")
+    print("| environment | torch / numpy | order | passed | failed | skipped | time |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     results = []
     for row in rows:
