@@ -422,10 +422,11 @@ def main() -> int:
     if not 0 < args.utilization <= 1:
         raise UserError(f"--utilization {args.utilization} must be above 0 and at most 1")
     if args.audit:
-        from audit import all as every_card, own_folder
+        from audit import all as every_card
+        from publishing import card_audit
         folder = args.folder if args.audit == "cards" else args.audit
         if folder:
-            return own_folder.main(folder, args.json, args.full)
+            return card_audit.main(folder, args.json, args.full)
         return every_card.main(args.json, args.full)
     if args.full:
         raise UserError("--full is for --audit; add --audit")

@@ -6,8 +6,8 @@
 
 It is made from run.json and log.jsonl of the run, config.json and the weights of `best/`, the manifest of the
 corpus if it is still there, and evaluation.json if evaluate.py wrote one. The samples have fixed prompts and
-seeds and are not edited. `python params.py --audit RUN` compares every number in the card with the files: the
-block `numbers` at its end, the tables, and the sentences. audit/own_card.py has what these state.
+seeds and are not edited. `python params.py --audit RUN` writes the card again from the files and compares
+every number (publishing/card_audit.py).
 """
 from __future__ import annotations
 
@@ -19,53 +19,98 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from audit.shapes import lora_parameters
 from common import Parser, UserError, atomic_write, newest_run, read_json, run, sha256_file
-from audit import own_card
-from audit.own_card import FORM, GALLERY_SETTINGS, adamw
-from model import Llama
+from data import title, tokens_of
+from judging.scoreboard import headline
+from model import Llama, ModelConfig, tensor_index
+from params import count, embedding_share, kv_cache_bytes
 from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops, shares
-from sample import SampleSettings, generate, learned_to_copy, recommended
+from sample import generate, learned_to_copy, recommended
 from tokenizer import load as load_tokenizer
 from training.curves import number
 from training.read_run import Run, read_run
 
-Tables = dict[str, dict[str, dict[str, Any]]]                     # kind -> row -> column -> value
+FORM = 2                                                          # number of the card's form
+GALLERY_SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
 DECIMALS = {
     "embedding_share_percent": 1, "tokens_per_parameter": 3, "best_eval_loss": 4, "best_eval_ppl": 2,
     "last_eval_loss": 4, "last_eval_ppl": 2, "last_train_loss": 4, "tokens_per_second": 1, "seconds": 1,
 }
-FORMATS = {
-    "parameters": ",", "percent": ".1f", "documents": ",", "training tokens": ",", "validation tokens": ",",
-    "score": ".4f", "tokens": ",", "training loss": ".4f", "validation loss": ".4f", "perplexity": ".2f",
-}
+# The fields of run.json that every card prints.
+NEEDED = ("data", "corpus", "vocabulary", "device", "replicas", "versions", "precision_reason", "git_commit")
+Numbers = dict[str, Any]
 
 
-def facts(kind: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Rows of one table of the card (see `own_card.tables`) as a Markdown table."""
-    columns = next(iter(rows.values()), {})
-    lines = [(kind, *columns), ("---",) * (1 + len(columns))]
-    for name, row in rows.items():
-        lines.append((name, *("" if value is None else format(value, FORMATS.get(column, ""))
-                              for column, value in row.items())))
+# ---------------------------------------------------------------------------------------------------- numbers
+
+def numbers(model: Path, config: ModelConfig, of: Run | None) -> dict[str, tuple[Any, str]]:
+    """Name in the card's block `numbers` -> (value with the decimals that the card states, how it was found).
+
+    `model` is the model folder; `of` is None where it is not part of a run.
+    """
+    parts = count(config)
+    values: dict[str, tuple[Any, str]] = {
+        "parameters": (parts, "count of config.json"),
+        "embedding_share_percent": (embedding_share(config), "embedding and head / total"),
+        "weights_bytes": (sum(4 * math.prod(shape) for _, shape in tensor_index(model).values()),
+                          "4 bytes a value of the weights"),
+        "kv_cache_bytes_fp16": (kv_cache_bytes(config, config.max_position_embeddings),
+                                "2 * L * K * F * context * 2 bytes"),
+        "lora_r16_parameters": (lora_parameters(config, 16), "rank 16 on q, k, v, o"),
+    }
+    if of and of.steps:
+        losses = [row["loss"] for row in of.steps if row["loss"] is not None]
+        values |= {
+            "steps": (of.step, "last row of log.jsonl"),
+            "tokens_per_step": (of.tokens_per_step, "run.json"),
+            "tokens": (of.tokens, "steps * tokens a step"),
+            "tokens_per_parameter": (of.tokens / parts["total"], "tokens / parameters"),
+        }
+        if of.best:
+            values["best_step"] = (of.best["step"], "evaluation of log.jsonl that is marked best")
+            for key, row in (("best", of.best), ("last", of.evals[-1])):
+                values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
+                values[f"{key}_eval_ppl"] = (math.exp(min(row["eval_loss"], 700)),
+                                             f"exp of the {key} evaluation's loss")
+        values |= {
+            "last_train_loss": (losses[-1] if losses else None, "last training row of log.jsonl"),
+            "tokens_per_second": (of.tokens_per_second, "median of log.jsonl"),
+            "seconds": (of.seconds, "log.jsonl, all calls added"),
+        }
+    return {name: (round(value, DECIMALS.get(name)) if isinstance(value, (int, float)) else value, how)
+            for name, (value, how) in values.items()}
+
+
+def adamw(settings: dict[str, Any]) -> tuple[float, float, float]:
+    """beta1, beta2 and eps of a run. Runs before these were settings: 0.999 for fine-tuning, else 0.95."""
+    finetuned = str(settings.get("recipe", "")).startswith("finetune")
+    beta2 = settings.get("beta2") or (0.999 if finetuned else 0.95)
+    return settings.get("beta1", 0.9), beta2, settings.get("eps", 1e-8)
+
+
+def results_of(evaluation: dict[str, Any]) -> dict[str, dict]:
+    """Benchmark -> result, from the content of evaluation.json; of the first model if it has several."""
+    models = evaluation.get("models")
+    rows = list(models.values()) if isinstance(models, dict) else []
+    results = rows[0] if rows and isinstance(rows[0], dict) else {}
+    return {title: one for title, one in results.items() if isinstance(one, dict)}
+
+
+# --------------------------------------------------------------------------------------------------- the text
+
+def table(*rows: tuple) -> str:
+    """Rows as a Markdown table, the first one its head; None is an empty cell."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
     return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+        "| " + " | ".join("" if cell is None else str(cell).replace("|", r"\|") for cell in line) + " |"
+        for line in lines
     )
 
 
-def quoted(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rows with their names as code."""
-    return {f"`{name}`": row for name, row in rows.items()}
-
-
-def rounded_numbers(of: Run) -> dict[str, Any]:
-    """The card's numbers (see `own_card.numbers`), each with the decimals that the card states."""
-    found = own_card.numbers(of.folder / "best", of.config, of)
-    return {name: round(value, DECIMALS.get(name)) if isinstance(value, (int, float)) else value
-            for name, (value, _) in found.items()}
-
-
-# The fields of run.json that every card prints.
-NEEDED = ("data", "corpus", "vocabulary", "device", "replicas", "versions", "precision_reason", "git_commit")
+def decimals(value: float | None, digits: int) -> str | None:
+    """A number with this many decimals; None stays None."""
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def fenced(text: str, kind: str = "") -> str:
@@ -87,7 +132,7 @@ def hub_datasets(manifest: dict | None) -> list[str]:
     return sorted({word for word in words if re.fullmatch(r"[\w.-]+/[\w.-]+", word)})
 
 
-def front_matter(of: Run, found: dict[str, Any], name: str) -> str:
+def front_matter(of: Run, found: Numbers, name: str) -> str:
     """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
     corpus = Path(of.info["data"]).name
     dataset = {"name": f"validation split of {corpus}", "type": corpus}
@@ -114,7 +159,7 @@ model-index:
 ---"""
 
 
-def result(of: Run, found: dict[str, Any], name: str) -> str:
+def result(of: Run, found: Numbers, name: str) -> str:
     """The card's first lines: the result, what the model is, what to expect of it, the curve."""
     total, vocabulary = found["parameters"]["total"], of.config.vocab_size
     init = of.settings.get("init")
@@ -141,18 +186,20 @@ A Llama-style language model of {total:,} parameters (shape `{size}`), {start} w
 {expect}{picture if (of.folder / "training_curves.svg").is_file() else ""}"""
 
 
-def architecture(of: Run, found: dict[str, Any], tables: Tables) -> str:
+def architecture(of: Run, found: Numbers) -> str:
     config = of.config
     head = "tied to the embedding" if config.tie_word_embeddings else "a matrix of its own"
-    parts = {name: row for name, row in tables["component"].items() if row["parameters"]}
+    settings = [(f"`{name}`", value) for name, value in dataclasses.asdict(config).items()]
+    parts = [(name, f"{value:,}", f"{100 * value / found['parameters']['total']:.1f}")
+             for name, value in found["parameters"].items() if value]
     return f"""## Architecture
 
 `LlamaForCausalLM`: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU, no biases.
 The output head is {head}.
 
-{facts("setting", quoted(tables["setting"]))}
+{table(("setting", "value"), *settings)}
 
-{facts("component", parts)}
+{table(("component", "parameters", "percent"), *parts)}
 
 The vocabulary's share (embedding and head) is {found['embedding_share_percent']}%.
 Weights in FP32: {found['weights_bytes']:,} bytes.
@@ -160,17 +207,24 @@ KV cache at {config.max_position_embeddings:,} positions in FP16: {found['kv_cac
 A LoRA adapter of rank 16 on q, k, v and o: {found['lora_r16_parameters']:,} parameters."""
 
 
-def data_section(of: Run, found: dict[str, Any], tables: Tables) -> str:
+def data_section(of: Run, found: Numbers) -> str:
     lines = [f"Corpus fingerprint `{of.info['corpus']}`, vocabulary fingerprint `{of.info['vocabulary']}`."]
     if of.manifest is None:
         lines.append(
             "The prepared corpus was not there when this card was written, so its sources are not listed."
         )
     else:
-        anneal = 100 * of.manifest["mixture"]["anneal"]
+        described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
+        sources = [
+            (title(name, source), described.get(name), f"{source['train']['documents']:,}",
+             f"{tokens_of(source['train']):,}", f"{tokens_of(source['validation']):,}",
+             mixture["start"][name], mixture["end"][name])
+            for name, source in of.manifest["sources"].items()
+        ]
         lines += [
-            facts("source", tables["source"]),
-            f"Shares move from start to end over the last {anneal:.0f}% of the run. "
+            table(("source", "what it is", "documents", "training tokens", "validation tokens",
+                   "share at the start", "at the end"), *sources),
+            f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. "
             f"Prepared with `{of.manifest['command']}`. "
             "Validation documents are chosen by a hash of their text.",
         ]
@@ -180,10 +234,10 @@ def data_section(of: Run, found: dict[str, Any], tables: Tables) -> str:
     return "## Data\n\n" + "\n\n".join(lines)
 
 
-def recipe(of: Run, found: dict[str, Any], tables: Tables) -> str:
+def recipe(of: Run, found: Numbers) -> str:
     hidden = ("model", "data", "out", "resume", "dry_run")
-    settings = {name: row for name, row in tables["hyper-parameter"].items()
-                if row["value"] is not None and row["value"] is not False and name not in hidden}
+    settings = [(f"`{name}`", value) for name, value in of.settings.items()
+                if value is not None and value is not False and name not in hidden]
     versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
     notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
@@ -197,21 +251,26 @@ Precision `{of.settings['precision']}`: {of.info['precision_reason']}.
 Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed};
 {versions}; {commit}.{notes}
 
-{facts("hyper-parameter", quoted(settings))}"""
+{table(("hyper-parameter", "value"), *settings)}"""
 
 
-def curve(of: Run, found: dict[str, Any], tables: Tables) -> str:
+def curve(of: Run, found: Numbers) -> str:
     every, last = max(1, math.ceil(len(of.evals) / 16)), len(of.evals) - 1
-    chosen = {step: row for i, (step, row) in enumerate(tables["step"].items())
-              if i % every == 0 or i == last or step == f"{found['best_step']:,}"}
+    losses = {row["step"]: row["loss"] for row in of.steps}
+    chosen = [
+        (f"{row['step']:,}", f"{row['tokens']:,}", decimals(losses.get(row["step"]), 4),
+         decimals(row["eval_loss"], 4), decimals(row["eval_ppl"], 2), row.get("note"))
+        for i, row in enumerate(of.evals) if i % every == 0 or i == last or row["step"] == found["best_step"]
+    ]
+    head = ("step", "tokens", "training loss", "validation loss", "perplexity", "note")
     return f"""## Curve
 
-{facts("step", chosen)}
+{table(head, *chosen)}
 
 The weights here are those of step {found['best_step']:,}, which had the lowest validation loss."""
 
 
-def evaluation(found: dict[str, Any], tables: Tables) -> str:
+def evaluation(found: Numbers) -> str:
     """The validation loss, and what evaluate.py measured, as a table."""
     text = f"""## Evaluation
 
@@ -222,7 +281,11 @@ Perplexities can be compared only between models of one vocabulary on one valida
     if "evaluation" not in found:
         return text + ("No benchmark was run. `python evaluate.py RUN` runs some; "
                        "`python -m publishing.card RUN` adds them.")
-    return text + facts("benchmark", tables["benchmark"])
+    rows = []
+    for name, result in results_of(found["evaluation"]).items():
+        score, (low, high) = headline(result)
+        rows.append((name, f"{score:.4f}", f"{low:.4f} to {high:.4f}", result.get("chance")))
+    return text + table(("benchmark", "score", "95% interval", "chance"), *rows)
 
 
 TRUST = """The tokenizer is `tokenmonster_hf.py` beside this file: plain Python and numpy, no network,
@@ -260,32 +323,35 @@ To publish and to serve (commands given for convenience, **not run here**):
 {fenced(serve, "sh")}"""
 
 
-def gallery_section(samples: list[Sample], settings: SampleSettings, found: dict[str, Any]) -> str:
-    shown = []
+def shown(samples: list[Sample]) -> str:
+    """The samples as the card shows them, each in a block that names no language."""
+    parts = []
     for sample in samples:
         end = "ended by itself" if sample.ended else "cut off"
         repeats = ", repeats itself" if loops(sample.tokens) else ""
-        shown.append(
-            f"**{sample.kind}** ({end}{repeats}): prompt, then answer\n\n"
-            f"{fenced(printable(sample.prompt))}\n\n{fenced(printable(sample.text))}"
-        )
-    measured = found["gallery"]
-    percent = {name: f"{100 * share:.1f}%" for name, share in measured.items()}
-    between = "\n\n".join(shown)
+        parts.append(f"**{sample.kind}** ({end}{repeats}): prompt, then answer\n\n"
+                     f"{fenced(printable(sample.prompt))}\n\n{fenced(printable(sample.text))}")
+    return "\n\n".join(parts)
+
+
+def gallery_section(samples: str, found: Numbers) -> str:
+    """`samples` between what was asked and what was measured, which are in `found["gallery"]`."""
+    kept = found["gallery"]
+    percent = {name: f"{100 * kept[name]:.1f}%" for name in ("ended", "looping", "replacement_character")}
     return f"""## Samples
 
-Not edited, one answer to each of {measured['samples']} fixed prompts: temperature {settings.temperature},
-top_p {settings.top_p}, repetition penalty {settings.repetition_penalty}, at most {settings.max_new_tokens}
-tokens, seed {SEED}.
+Not edited, one answer to each of {kept['samples']} fixed prompts: temperature {kept['temperature']},
+top_p {kept['top_p']}, repetition penalty {kept['repetition_penalty']}, at most {kept['max_new_tokens']}
+tokens, seed {kept['seed']}.
 
-{between}
+{samples}
 
 Of these answers {percent['ended']} ended by themselves, {percent['looping']} repeat themselves (more than
 half of their four-token sequences occurred before), and {percent['replacement_character']} hold U+FFFD,
 a character whose bytes the model did not finish."""
 
 
-def limits(of: Run, found: dict[str, Any]) -> str:
+def limits(of: Run, found: Numbers) -> str:
     trained, allowed = of.settings["seq_len"], of.config.max_position_embeddings
     context = f"It was trained at its full context of {trained:,} tokens."
     if trained < allowed:
@@ -309,57 +375,71 @@ def limits(of: Run, found: dict[str, Any]) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def write_card(run_folder: str | Path) -> Path:
-    """Write `best/README.md` of a run, with its curve beside it, and return its path.
-
-    Raises UserError where the run has no `best/` or no log, or where run.json lacks what the card says.
-    """
-    folder = Path(run_folder)
-    of = read_run(folder)
+def check_complete(of: Run) -> None:
+    """Raise UserError where run.json or log.jsonl lacks what a card says."""
     missing = [name for name in NEEDED if name not in of.info]
     missing += [name for name in ("size", "schedule", "precision") if type(of.settings.get(name)) is not str]
     if missing:
-        raise UserError(f"{folder / 'run.json'}: a card needs {', '.join(missing)}, which it does not have")
+        raise UserError(f"{of.folder / 'run.json'}: a card needs {', '.join(missing)}, which it does not "
+                        "have")
     if not of.steps or not of.evals:
-        raise UserError(f"{folder / 'log.jsonl'}: no training step or no evaluation in it; "
+        raise UserError(f"{of.folder / 'log.jsonl'}: no training step or no evaluation in it; "
                         "a card needs one of each")
-    numbers = [number(row, "tokens") for row in of.steps + of.evals]
-    numbers += [number(row, "eval_ppl") for row in of.evals]
-    if None in numbers:
-        raise UserError(f"{folder / 'log.jsonl'}: a row has no number of tokens, or an evaluation has no "
+    logged = [number(row, "tokens") for row in of.steps + of.evals]
+    if None in logged + [number(row, "eval_ppl") for row in of.evals]:
+        raise UserError(f"{of.folder / 'log.jsonl'}: a row has no number of tokens, or an evaluation has no "
                         "eval_ppl")
-    settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
-    if learned_to_copy(folder / "best"):                          # a penalty works against copying
-        settings = dataclasses.replace(settings, repetition_penalty=1.0)
-    samples = gallery(folder / "best", settings)
-    found, tables = rounded_numbers(of), own_card.tables(of.config, of)
-    asked = {name: getattr(settings, name) for name in GALLERY_SETTINGS}
-    found["gallery"] = shares(samples) | asked | {"seed": SEED}
-    if of.results:
-        found["evaluation"] = of.results
-    name, total = folder.resolve().name, found["parameters"]["total"]
+
+
+def card_text(of: Run, name: str, samples: str, measured: Numbers, results: Numbers) -> str:
+    """The card of a complete run under the name `name`.
+
+    `samples` and `measured` are those of `gallery_section`, `results` the content of evaluation.json.
+    """
+    found = {name: value for name, (value, _) in numbers(of.folder / "best", of.config, of).items()}
+    found["gallery"] = measured
+    if results:
+        found["evaluation"] = results
     citation = f"""@misc{{{re.sub(r"[^0-9A-Za-z]+", "_", name)},
-  title = {{{name}: a {total / 1e6:.1f}M-parameter language model}},
+  title = {{{name}: a {found['parameters']['total'] / 1e6:.1f}M-parameter language model}},
   note = {{Trained with stentor-from-scratch on {found['tokens']:,} tokens}},
 }}"""
     sections = [
         front_matter(of, found, name),
         result(of, found, name),
-        evaluation(found, tables),
-        gallery_section(samples, settings, found),
+        evaluation(found),
+        gallery_section(samples, found),
         use(of, name),
         limits(of, found),
-        curve(of, found, tables),
-        data_section(of, found, tables),
-        recipe(of, found, tables),
-        architecture(of, found, tables),
+        curve(of, found),
+        data_section(of, found),
+        recipe(of, found),
+        architecture(of, found),
         "## Licence\n\nApache-2.0, as the code. "
         "For the training text, see the sources in the section on data.",
         "## Citation\n\n" + fenced(citation, "bibtex"),
         "## Numbers\n\nFor checking, by `python params.py --audit RUN`:\n\n"
         + fenced(json.dumps({"card": FORM, **found}, indent=1), "json numbers"),
     ]
-    written = {"README.md": ("\n\n".join(sections) + "\n").encode(errors="replace")}
+    return "\n\n".join(sections) + "\n"
+
+
+def write_card(run_folder: str | Path) -> Path:
+    """Write `best/README.md` of a run, with its curve beside it, and return its path.
+
+    Raises UserError where the run has no `best/`, and as `check_complete`.
+    """
+    folder = Path(run_folder)
+    of = read_run(folder)
+    check_complete(of)
+    settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
+    if learned_to_copy(folder / "best"):                          # a penalty works against copying
+        settings = dataclasses.replace(settings, repetition_penalty=1.0)
+    samples = gallery(folder / "best", settings)
+    asked = {name: getattr(settings, name) for name in GALLERY_SETTINGS}
+    text = card_text(of, folder.resolve().name, shown(samples), shares(samples) | asked | {"seed": SEED},
+                     of.results)
+    written = {"README.md": text.encode(errors="replace")}
     if (folder / "training_curves.svg").is_file():
         written["training_curves.svg"] = (folder / "training_curves.svg").read_bytes()
     for file, content in written.items():

@@ -37,10 +37,10 @@ sampling: fast_decoder cuda_graph weights answers history template terminal
 sampling: chat speculate explore arena web_views web
 evaluate
 judging: builtin gsm8k fetch_blimp curve scoreboard lm_eval_model
-audit: cost plot cards shapes runs claims results all own_card own_folder
-publishing: gallery card report_page report readme_picture to_gguf to_onnx kaggle_notebook
+audit: cost plot cards shapes runs claims results all
+publishing: gallery card card_audit report_page report to_gguf to_onnx kaggle_notebook
 bench: pipeline encoder attention training_step
-bench: recipes shakespeare weight_forms decoding scoring torchtpu_on_cpu tpu_compile
+bench: readme_picture recipes shakespeare weight_forms decoding scoring torchtpu_on_cpu tpu_compile
 """
 
 

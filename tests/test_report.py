@@ -8,12 +8,12 @@ import xml.etree.ElementTree as xml
 import pytest
 
 import train
+from bench import readme_picture
 from common import UserError
 from corpus import builtin
 from corpus.documents import builtin_source
 from corpus.prepare import prepare
 from model import ModelConfig
-from publishing import readme_picture
 from publishing.report import main, report
 from training.curves import Line, chart, loss_chart
 from training.log import read_log, read_samples

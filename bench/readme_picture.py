@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two pictures in README.md: the curve of the recorded run of tiny, and its token explorer.
 
-    python -m publishing.readme_picture              draw both again from what was recorded
-    python -m publishing.readme_picture runs/tiny    record what this run's snapshots say of a tale, then draw
+    python -m bench.readme_picture              draw both again from what was recorded
+    python -m bench.readme_picture runs/tiny    record what this run's snapshots say of a tale, then draw
 
 The curve is drawn from judging/reference_tiny.jsonl, the explorer from docs/tiny_tokens.json. A test compares
 both files with what this module draws.
@@ -109,8 +109,8 @@ def explorer() -> str:
 
 def main() -> int:
     parser = Parser("Draw the pictures in README.md again.",
-                    "  python -m publishing.readme_picture\n  python -m publishing.readme_picture runs/tiny",
-                    prog="python -m publishing.readme_picture")
+                    "  python -m bench.readme_picture\n  python -m bench.readme_picture runs/tiny",
+                    prog="python -m bench.readme_picture")
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN",
                         help="a finished run of tiny whose tokens are recorded first")
     args = parser.parse_args()
