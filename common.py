@@ -79,7 +79,7 @@ def run(main: Callable[[], int | None]) -> int:
             drop_output()
         file = f": {error.filename}" if error.filename else ""
         reason = error.strerror or error
-        if isinstance(error, FileExistsError):                    # of mkdir
+        if isinstance(error, FileExistsError):                    # mkdir raises it
             reason = "a file is where a folder is needed"
         print(f"{script}: error: {reason}{file}", file=sys.stderr)
         return 2
@@ -89,7 +89,7 @@ def run(main: Callable[[], int | None]) -> int:
     except Exception as error:
         words = str(error).splitlines() or ["out of memory."]
         if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-                or "can't allocate memory" in words[0]):          # torch's, by name: not all need torch
+                or "can't allocate memory" in words[0]):          # torch's error, without importing torch
             raise
         print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or "
               "length.", file=sys.stderr)
@@ -97,7 +97,7 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def drop_output() -> None:
-    """Write what stdout still holds nowhere: at its end Python would try again, and print its own error."""
+    """Send the rest of stdout to os.devnull: at exit, Python would write it again and print its own error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -113,7 +113,7 @@ def before_run(kind: type, error: BaseException, trace: Any) -> None:
 
 
 if Path(sys.argv[0]).is_file() and Path(sys.argv[0]).resolve().parent == ROOT:
-    sys.excepthook = before_run                                   # so a script imports this file before torch
+    sys.excepthook = before_run                                   # works if a script imports torch after this
 
 
 # ---------------------------------------------------------------------------------------------- stop signals
@@ -169,14 +169,14 @@ def leave_closed_terminal() -> None:
 
 # ------------------------------------------------------------------------------------------------------ flags
 
-DASH = "a text that begins with a dash goes through standard input, a path as ./-name"
+DASH = "give a text that begins with a dash on standard input, and such a path as ./-name"
 MAY_BE_EMPTY = ("run", "prompt", "text")                          # arguments that are texts, or may be one
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are UserErrors, with "did you mean", and where --batch_size is --batch-size.
 
-    An empty argument is a mistake: a shell makes one of a variable that is not set.
+    An empty argument is a mistake: a shell passes one for a variable that is not set.
     """
 
     def __init__(self, purpose: str | None = None, examples: str = "", **options: Any):
@@ -196,7 +196,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
-        # RUN --flag 1 "prompt"
+        # "intermixed" allows flags between arguments: RUN --flag 1 "prompt"
         parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
         known, unknown = parse(args, namespace)
         parsers = [self]
@@ -318,7 +318,7 @@ def fsync_folder(folder: Path) -> None:
 def atomic_write(path: str | Path, content: bytes | str) -> None:
     """Write a file completely or not at all: a temporary file beside it, fsync, then one rename.
 
-    In a text, what UTF-8 cannot store becomes a question mark.
+    A character of a text that UTF-8 cannot store becomes a question mark.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -378,7 +378,7 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """The neighbour `folder`.new or `folder`.old. Of a link, the linked folder's."""
+    """The path `folder` + `ending` (.new or .old). If `folder` is a link, it is beside the linked folder."""
     real = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     return real.with_name(real.name + ending)
 
@@ -391,9 +391,9 @@ def versions(folder: Path) -> list[Path]:
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary)` fill a folder, then put it in the place of `folder`.
 
-    The one before becomes `folder`.old, so one of `folder`, `folder`.new and `folder`.old is complete at
+    The previous folder becomes `folder`.old, so one of `folder`, `folder`.new and `folder`.old is complete at
     every moment. If `folder` is a link, the linked folder is replaced and the link stays. Raises UserError if
-    the disk refuses; `folder` is then as before.
+    writing fails; `folder` is then unchanged.
     """
     new, old, real = beside(folder, ".new"), beside(folder, ".old"), beside(folder, "")
     shutil.rmtree(new, ignore_errors=True)
@@ -409,7 +409,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"could not write {folder}: {error}; the one before is untouched") from None
+            raise UserError(f"could not write {folder}: {error}; the previous one is unchanged") from None
         raise
     if real.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -429,7 +429,7 @@ def restore_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Let an error of the operating system name `path`: that of a full disk names no file."""
+    """Put `path` into an OSError raised in this block: the error of a full disk, for one, names no file."""
     try:
         yield
     except OSError as error:
@@ -575,7 +575,7 @@ def newest_run(runs: str | Path = "runs") -> Path:
 
     Raises UserError with the command that makes one.
     """
-    # os.path: of a folder that another user closed, it says False
+    # os.path.isfile is False in a folder that this user may not read; Path.is_file raises an error there
     folders = [folder for folder in Path(runs).glob("*")
                if os.path.isfile(folder / "run.json") and os.access(folder, os.R_OK)]
     if not folders:

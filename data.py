@@ -171,7 +171,7 @@ class Mixture:
         )
 
     def taken(self, source: int, clock: int) -> int:
-        """How many of the first `clock` blocks that reach a source it takes for itself."""
+        """How many blocks `source` takes of the first `clock` blocks that the sources before it leave."""
         time = self.when(sum(self.start[source:]), sum(self.end[source:]), clock)
         return math.floor(self.target(self.start[source], self.end[source], time) + 0.5)
 
@@ -223,7 +223,7 @@ class Corpus:
         split: str = "train", verify: bool = True,
     ):
         given = (seq_len, batch_size, total_steps or 0, seed)
-        seq_len, batch_size, total_steps, seed = map(operator.index, given)  # numpy's could overflow silently
+        seq_len, batch_size, total_steps, seed = map(operator.index, given)  # a numpy integer may overflow
         self.folder, self.seq_len, self.batch_size, self.seed, self.split = (
             Path(dir), seq_len, batch_size, seed, split,
         )

@@ -389,7 +389,7 @@ def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def shown_perplexity(loss: float, digits: int = 1) -> str:
-    """The perplexity e^loss as text; one of ten digits or more in short.
+    """The perplexity e^loss as text, from 10^9 on in scientific notation.
 
     >>> shown_perplexity(2.0), shown_perplexity(50.0), shown_perplexity(5000.0)
     ('7.4', '5.2e+21', 'above 1e+300')
@@ -626,8 +626,8 @@ def plain_llama(path: Path, values: dict) -> dict:
 def check_surplus(folder: Path, config: ModelConfig, surplus: dict[str, Tensor], embedding: Tensor) -> None:
     """Raise UserError for a tensor that the model does not have, except two harmless kinds.
 
-    Old exports hold rotary tables; some tied models hold an exact copy of the embedding as lm_head. (If the
-    copy differs, transformers 4 ignores it and transformers 5 uses it: the folder would mean two models.)
+    Old exports hold rotary frequencies; some tied models hold an exact copy of the embedding as lm_head. (If
+    the copy differs, transformers 4 ignores it and transformers 5 uses it: the folder would mean two models.)
     """
     for name, tensor in surplus.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:

@@ -96,7 +96,7 @@ def learned_to_copy(folder: Path) -> bool:
     home = next((home for home in homes if (home / "run.json").is_file()), None)
     try:
         return home is not None and read_json(home / "run.json").get("entropy") is not None
-    except (UserError, OSError):                                  # damaged, or nobody's to read
+    except (UserError, OSError):                                  # damaged, or this user may not read it
         return False
 
 
@@ -210,7 +210,7 @@ def decode(
 
     The token of a finished row is None. One forward pass reads the prompt; then `next_logits` (default: the
     model itself) computes one position at a time. The cache is allocated once, for the longest row. Ends when
-    every row has its tokens or a stop token, or at `max_position_embeddings`.
+    every row has all its tokens or a stop token, or at `max_position_embeddings`.
     """
     config, embedding = model.config, model.model.embed_tokens.weight
     device, dtype = embedding.device, embedding.dtype
@@ -243,7 +243,7 @@ def generate(
     """
     settings = SampleSettings(temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens)
     stop_ids = () if stop_id is None else stop_id if isinstance(stop_id, Collection) else [stop_id]
-    ids = list(map(operator.index, ids))                          # also of an array or a tensor (T,)
+    ids = list(map(operator.index, ids))                          # a list; an array or tensor (T,) works too
     draw = Draw(model, ids, settings, random.randrange(2**32) if seed is None else seed, stop_ids)
     new = [tokens[0] for tokens, _ in decode(model, ids, [draw], next_logits)]
     return new[:-1] if new and new[-1] in draw.stop_ids else new
@@ -295,7 +295,7 @@ EXAMPLES = """\
   python sample.py runs/20m "Water is" --preset focused --n 3
   python sample.py runs/20m --sweep 0.3,0.7,1.1
   echo "Water is" | python sample.py"""
-PROMPT = "Once upon a time"                 # one of the cards' own
+PROMPT = "Once upon a time"                 # a prompt of the cards
 
 
 def main() -> int | None:

@@ -64,9 +64,9 @@ class AdamW:
     With g the gradient and t the number of updates:  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
     w = w (1 - lr * decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 
-    On a CPU bit-equal to torch.optim.AdamW. Only the weights of Linear layers decay, as in the cards: an
-    untied lm_head does, a tied embedding and the norms do not. `fused` makes the same update with torch's
-    fused kernel.
+    On a CPU the result is bit-equal to that of torch.optim.AdamW. Only the weights of Linear layers decay, as
+    in the cards: an untied lm_head does, a tied embedding and the norms do not. `fused` makes the same update
+    with torch's fused kernel, equal up to rounding.
     """
 
     def __init__(self, model: nn.Module, weight_decay: float, beta1: float = TrainSettings.beta1,
@@ -83,9 +83,10 @@ class AdamW:
     def step(self, t: int, lr: float) -> None:
         """Update number t (from 1).
 
-        The step's numbers are in one small tensor: for XLA it is an input, where a new constant at each step
-        would compile a new program. Nothing is divided by the rate, so the rate 0 of the first step is
-        harmless (torch.optim.AdamW(capturable=True) divides by it, and the weights become NaN).
+        The step's numbers are in one small tensor, which is an input for XLA. As constants they would be new
+        at each step, and XLA would compile a new program each time. Nothing is divided by the rate, so the
+        rate 0 of the first step is harmless (torch.optim.AdamW(capturable=True) divides by it, and the
+        weights become NaN).
         """
         if self.fused:
             return self.fused_step(t, lr)
@@ -136,7 +137,7 @@ class AdamW:
 
 @torch.no_grad()
 def clip_gradients(params: list[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by min(1, max_norm / norm) and return the norm before (Pascanu et al. 2013).
+    """Scale all gradients by min(1, max_norm / norm); return the original norm (Pascanu et al. 2013).
 
     The norm is that of all gradients together: the root of the sum of all squares.
     """
@@ -165,7 +166,7 @@ def training_step(network: nn.Module, ids: numpy.ndarray, job: Job,
         mask = document_mask(input_ids, job.tokenizer.eos_id) if job.settings.document_mask else None
         with contextlib.nullcontext() if job.device.world == 1 or last else network.no_sync():
             if job.settings.loss_chunk or job.settings.compile:
-                loss, losses = network(input_ids, mask=mask)                  # wrap adds the loss
+                loss, losses = network(input_ids, mask=mask)                  # see `wrap`; (), (B,)
             else:
                 logits = network(input_ids, mask=mask)                        # (B, T, V)
                 loss, losses = job.device.loss(logits, input_ids)             # (), (B,)
@@ -214,12 +215,12 @@ def train(**given: Any) -> History:
     state = State(loss_scale=precision.FIRST_SCALE if job.precision.loss_scaling else 1.0)
     log = Log(job, history, state, started)
     with RunFolder(job, model, optimizer, state) as folder:
-        history.folder = job.folder                               # another name if that one was taken
+        history.folder = job.folder                               # RunFolder may have had to choose another
         device.replicate([*model.parameters(), *optimizer.exp_avg, *optimizer.exp_avg_sq])
         network = wrap(model, job)
         total = max(job.end(), state.step)
         with StopSignals() as stop, progress(total=total, initial=state.step, bar_format=BAR) as bar:
-            if state.step and job.evaluation_due(state.step):     # the last call stopped before this one
+            if state.step and job.evaluation_due(state.step):     # the last call stopped before evaluating
                 history.signal = evaluate_and_keep(job, folder, log, stop)
             if state.step >= job.end():
                 job.say(wrapped(nothing_left(job, state.step)))
@@ -247,7 +248,7 @@ def train(**given: Any) -> History:
                     folder.save()
                 if due and not history.signal:
                     history.signal = evaluate_and_keep(job, folder, log, stop)
-                elif state.step == 1 and not history.signal:      # at rate 0: still the first weights
+                elif state.step == 1 and not history.signal:      # step 0 has rate 0: still the first weights
                     folder.snapshot()
                     log.sample(1, job.learned.sample(folder.model))
                 if late:
@@ -260,7 +261,7 @@ def train(**given: Any) -> History:
 def agreed(job: Job, received: int, late: bool) -> tuple[int, bool]:
     """The signal and the deadline that any process has seen: all must stop at the same step.
 
-    A process that went on alone would wait for the others for ever.
+    A process that continued alone would wait for the others forever.
     """
     if job.device.world == 1:
         return received, late
@@ -336,10 +337,10 @@ def evaluate(model: Llama, job: Job, stop: Any = None) -> dict[str, float] | Non
             return None
         rows = range(start, min(start + at_once, job.validation_rows()))
         ids = numpy.concatenate([validation.batch(row) for row in rows])      # (B, T)
-        if device.compiles_shapes or job.settings.compile:                    # fill up: these do not count
+        if device.compiles_shapes or job.settings.compile:                    # add copies, never counted
             ids = ids[numpy.arange(at_once) % len(rows)]                      # (at_once, T)
         losses = validation_losses(model, ids, job)                           # (B,)
-        device.replicate([losses])                    # XLA: gathered in this graph; reading would compile one
+        device.replicate([losses])                    # XLA: gather inside this graph, not in another one
         for row, loss in zip(rows, losses.cpu().double()):
             source, _ = validation.locate(row)
             sums[source] += torch.tensor([loss, 1.0], dtype=torch.float64)
@@ -370,9 +371,10 @@ def evaluate_and_keep(job: Job, folder: RunFolder, log: Log, stop: StopSignals |
                       note: str = "") -> int:
     """Evaluate, log the result, and write best/ if it is the lowest loss so far.
 
-    It may become best/ from best_eval_start_step on and at the end of the run, if some update has changed the
-    weights. One with a `note`, made only because the call stops there, may not.
-    Returns the number of the signal that ended the evaluation, else 0; the resumed run then makes it again.
+    A model can become best/ from step best_eval_start_step on, and at the end of the run, if an update has
+    changed the weights. An evaluation with a `note` cannot make it best: it happens only because the call
+    stops there. Returns the number of the signal that ended the evaluation, else 0; after a signal the
+    resumed run evaluates again.
     """
     started, step = time.monotonic(), folder.state.step
     losses = evaluate(folder.model, job, stop)
@@ -426,9 +428,10 @@ EXAMPLES = """  python train.py --size tiny                        a few minutes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train with the flags of the command line; after a complete run write the model card and show a sample.
+    """Train with the flags of the command line.
 
-    Returns the exit code: 0, or 128 + the number of the signal that ended the run.
+    After a complete run, write the model card and report.html, and show a sample. Returns the exit code: 0,
+    or 128 + the number of the signal that ended the run.
     """
     parser = Parser("Train a small Llama-style language model from scratch.", EXAMPLES, prog="train.py")
     add_flags(parser, TrainSettings)

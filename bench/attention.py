@@ -29,7 +29,7 @@ FORMS = {"fused (sdpa)": sdpa, "written out": attention_written_out, "in blocks"
 class Options:
     """The flags."""
 
-    size: str = flag("20m", "whose heads: their number and width", choices=list(SIZES))
+    size: str = flag("20m", "use the heads of this size", choices=list(SIZES))
     lengths: tuple[int, ...] = flag(
         (64, 128, 256, 512, 1024, 2048, 4096), "positions in a row", nargs="+", type=int
     )

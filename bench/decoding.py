@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens per second of decoding one row, beside transformers' `generate` and llama.cpp in the same run.
 
-The table also says how much of the memory's speed that is. llama.cpp takes part on a CPU, where its package
-(pip install llama-cpp-python) is installed.
+The table also gives the bandwidth that each one achieves, as a share of the memory's. llama.cpp is measured
+on a CPU if its package is installed (pip install llama-cpp-python).
 
     python -m bench.decoding                              a 20m with random weights, at a short context and
                                                           near 4,096
@@ -14,11 +14,12 @@ A decoding step reads every weight once and the keys and values of all positions
     bytes per token = weights + context * layers * 2 * K * F * 4
     achieved bandwidth = bytes per token * tokens per second
 
-On a GPU "ours" replays one CUDA graph per token (its recording, once for each text, is in the time); "fast
-step" is the same work without. A step that achieves what the machine measures (a sum over a tensor far larger
-than the caches) is bound by memory. What is missing beyond that is the overhead of starting operations. The
-clock starts when the first new token is there: reading the prompt is not in it. Greedy, the same folder, the
-same number of threads; the ways take turns, and each one's best turn counts.
+On a GPU "ours" replays one CUDA graph per token; its recording, once for each text, is part of the time.
+"fast step" is the same work without a graph. The memory's bandwidth is measured too (a sum over a tensor far
+larger than the caches). A step that reaches it is bound by memory; the rest is the overhead of starting
+operations. The clock starts after the first new token, so reading the prompt is not part of the time. All
+choose greedily, from the same folder, with the same number of threads. They take turns, and the best turn of
+each counts.
 
 llama.cpp reads the same weights, exported by `publishing.to_gguf`, in as many bytes each: f32, f16 and q8_0
 beside our FP32, BF16 and INT8. Its keys and values are FP16, its default; ours are FP32.
@@ -52,9 +53,7 @@ LLAMA_CPP = {"fp32": "f32", "bf16": "f16", "int8": "q8_0"}
 
 
 def memory_bandwidth(device: str, megabytes: int = 512) -> float:
-    """Bytes per second at which this machine reads memory: the best of three sums over a tensor that fits no
-    cache.
-    """
+    """Bytes per second that this machine reads: the best of three sums over a tensor that fits no cache."""
     block = torch.ones(megabytes * 2**20 // 4, device=device)
     block.sum().item()
     best = 0.0
@@ -71,9 +70,7 @@ def cache_bytes(config: ModelConfig, context: int) -> int:
 
 
 def our_seconds(model: Llama, step: NextLogits | None, ids: list[int], tokens: int) -> float:
-    """Seconds per token of `sample.decode`, greedy, from the end of the first new token to the end of the
-    last.
-    """
+    """Seconds per token of `sample.decode`, greedy, between the ends of the first and the last new token."""
     greedy = SampleSettings(temperature=0, top_p=1, repetition_penalty=1, max_new_tokens=tokens)
     ends = [time.perf_counter() for _ in decode(model, ids, [Draw(model, ids, greedy, seed=0)], step)]
     assert len(ends) == tokens
@@ -82,9 +79,7 @@ def our_seconds(model: Llama, step: NextLogits | None, ids: list[int], tokens: i
 
 @torch.inference_mode()
 def their_seconds(theirs: object, ids: list[int], tokens: int) -> float:
-    """Seconds per token of transformers' `generate`, from the end of the first new token to the end of the
-    last.
-    """
+    """Seconds per token of transformers' `generate`, over the same span as in `our_seconds`."""
     ends: list[float] = []
 
     def note_the_time(input_ids: Tensor, scores: object, **unused: object) -> Tensor:

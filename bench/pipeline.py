@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost of the data pipeline: `python -m bench.pipeline prepare|memory|loader|mask|all`.
 
-    prepare   tokens a second and core of each stage, and the hours for 8.5 billion tokens on a TPU host and
-              on Kaggle
+    prepare   seconds per MB of text for each stage, tokens per second and core, and the hours for 8.5 billion
+              tokens on a TPU host and on Kaggle
     memory    peak memory of a preparation and of one with ten times the input, and the speed of the writing
               process
     loader    batch(step) at the card recipe of 20m beside its training step

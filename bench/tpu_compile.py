@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the real training step for a TPU v5e on a machine without one, and print what the compiler says.
+"""Compile the real training step for a TPU v5e on a machine without one; print the compiler's figures.
 
     python -m bench.tpu_compile                          20m, 50m and 150m with the settings of a TPU run
     python -m bench.tpu_compile --size 20m --attention sdpa     the same step with plain attention
@@ -216,7 +216,7 @@ def constants_to_inputs(traced: Any) -> list:
 # ------------------------------------------------------------------------------------ second process: compile
 
 def compiled(args: argparse.Namespace, file: Path) -> dict:
-    """What libtpu's compiler says of the program in `file`; {"refused": its words} where it does not fit."""
+    """libtpu's figures for the program in `file`; {"refused": the message} if the program does not fit."""
     import numpy
     from jax._src.lib import xla_client
     from jax.experimental import topologies
@@ -276,7 +276,7 @@ def collectives(text: str) -> str:
 # ---------------------------------------------------------------------------------------- the calling process
 
 def in_another_process(environment: dict[str, str], *arguments: str) -> dict:
-    """Run this module again with other variables, which imports read; return the JSON of its last line."""
+    """Run this module in a new process, because imports read `environment`; return the JSON that it prints."""
     kept = {name: value for name, value in os.environ.items() if name not in VIRTUAL}
     command = [sys.executable, "-m", "bench.tpu_compile", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True)

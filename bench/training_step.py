@@ -13,10 +13,10 @@ over the rounds.
 * "ours": what train.py does on this device;
 * "ours, plain forms": `model.sdpa`, `model.next_token_loss` and AdamW as train.py writes it out;
 * "transformers": with torch's own clipping and AdamW, as its Trainer has them. "FP32 default" is that model
-  without autocast, which is what it does when nobody asks for anything else.
+  without autocast, which is its default.
 
-On a CPU train.py keeps freed memory (devices/open.py). Two more rows say what that alone is worth, to
-either. On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them: the width and head width
+On a CPU train.py keeps freed memory (devices/open.py). Two more rows show the effect of that alone: ours
+without it, transformers with it. On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them: the width and head width
 of the size, with as many layers as come nearest to its parameters (GELU, learned positions, tied head, its
 own optimizer). There the table also has the share of the peak of an H100 or H200 (bf16), by the FLOPs of
 `params.flops`, and the memory that a step needs over what is allocated between steps. On a CPU a line gives
@@ -75,8 +75,9 @@ class Options:
 def accumulated(
     loss_of: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, options: Options
 ) -> torch.Tensor:
-    """Forward and backward over all rows, a micro-batch at a time; returns the mean loss. The same for every
-    contender.
+    """Forward and backward over all rows, a micro-batch at a time; returns the mean loss.
+
+    Every contender uses this function.
     """
     pieces = ids.split(options.micro_batch or len(ids))
     total = torch.zeros((), device=ids.device)
@@ -89,9 +90,9 @@ def accumulated(
 
 def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Device, *, plain: bool = False,
              compiled: bool = False) -> Step:
-    """One step of train.py's own pieces: as it trains on this device, or `plain` forms throughout.
+    """One step of train.py's own parts: as it trains on this device, or in their `plain` forms.
 
-    `compiled` takes torch.compile as train.py --compile does.
+    `compiled` uses torch.compile as train.py --compile does.
     """
     import train
     torch.manual_seed(0)
@@ -125,9 +126,7 @@ def their_step(
     ids: torch.Tensor,
     options: Options,
 ) -> Step:
-    """The same step of another model: its own loss under autocast to `low`, torch's clipping and an optimizer
-    of torch.
-    """
+    """The same step of another model: its own loss under autocast to `low`, torch's clipping and AdamW."""
     def cast(piece: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, dtype=low) if low else contextlib.nullcontext():
             return loss_of(piece)
@@ -145,13 +144,11 @@ def their_step(
 def transformers_step(
     options: Options, recipe: str, ids: torch.Tensor, device: Any, compiled: bool = False
 ) -> Step:
-    """LlamaForCausalLM with its own loss and torch.optim.AdamW as its Trainer makes it (fused where there is
-    a GPU).
-    """
+    """LlamaForCausalLM with its own loss, and torch.optim.AdamW as its Trainer makes it (fused on a GPU)."""
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
-        raise UserError("bench_train compares with transformers: pip install transformers") from None
+        raise UserError("this benchmark compares with transformers: pip install transformers") from None
     torch.manual_seed(0)
     config = LlamaConfig(**asdict(SIZES[options.size]), attn_implementation="sdpa", use_cache=False)
     model = LlamaForCausalLM(config).to(device.torch_device)
@@ -176,9 +173,7 @@ def transformers_step(
 
 
 def nanogpt_step(options: Options, ids: torch.Tensor, device: Any) -> tuple[str, Step]:
-    """nanoGPT's GPT of equal size, compiled, in bf16, with the optimizer that it configures for itself; and
-    its name with its parameters.
-    """
+    """(name with its parameters, step) of nanoGPT's GPT of equal size: compiled, bf16, its own optimizer."""
     spec = importlib.util.spec_from_file_location("nanogpt", options.nanogpt)
     nanogpt = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(nanogpt)
@@ -206,7 +201,7 @@ def following(ids: torch.Tensor) -> torch.Tensor:
 
 
 def peak_growth(step: Step) -> int:
-    """Bytes on the GPU that a step needs at most over what is there before it."""
+    """The largest number of bytes on the GPU that a step needs on top of what is allocated before it."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -216,8 +211,9 @@ def peak_growth(step: Step) -> int:
 
 
 def seconds_of(step: Step, steps: int, device: Any) -> tuple[float, float]:
-    """Seconds per step, over `steps` of them: on the clock, and of processor time (all threads), which a busy
-    machine changes less.
+    """Seconds per step, the mean of `steps`: by the clock, and CPU time of all threads.
+
+    Other programs on the machine change the CPU time less.
     """
     begun, busy = time.perf_counter(), time.process_time()
     for _ in range(steps):
@@ -238,7 +234,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 
 def processor() -> str:
-    """The processor's name and its best instructions, as far as this system and torch say."""
+    """The processor's name, and the instruction set that torch uses on it."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", file.read_text(), re.M) if file.is_file() else None
     name = found[1] if found else platform.processor() or platform.machine()
@@ -246,14 +242,12 @@ def processor() -> str:
 
 
 def profile(step: Step) -> list[tuple[str, float]]:
-    """The operations that take most of one step, with their share of its time on the CPU (or the GPU, where
-    there is one).
-    """
+    """The ten operations that take most of a step, and their share of its time (on a GPU, if there is one)."""
     from torch.profiler import ProfilerActivity, profile as profiled
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profiled(activities=activities) as found:
         step()
-    # there the kernels themselves count, not the operations that started them
+    # on a GPU the kernels count, not the operations that started them
     on_gpu = torch.cuda.is_available()
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events = [event for event in found.key_averages() if not on_gpu or event.device_type.name == "CUDA"]
@@ -279,7 +273,7 @@ def main() -> int:
     ids = torch.randint(0, SIZES[options.size].vocab_size, shape, device=device.torch_device)
     on_gpu = device.kind == "cuda"
     if (on_gpu or options.compile) and lacking(device.kind):
-        raise UserError(f"bench_train compiles here, which needs {lacking(device.kind)}: install it")
+        raise UserError(f"this benchmark compiles here, which needs {lacking(device.kind)}: install it")
     contenders = {}
     if on_gpu:
         for recipe_key in dict.fromkeys([key, "bf16"]):           # as train.py trains, and as the others do

@@ -21,9 +21,9 @@ BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
 
 
 def bytes_read(model: Llama, form: str) -> int:
-    """Bytes of weights that one decoding step reads; `model` as loaded.
+    """Bytes of weights that one decoding step reads, for the FP32 `model` stored in `form`.
 
-    Every matrix once (of an untied embedding only a row), norms in FP32.
+    A step reads every matrix once (of an untied embedding only one row) and the norms in FP32.
     """
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
     norms = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)

@@ -171,7 +171,7 @@ def test_an_empty_argument_is_a_mistake(words, named):
 def test_a_text_that_begins_with_a_dash(text):
     made = common.Parser("A parser.", prog="x.py")
     made.add_argument("prompt", nargs="?")
-    with pytest.raises(UserError, match="a text that begins with a dash goes through standard input"):
+    with pytest.raises(UserError, match="give a text that begins with a dash on standard input"):
         made.parse_args([text])
 
 

@@ -349,7 +349,7 @@ def test_full_disk_during_save_keeps_the_checkpoint_before(corpus, tmp_path, mon
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(training.run_folder, "save_file", no_space)
-    with pytest.raises(UserError, match="No space left on device.*untouched"):
+    with pytest.raises(UserError, match="No space left on device.*unchanged"):
         train.train(resume=str(run))
     monkeypatch.undo()
     assert (run / "last/SHA256SUMS").read_bytes() == before and not (run / "last.new").exists()
