@@ -29,9 +29,9 @@ from corpus.documents import rows_of
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
-POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and leave the caches
+POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and fit no cache
 PORTION = 1 << 22       # characters of the documents that `perplexity` scores together
-SHARING_PAYS = 1.25     # share prefixes if without sharing this many times as many positions are computed
+SHARING_PAYS = 1.25     # share prefixes if that computes at least this many times fewer positions
 
 
 # ------------------------------------------------------------------------ log-probabilities of many sequences
@@ -160,7 +160,8 @@ def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Sc
 
 
 def check_finite(log_probs: Tensor) -> None:
-    """Raise UserError unless all log-probabilities are finite: any comparison with NaN would be a score."""
+    """Raise UserError unless all log-probabilities are finite: a comparison with NaN would look like a score.
+    """
     if not torch.isfinite(log_probs).all():
         raise UserError("the model's logits are not finite numbers; its weights are too large or damaged")
 
@@ -436,7 +437,7 @@ def blimp(
 ) -> dict[str, Any]:
     """Accuracy on BLiMP's pairs (Warstadt et al. 2020): is the acceptable sentence the more probable one?
 
-        right if  log p(good | separator) > log p(bad | separator),  summed over all tokens;  a tie is half
+        right if  log p(good | separator) > log p(bad | separator), summed over all tokens; a tie counts 1/2
 
     A foreign model reads its `prefix_ids` in place of the separator. `overall` is the mean over the
     paradigms, as are `phenomena` (BLiMP's own) and `categories` (the Stentor2-30M card's eight), all as

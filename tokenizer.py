@@ -12,7 +12,7 @@ to six), and keeps the first token of the best pair.
 
 `TokenMonster.turns` is that loop in readable form. `FastEncoder` computes the same with numpy, for all
 positions at once. The code between the two `core` lines needs the standard library and numpy only: each model
-folder carries a copy of it in `tokenmonster_hf.py`, so a published model needs nothing of this project.
+folder carries a copy of it in `tokenmonster_hf.py`, so a published model does not need this project.
 """
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Vocab:
     begin: bytes  # the begin-byte table
     delete: int | None  # id of the token DEL
     unk: int | None = None  # id for a byte without a token; without it such bytes are lost
-    mode: int = 4  # of training; 4 is "strict". Informative, like the next field
+    mode: int = 4  # the training mode; 4 is "strict". Encoding does not use it, nor the next field
     reserve: int = 0  # bits: which single bytes training kept
     deleted: list[tuple[bytes, int, float]] = field(default_factory=list)  # removed tokens; not used
 
@@ -524,7 +524,7 @@ class FastEncoder:
     state to state and collects the ids. Most of what is computed is never visited, and it is still ten times
     as fast as computing only the visited states in Python.
 
-        1. the longest record at every position, by walking one trie for all positions in step
+        1. the longest record at every position: all positions walk one trie together, a letter at a time
         2. at every position, how good its longest record is as a second token
         3. at every position, the six branches; which token is emitted, and the state that follows
         4. the same for the few states after a delete token
@@ -547,7 +547,7 @@ class FastEncoder:
         bits = [flag >> bit & 1 for bit in range(8)]
         ends_letter, starts_letter, starts_space, ends_del, starts_del, whole_word, _, uniform = bits
         self.longest_token = monster.width
-        self.gap = 2 * self.longest_token + 2  # what the look-ahead after a text may read
+        self.gap = 2 * self.longest_token + 2  # positions after a text that looking ahead can reach
         self.delete = -1 if vocab.delete is None else vocab.delete
         self.none, self.never, self.length = none, -(1 << 20), length
         self.whole_word = whole_word > 0
@@ -555,12 +555,12 @@ class FastEncoder:
         self.inside = (starts_letter > 0) & (words == 0) & (vocab.delete is not None)
         self.options = np.stack([np.arange(none + 1), alt1, alt2], axis=1).ravel()  # 3 * record + alternative
         self.ending = ends_letter + 2 * ends_del
-        # by `virtual`
+        # indexed by `virtual`
         self.first = [length - v + uniform + np.maximum(0, words - v - 1) + 100 * (words - v) for v in (0, 1)]
         plain = self.first[0] + starts_space
-        # by `ending` of the first token
+        # indexed by `ending` of the first token
         self.second = [plain, plain - 103 * starts_letter, plain - 100 * starts_del]
-        plain = self.first[0] - 2  # its space is not covered, and -1
+        plain = self.first[0] - 2  # 1 for its space, which is not covered, and 1 as in `weigh`
         self.second_b = [plain, plain - 103, plain - 100 * starts_del]
         for tables in (self.first, self.second, self.second_b):  # int32: half the memory to read
             for number, table in enumerate(tables):
@@ -568,7 +568,7 @@ class FastEncoder:
                 tables[number] = table.astype(np.int32)
         kinds = {BEGINS_LETTER: 1, BEGINS_SPACE: 2, BEGINS_OTHER: 3}
         self.following = np.array([kinds.get(value, 0) for value in vocab.begin])
-        # by `following`, + 4 after a letter
+        # indexed by `following`, + 4 after a letter
         self.after = np.array([0, 0, 101, 100, 0, -3, 101, 100], dtype=np.int32)
         self.after_letter = 4 * ends_letter
         self._plant(prefixes)
@@ -594,7 +594,7 @@ class FastEncoder:
         self.best = np.array([self.none, *best.values()])  # the longest record on the way to a node
 
     def longest(self, letters: np.ndarray, place: np.ndarray, node: int) -> np.ndarray:
-        """Number of the longest record at each of `place`, walking from `node` for all of them in step."""
+        """Number of the longest record at each of `place`. All walk from `node`, one letter at a time."""
         deepest = np.full(len(place), node)
         nodes, here, result = deepest, np.arange(len(place)), deepest.copy()
         while len(here):
@@ -636,7 +636,7 @@ class FastEncoder:
         after = self.after[self.after_letter[second] + following[stop]]
         variants = (self.second, self.second_b)
         shares = [np.concatenate([table[second[b]] + after[b] for table in variants[b]]) for b in (0, 1)]
-        # by state, numbered 2 * start + virtual
+        # indexed by state: 2 * start + virtual
         ids, deletes, follow = np.zeros((3, 2 * size), dtype=np.int64)
 
         def turn(start: np.ndarray, record: np.ndarray, virtual: int) -> None:
@@ -814,7 +814,7 @@ class Tokenizer(TokenMonster):
         return self.encode_plain(text, document) if len(text) < 160 else self.fast.encode(text, document)
 
     def encode_many(self, texts: Sequence[str], document: bool = False) -> list[list[int]]:
-        """The ids of each of many texts, several times as fast as one by one where they are short."""
+        """The ids of each of many texts. For short texts this is several times as fast as one by one."""
         return self.fast.encode_many(texts, document)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:

@@ -5,9 +5,9 @@
     code   programs     (corpus/programs.py)    in the place of the cards' source code
     math   exercises    (corpus/exercises.py)   in the place of the cards' mathematics
 
-Document number n is a function of n alone, so there are as many as one asks for, and they are the same bytes
-on every Python version and platform. Each knows its -log p, the nats that no model can do without on average.
-Real text of the same kinds: `corpus/python_docs.py`, one's own files, or the hub.
+Document number n is a function of n alone, so there is no last one, and they are the same bytes on every
+Python version and platform. Each document knows its -log p in nats; on average no model can have a lower
+loss. Real text of the same kinds: `corpus/python_docs.py`, your own files, or the hub.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ VOCABULARY_SEED = 10**9  # documents that no preparation reaches
 def vocabulary_documents(kind: str, count: int) -> Iterator[str]:
     """The built-in documents as a text to train a vocabulary on: the words, but no phrases and no full names.
 
-    A vocabulary that is trained on the tales themselves makes phrases and names into tokens, and a model that
-    reads them has little left to copy: measured, it learns to keep a name much later or not at all. So the
-    words of each document come in a random order, and a name, kind or thing is the beginning of one and the
-    end of another ("Nora" and "Hugo" give "Nogo" and "Hura"). Their pieces become tokens, they themselves do
-    not.
+    If a vocabulary is trained on the tales themselves, phrases and names become tokens, and a model has
+    little left to copy. We measured that it then learns to keep a name much later, or not at all. So the
+    words of each document come in a random order, and a name, kind or thing is replaced by the beginning of
+    one and the end of another ("Nora" and "Hugo" give "Nogo" and "Hura"). Pieces of names become tokens,
+    complete names do not.
     """
     heads, tails = [word[:2] for word in HARD], [word[2:] for word in HARD]
     hard = re.compile(r"\b(?:" + "|".join(HARD) + r")\b")

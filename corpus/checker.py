@@ -47,12 +47,12 @@ class Tale:
     mentions: int  # of the hero's name, after the first
     well_formed: float  # share of the characters that the grammar can read in one piece, from the start
     sentences: int
-    good_sentences: int  # that some tale could contain, whoever is in it
+    good_sentences: int  # sentences that some tale could contain, with any names
     name: bool  # every name is one that was introduced, in its place
-    pronoun: bool  # every pronoun fits who is meant
+    pronoun: bool  # every pronoun fits the animal that it means
     thing: bool  # every thing is one that was introduced
     look: bool  # a thing that was red stays red
-    kind: bool  # every animal stays of its kind and keeps its home
+    kind: bool  # every animal keeps its kind and its home
     faultless: bool  # complete, and no mistake of any sort
 
     @property

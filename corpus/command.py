@@ -40,7 +40,7 @@ class Mix:
     note: str = ""
 
 
-FINEWEB_HQ = HubDataset("epfml/FineWeb-HQ", "CC-MAIN-2024-51", columns=("text",))  # not its embeddings
+FINEWEB_HQ = HubDataset("epfml/FineWeb-HQ", "CC-MAIN-2024-51", columns=("text",))  # without its embeddings
 FINEWEB_EDU = HubDataset("HuggingFaceFW/fineweb-edu", "sample-10BT")
 COSMOPEDIA = HubDataset("HuggingFaceTB/cosmopedia", "web_samples_v2")
 FINEMATH = HubDataset("HuggingFaceTB/finemath", "finemath-4plus")
@@ -83,7 +83,7 @@ def prepare_python_docs(out: Path, vocab: str | Path | None) -> Path:
 def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, by: str, what: str) -> Path:
     """Prepare into the first of out, out-2, out-3 ... that is free, or find the sources there.
 
-    `by` is the command that does the same; `what` is said before the work.
+    `by` is the command that does the same; `what` is the line to print before the work begins.
     """
     fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
     wanted = {source.name: source.identity for source in sources}
@@ -93,7 +93,7 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
             if (recipe.get("tokenizer"), recipe.get("sources")) == (fingerprint, wanted):
                 return folder
             continue
-        with contextlib.suppress(OtherRecipe):                    # an unfinished one of something else
+        with contextlib.suppress(OtherRecipe):                    # an unfinished corpus of other text
             print(f"{what}, into {folder}", file=sys.stderr)
             return prepare(sources, folder, vocab, command=by)
 

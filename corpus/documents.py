@@ -65,7 +65,7 @@ class Source:
     lines: bool  # cleaning keeps its line breaks
     note: str = ""  # shown to the user
     place: str = ""  # the file or folder
-    documents_by_default: int | None = None  # of an endless source, if no budget is given
+    documents_by_default: int | None = None  # how many an endless source gives if there is no budget
 
     @property
     def title(self) -> str:
@@ -125,7 +125,7 @@ def problem_of_rows(path: Path) -> str | None:
 
 def made_here(folder: Path) -> bool:
     """Whether a folder is a corpus or a run of this program."""
-    # os.path: of a folder that another user closed, it says False
+    # os.path.isfile is False in a folder that this user may not read; Path.is_file raises an error there
     run = os.path.isfile(folder / "run.json") and os.path.isfile(folder / "log.jsonl")
     return run or os.path.isfile(folder / "tokenizer" / "tokenizer_config.json")
 
@@ -331,7 +331,7 @@ def json_lines(path: Path) -> Iterator[dict]:
 
 
 def json_items(path: Path) -> Iterator[Any]:
-    """The items of a file that is one JSON list, parsed one at a time; of any other file its lines."""
+    """The items of a file that is one JSON list, parsed one at a time; for any other file, `json_lines`."""
     decoder, text, place = json.JSONDecoder(), "", 0
     with open_text(path) as file:
         def more() -> bool:
@@ -445,9 +445,9 @@ class HubDataset:
 
 
 def hub_source(kind: str, datasets: list[HubDataset]) -> Source:
-    """Datasets of the hub as one source, their rows in turn.
+    """Datasets of the hub as one source: one row of each in turn.
 
-    A continued preparation streams the rows that were already read again.
+    A preparation that continues must stream again the rows that it has already read.
     """
     def documents(skip: int) -> Iterator[str | None]:
         rows = by_turns([hub_texts(dataset) for dataset in datasets])

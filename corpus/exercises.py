@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exercises that a small model can learn in minutes: the mathematics of the built-in corpus.
 
-Small sums, comparing, counting on, number words, and copying a row of words. A document is a sheet of four
+Small sums, comparisons, the next number, number words, and copying words. A document is a sheet of four
 exercises, each with its answer. Every answer follows from the question, so it adds nothing to the entropy of
 a sheet. How a template is read: `corpus/grammar.py`.
 """
@@ -16,7 +16,7 @@ WORDS = "zero one two three four five six seven eight nine ten eleven twelve".sp
 
 
 def numbers(first: int, last: int) -> Sort:
-    """The numbers from first to last; one may come again."""
+    """The numbers from first to last; a number may come twice in a text."""
     return Sort(tuple(map(str, range(first, last + 1))), distinct=False)
 
 
@@ -50,7 +50,7 @@ def letters(slots: Slots, names: str) -> list[str]:
     return [slots[name][1] for name in names]
 
 
-# question, answer, and what {answer} is, as a function of what was drawn
+# (question, answer, the value of {answer} as a function of the drawn values)
 EXERCISES: tuple[tuple[str, str, Callable[[Slots], object]], ...] = (
     ("What is {a=1-5} + {b=1-5}?", "{a} + {b} = {answer}", lambda s: number(s, "a") + number(s, "b")),
     ("What is {a=5-10} - {b=1-5}?", "{a} - {b} = {answer}", lambda s: number(s, "a") - number(s, "b")),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts from a grammar with memory, with exact probabilities: write one, read one back, or list all.
+"""Texts from a grammar with memory, with exact probabilities: write one, or read one back.
 
 A grammar is a tuple of nodes. `write` makes every choice with equal probability 1/n, so the text that n
 choices produce has the probability
 
     p(text) = product of 1 / options_i          -log p(text) = sum of log options_i    (nats)
 
-provided that no other choices produce the same text. `readings` finds all choices that can have made a text,
-which proves it.
+provided that no other choices produce the same text. `readings` finds all choices that could have produced a
+text, so a test can check this.
 
     template      "[One day|One night] {h.name=NAME} lost {h.his} {t.thing=THING}."
     [a|b|c]       a choice; the options may contain choices; an empty option is allowed
@@ -161,7 +161,7 @@ class Grammar:
                 yield so_far
 
     def step(self, node: Node, text: str, so_far: Reading, lenient: bool) -> Iterator[Reading]:
-        """The readings after one node that is no choice; none where the text differs."""
+        """The readings after one node that is not a Choice; none if the text differs."""
         at = so_far.at
         if isinstance(node, Text):
             if text.startswith(node.text, at):

@@ -143,8 +143,8 @@ def tokenized(documents: Iterable[str | None], job: tuple, workers: int) -> Iter
 class ShardWriter:
     """Appends tokens to `prefix.00000.bin`, `prefix.00001.bin`, ..., `shard_tokens` in each but the last.
 
-    `record` has the number of tokens and the closed shards, for a continued preparation. A killed one may
-    leave more bytes than its last record says; they are cut off on opening and written again.
+    `record` has the number of tokens and the closed shards, for a continued preparation. A killed preparation
+    may leave more bytes than its last record says; they are cut off on opening and written again.
     """
 
     def __init__(self, folder: Path, prefix: str, shard_tokens: int, record: dict):
@@ -269,7 +269,7 @@ def own_folder(out: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
         except FolderBusy:
-            made = False  # by the other process
+            made = False  # the other process made it
             if not waiting:
                 print(f"{out}: waiting for another process that prepares this folder", file=sys.stderr)
             waiting = True
@@ -324,11 +324,11 @@ def prepare(
         "validation_share": validation_share,
         "shard_tokens": shard_tokens,
     }
-    if finished(out, recipe):                                     # also where nothing can be written
+    if finished(out, recipe):                                     # before locking: it may be read-only
         return out
     with own_folder(out):
         done, unfinished = out / "manifest.json", out / "prepare.json"
-        if finished(out, recipe):                                 # by another process, meanwhile
+        if finished(out, recipe):                                 # another process may have finished it
             return out
         state = {"recipe": recipe, "sources": {}}
         if unfinished.is_file():
@@ -502,7 +502,8 @@ def progress_line(name: str, tokens: int, had: int, budget: int, seconds: float)
 def shares_of(weights: dict[str, float], names: list[str]) -> dict[str, float]:
     """The shares of the named sources, scaled to the sum 1.
 
-    One's own text ("text") takes the share of "web". All are equal where the mixture names none of them.
+    The user's own text ("text") takes the share of "web". If the mixture names none of the sources, all
+    shares are equal.
     """
     weights = {"text": weights.get("web", 0.0), **weights}
     raw = {name: float(weights.get(name, 0.0)) for name in names}

@@ -2,7 +2,8 @@
 """Small Python functions with a docstring and examples: the code of the built-in corpus.
 
 The results in the examples were computed by running the function, so they follow from the text before and add
-nothing to its entropy. A model can be asked to write such a function, and `corpus/checker.py` runs it.
+nothing to its entropy. A model can be asked to write such a function; `corpus/checker.py` compares it with
+those below.
 """
 
 from __future__ import annotations

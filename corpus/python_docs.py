@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Iterator
 
 KINDS = ("web", "code")
-# of the modules: source is several times as long as docstrings, and the mixture wants more prose than code
+# Share of the modules that give their source. It is several times as long as docstrings, and the mixture
+# needs more prose than code.
 CODE_SHARE = 0.2
-# absent from some installations, tables, or given as topics already
+# Packages left out: some installations lack them, or they hold tables, or `topics` has their text.
 SKIPPED = {"test", "tests", "encodings", "pydoc_data", "idle_test"}
 
 

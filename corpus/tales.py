@@ -2,8 +2,8 @@
 """Short tales about animals who lose, find, share and give back things: the prose of the built-in corpus.
 
 A tale is an opening, one of the plots below and sometimes a moral. It remembers who is in it: names,
-pronouns, kinds, homes and things are drawn once and copied from then on. So a model has something to look
-back for, and `corpus/checker.py` can say whether it did. How a template is read: `corpus/grammar.py`.
+pronouns, kinds, homes and things are drawn once and copied from then on. So a model must look back to get
+them right, and `corpus/checker.py` can say whether it did. How a template is read: `corpus/grammar.py`.
 
     {h=a}         a new animal enters: "a shy fox named Otto"
     {h=the} {h=,} the same: "Otto the fox"; "Otto, a shy fox,"
@@ -142,7 +142,7 @@ SLOT_SORT = {
 
 
 def template(text: str) -> tuple[Node, ...]:
-    """A sentence as nodes, after what is short in it was written out."""
+    """A sentence as nodes; its short forms (see the top of this file) are written out first."""
     text = text.replace("{h=a}", "a {h.trait=TRAIT} {h.kind=KIND} named {h.name=HERO}")
     text = re.sub(r"\{([tuvw])=a\}", r"a {\1.look=LOOK} {\1.thing=THING}", text)
     text = re.sub(r"\{(\w)=a\}", r"a {\1.trait=TRAIT} {\1.kind=KIND} named {\1.name=NAME}", text)
@@ -176,12 +176,11 @@ def tell(*parts: Any) -> tuple[Node, ...]:
 
 
 def maybe(*sentences: str) -> tuple:
-    """One of the sentences, or, as often, none."""
+    """With probability 1/2 one of the sentences, else none."""
     return ("", [sentences]) if len(sentences) > 1 else ("", sentences[0])
 
 
-# ------------------------------------------------------------------------------------------------------ the
-# plots
+# -------------------------------------------------------------------------------------------------- the plots
 
 DAY = "[One day|One morning|One afternoon|In spring|In autumn]"
 NIGHT = "[One night|One evening|Late one night|At midnight]"

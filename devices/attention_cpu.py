@@ -2,12 +2,12 @@
 """Attention on a CPU: written out in blocks of queries where that is faster, `model.sdpa` elsewhere.
 
 A fused kernel saves memory traffic: it never stores the scores. But the scores of a short row fit in the
-processor's cache anyway, and then only the arithmetic counts. In bfloat16 torch's kernel is slow at it, above
-all in the backward pass, and the written-out form is faster: it makes a few large products, and keeps the
-attention weights of the forward pass.
+processor's cache anyway, and then only the arithmetic counts. In bfloat16 the arithmetic of torch's kernel is
+slow, above all in the backward pass. The written-out form is faster: it computes a few large products, and
+keeps the attention weights of the forward pass.
 
-So bfloat16 takes the written-out form as long as its weights fit in memory, and every other dtype takes the
-kernel. `python -m bench.attention` measures both on the machine at hand.
+So bfloat16 takes the written-out form as long as a layer's weights need at most 64 MiB, and every other dtype
+takes the kernel. `python -m bench.attention` measures both on the machine at hand.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_WEIGHTS = 2**25                # attention weights that a layer keeps for i
 
 
 def blocks_are_faster(dtype: torch.dtype, B: int, H: int, T: int) -> bool:
-    """Whether q (B, H, T, F) of this dtype goes to `attend_in_blocks`: bfloat16 whose weights fit."""
+    """Whether `attend_in_blocks` takes q (B, H, T, F): if it is bfloat16 and its weights are few enough."""
     return dtype == torch.bfloat16 and T > 1 and B * H * T * T / 2 <= MOST_WEIGHTS
 
 

@@ -65,7 +65,7 @@ class Device:
         return functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 
     def read(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The tensors; where shapes are compiled, one by one on the host: a stack of them has a new shape."""
+        """The tensors, to be stacked: on the host if each new shape of the stack would be compiled."""
         return [tensor.cpu() for tensor in tensors] if self.compiles_shapes else tensors
 
     def compiled_graphs(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device a run gets, and why; and what a CPU is set to.
+"""Which device a run gets, and why; a setting that lets CPU runs keep freed memory.
 
 `torchrun --nproc-per-node N train.py ...` starts N processes, each with its number in the environment. Each
 opens its own device here and joins the group of all.

@@ -55,7 +55,7 @@ def without_chip() -> list[str]:
 def open_torchtpu(reason: str) -> Device:
     """This process's own chip; under torchrun also a member of the group of all chips.
 
-    Raises UserError for a number of processes that a host's chips cannot be divided into.
+    Raises UserError if the number of processes does not fit the chips of a host.
     """
     device = torch.device("tpu")                     # each process sees its own chip as index 0
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -70,10 +70,10 @@ def open_torchtpu(reason: str) -> Device:
 
 
 def describe_chips(world: int, chips: int) -> None:
-    """Set the two variables that TorchTPU needs beside torchrun's: every process's address and the mesh.
+    """Set two variables that TorchTPU needs and torchrun does not set: all processes' addresses, the mesh.
 
-    Variables that are set already stay. They are needed for several hosts (KAGGLE.md says how) and for
-    other chips than v5e and v6e: `python -m torch.tpu.distributed` prints them.
+    Variables that are already set are kept. The user must set them for several hosts (KAGGLE.md says how) and
+    for other chips than v5e and v6e: `python -m torch.tpu.distributed` prints them.
     """
     if "TORCH_TPU_TOPOLOGY" in os.environ and "TORCH_TPU_SLICEBUILDER_ADDRESSES" in os.environ:
         return

@@ -86,7 +86,7 @@ class FromBytes:
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """Whether the file is just this tokenizer."""
+        """Whether the file is exactly this tokenizer."""
         try:
             return json.loads(path.read_bytes()) == cls.file
         except ValueError:

@@ -60,9 +60,9 @@ def tokenizer_config(eos_id: int, bos_id: int | None, pad_id: int, rows: int | N
                      model_max_length: int | None) -> dict:
     """The content of `tokenizer_config.json`.
 
-    `rows` of the embedding where the vocabulary does not imply them, else None. `auto_map` names a slow class
-    and no fast one. The ids are in `added_tokens_decoder`; without it transformers would append the names
-    after the last id, past the embedding.
+    `rows` is the number of rows of the embedding, or None if the vocabulary implies it. `auto_map` names a
+    slow class and no fast one. The ids are in `added_tokens_decoder`; without it transformers would append
+    the names after the last id, past the embedding.
     """
     names = {eos_id: EOS}
     if bos_id is not None:
