@@ -26,9 +26,9 @@ WORDLIKE = [(" a", WORDS), (" ?0", " ?0+"), ("'?a", "'?a+")]  # words, numbers, 
 GROWING = [(" a", WORDS + " ?"), *WORDLIKE[1:], ("", r"[^a0\r\x7f]*")]
 
 PAIRS = (b"()", b"[]", b"{}", b'""', b"''")
-# Where white space of two and more characters may meet something else.
+# The forms in which two or more white-space characters may be beside another character.
 LINES = re.compile("[^ \t\nw]?\n\n+\x7f?|\n\n+[^ \t\nw]\x7f")
-QUOTE = re.compile(" [(']\x7f?|[ \nw][(']")  # how a single bracket or quote may stand
+QUOTE = re.compile(" [(']\x7f?|[ \nw][(']")  # what may be beside a single bracket or quote
 
 
 def wanted(token: bytes) -> bool:

@@ -21,7 +21,8 @@ from tokenizing.records import derive
 from tokenizer import LONGEST_TOKEN, FastEncoder, TokenMonster, Vocab
 
 MOST_CANDIDATES = 12  # for each token of the vocabulary
-# Of an average token's share of the text, 1/size. The weakest token of english-4096 has 0.3 of it.
+# The least share of the text that a candidate covers, as a part of an average token's share, 1/size. The
+# weakest token of english-4096 has 0.3.
 LEAST_SHARE = 0.1
 LANES = 16384
 SHORTEST_LANE = 100  # bytes
@@ -124,7 +125,7 @@ def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) 
     """The encoder's loop (`TokenMonster.turns`) in all lanes at once: each turn emits a token in each lane.
 
     Returns how often each record was emitted, int64 (2, records + 1), in the second row those whose space
-    is not in the text, and the number of delete tokens. The last record stands for a byte without a token.
+    is not in the text, and the number of delete tokens. The last record means a byte without a token.
     """
     text, match, space = field.text, field.match, field.space
     records = tables.none + 1

@@ -53,8 +53,8 @@ def shape(token: bytes) -> str:
     r"""A token with each character replaced by its class, so that rules can be regular expressions.
 
     a letter or mark, 0 number, ' apostrophe, ( bracket or quote, w rare white space; space, TAB, LF, CR, _
-    < > and DEL stand for themselves; . is anything else, also a byte that is not UTF-8 (there each byte is
-    one character).
+    < > and DEL stay as they are; . is anything else, also a byte that is not UTF-8 (each such byte is one
+    character).
 
     >>> shape("don't (x2)".encode()), shape(b"\xcc\n\x7f")
     ("aaa'a (a0(", '.\n\x7f')

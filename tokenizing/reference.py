@@ -3,8 +3,8 @@
 
 The package starts a Go program, `tokenmonsterserver`, from the folder `_tokenmonster` in the home folder.
 It is several times as fast as our encoder, and ours is tested against it. The package would download a
-missing program without a checksum; this module refuses to. Before the engine is used, both engines encode and
-decode a probe text; a difference is an error.
+missing program without a checksum, so this module stops before that. Before the engine is used, both engines
+encode and decode a probe text; a difference is an error.
 """
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ RESERVED = {
     "english": (16 + 32, ASCII + bytes.fromhex("808182838486888a92939498999c9da2a3a5a6a7a9acaeb0c2c3c5cce2")),
     "utf8": (4 + 32, ASCII + bytes(range(0x80, 0xC0)) + bytes(range(0xC2, 0xF5))),
 }
-# While at least so many candidates are left for each token wanted: the share of the text that a round
-# reads, the share of the candidates that it removes.
+# (least, share, part): while at least `least` candidates are left for each wanted token, a round reads
+# `share` of the text and removes `part` of the candidates.
 STEPS = [(6, 0.15, 0.10), (2, 0.3, 0.05), (1.25, 1.0, 0.02), (1, 1.0, 0.006)]
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
@@ -87,7 +87,10 @@ def read_text(names: list[str]) -> bytes:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: divide `candidates` into `hands`, tokenize `share` of the text with each, remove `drop`."""
+    """One round: divide `candidates` into trial vocabularies (`hands`, as in a card game).
+
+    Each hand tokenizes `share` of the text; then the `drop` worst candidates are removed.
+    """
 
     candidates: int
     hands: int

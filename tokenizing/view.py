@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of `tokenizer.py`: coloured tokens, and every turn of the encoder.
 
-`python tokenizer.py encode --explain` prints `explain`, which the lesson on tokenization calls too.
+`python tokenizer.py encode --explain` prints the lines of `explain`; lesson 02 calls it too.
 """
 from __future__ import annotations
 

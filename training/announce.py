@@ -74,7 +74,7 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
 
 
 def attention(job: Job) -> str:
-    """On a CPU, which form of attention its dtype and row length take."""
+    """On a CPU: the form of attention that this dtype and row length get; else ""."""
     if job.device.kind != "cpu":
         return ""
     heads, low = job.model_config.num_attention_heads, job.precision.autocast
@@ -117,7 +117,7 @@ def recipe(job: Job) -> list[tuple[str, str]]:
 
 
 def details(job: Job) -> list[tuple[str, str]]:
-    """What --dry-run says besides: kernels, why this device, what is known about the corpus."""
+    """The additional lines of --dry-run: why this device, which kernels, the entropy of the corpus."""
     settings, device = job.settings, job.device
     lines = [("chosen", f"{device.kind} ({device.reason})")]
     if device.kind == "cuda":
@@ -228,8 +228,8 @@ def card_table(job: Job, model: Llama) -> str:
             if own:
                 stated[key] = own[-1]  # the last one is in the hyper-parameter table
     if not stated:
-        return (f"\nNo card says how {job.settings.size} was trained; these settings are ours, after its "
-                "siblings.")
+        return (f"\nNo card says how {job.settings.size} was trained; these settings are ours, near those "
+                "of the other sizes.")
     mine = ours(job, model)
     lines = [f"  {'the card of ' + name:<30}{'card':<24}this run"]
     for key in (key for key in stated if key in mine):
@@ -268,8 +268,8 @@ def conclude(job: Job, last: dict) -> None:
 def result(job: Job, last: dict) -> str:
     """What was learned, in one unit: nats per token.
 
-    Of the built-in corpus the loss on complete documents, since only that can be compared with its entropy;
-    of any other the validation loss beside that of token frequencies alone.
+    For the built-in corpus, the loss on complete documents, since only that can be compared with its entropy.
+    For any other corpus, the validation loss and the loss of token frequencies alone.
     """
     if last.get("whole_loss") is not None:
         said = f"Result: {last['whole_loss']:.3f} nats per token on complete documents"

@@ -43,7 +43,7 @@ class Line:
 # ----------------------------------------------------------------------------------------------- the chart
 
 def ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round numbers from low to high: 1, 2, 5 times powers of ten, on a linear axis five or more.
+    """Round numbers from low to high: about five in equal steps; if `log`, 1, 2, 5 times powers of ten.
 
     >>> ticks(0, 100, False), ticks(0.3, 9, True)
     ([0.0, 25.0, 50.0, 75.0, 100.0], [0.5, 1.0, 2.0, 5.0])
@@ -72,7 +72,7 @@ def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def smoothed(points: list[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
-    """The mean of each point and of up to `reach` neighbours on each side, as many on one as on the other.
+    """The mean of each point and up to `reach` neighbours on each side, the same number on both sides.
 
     >>> smoothed([(1, 4.0), (2, 1.0), (3, 1.0)], 12)
     [(1, 4.0), (2, 2.0), (3, 1.0)]
@@ -87,10 +87,10 @@ def smoothed(points: list[tuple[float, float]], reach: int) -> list[tuple[float,
 
 def chart(title: str, lines: list[Line], across: str, up: str, log: bool = False,
           percent: bool = False) -> str:
-    """The lines as one SVG element with axes and a legend; a logarithmic one shows only what is above 0.
+    """The lines as one SVG element with axes and a legend; a logarithmic chart leaves out values up to 0.
 
-    `title` is read out in the place of the picture; `across` and `up` name the axes; `percent` writes the
-    vertical axis in percent, from 0 to 100%.
+    A screen reader reads `title`; `across` and `up` name the axes; `percent` writes the vertical axis in
+    percent, from 0 to 100%.
     """
     kept = []
     for line in lines:
@@ -132,8 +132,8 @@ def drawn(line: Line, places: list[tuple[float, float]]) -> str:
     look = f'fill="none" stroke="{line.colour}"'
     if line.look == "level":
         y = places[0][1]
-        right = f'x="{WIDTH - RIGHT}" text-anchor="end"'          # losses fall: room above on the right
-        side = f'x="{LEFT + 3}"' if y > HEIGHT / 2 else right     # and below on the left
+        right = f'x="{WIDTH - RIGHT}" text-anchor="end"'          # losses fall: the top right is free,
+        side = f'x="{LEFT + 3}"' if y > HEIGHT / 2 else right     # and the bottom left
         return (f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" {look} stroke-dasharray="1 3"/>'
                 f'<text {side} y="{y - 3}">{html.escape(line.name)}</text>')
     if line.look == "points":

@@ -285,7 +285,7 @@ def first_model(asked: dict[str, Any], resumed: Path | None, record: dict) -> tu
     folder = find_run(init)
     config = ModelConfig.from_json(folder / "config.json")
     if wanted and wanted != config:
-        raise UserError(f"{folder}: its config.json is another shape than --size "
+        raise UserError(f"{folder}: its config.json has another shape than --size "
                         f"{asked.get('size') or 'of the given model'}; leave --size out")
     return config, folder
 

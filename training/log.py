@@ -78,7 +78,7 @@ class Log:
         seconds = max(now - self.clock, 1e-9) / len(self.pending)
         speed = round(per_step / seconds, 1)
         graphs = self.job.device.compiled_graphs()
-        if graphs != self.graphs:                                 # these steps compiled: no throughput
+        if graphs != self.graphs:                                 # part of the time was compiling
             speed, self.graphs = None, graphs
         if self.history.losses:                                   # the first step also warms up or compiles
             self.slowest_step = max(self.slowest_step, seconds)

@@ -81,7 +81,7 @@ class Run:
     def seconds(self) -> float:
         """Seconds of all calls, added.
 
-        The clock of the log restarts at 0 with each call, so the last row before each fall counts.
+        The clock of the log restarts at 0 with each call, so this adds the last time before each restart.
         """
         times = [number(row, "seconds") or 0.0 for row in self.steps + self.evals[-1:]]
         return sum(now for now, following in zip(times, [*times[1:], 0.0]) if following < now)

@@ -29,7 +29,7 @@ from training.settings import (
 )
 
 MISSING_IN_OLD_RUNS = ("beta1", "beta2", "eps", "snapshots")
-DEVICE_DECIDES = ("data", "device", "micro_batch", "loss_chunk")  # anew when a run is resumed
+DEVICE_DECIDES = ("data", "device", "micro_batch", "loss_chunk")  # decided again when a run is resumed
 MEMORY_SHARE = 0.9                                                # of a GPU's free memory that a step may use
 
 
@@ -98,7 +98,7 @@ def converted(value: Any, hint: Any, field: dataclasses.Field) -> Any:
 def resumed_run(given: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """The run that --resume names: its folder, its run.json, and the settings stored there.
 
-    Raises UserError for a run.json that is not one, and for settings that a resumed run cannot change.
+    Raises UserError for a run.json that is damaged, and for settings that a resumed run cannot change.
     """
     folder = Path(given["resume"]) if given["resume"] else newest_run()
     file = folder / "run.json"

@@ -141,10 +141,10 @@ class RunFolder:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     def keep_best(self, loss: float, competes: bool) -> bool:
-        """Write best/ if this validation loss competes and is the lowest so far; return whether it is.
+        """Write best/ if this validation loss is the lowest so far; return whether it is.
 
-        Until one has competed, best/ holds the model of the first evaluation. A loss that is not finite never
-        competes, and last/ becomes the checkpoint before again.
+        `competes` says whether this evaluation can become best. Until one can, best/ holds the model of the
+        first evaluation. One whose loss is not finite cannot, and last/ is set back to the checkpoint before.
         """
         if not math.isfinite(loss):
             if self.writes:
@@ -183,10 +183,10 @@ def run_json(job: Job, parameters: int) -> dict:
 
 
 def create_folder(job: Job, parameters: int) -> None:
-    """Make the run folder with its run.json in one step, so that it never exists without.
+    """Make the run folder with its run.json in one step, so that it never exists without that file.
 
-    If another process has taken a name that nobody asked for, the next free one is used. Raises UserError
-    where the folder cannot be made.
+    If the user did not choose the name and another process has taken it, the next free one is used. Raises
+    UserError if the folder cannot be made.
     """
     new = job.folder.with_name(f".{job.folder.name}.{os.getpid()}.new")
     try:

@@ -59,10 +59,10 @@ class TrainSettings:
     beta2: float = 0.95
     eps: float = 1e-8
     max_grad_norm: float = flag(1.0, "clip the gradient's norm to this")
-    seed: int = flag(42, "of weights and data order")
+    seed: int = flag(42, "seed of the first weights and the data order")
     eval_steps: int = flag(220, "evaluate and save every so many steps", shown="the recipe's")
     best_eval_start_step: int = flag(1, "first step whose evaluation may become best/", shown="the recipe's")
-    max_eval_samples: int = flag(192, "validation rows", shown="the recipe's")
+    max_eval_samples: int = flag(192, "most validation rows of an evaluation", shown="the recipe's")
     logging_steps: int = flag(10, "read losses and write the log every so many steps", shown="the recipe's")
     recompute: bool = flag(False, "recompute activations in the backward pass: less memory, a third more "
                            "work")
@@ -135,8 +135,8 @@ VOCABULARY = {
 # (bench/tpu_compile.py).
 RECOMPUTE_ON_TPU = ("150m",)
 CHUNK_ON_TPU = 512
-# What --resume may change: what holds for one call only, what lasts (it is written into run.json), and where
-# data and device are.
+# Settings that --resume may change: those of one call only, those that last (they are written into run.json),
+# and data and device.
 THIS_CALL_ONLY = ("resume", "out", "stop_after", "deadline", "dry_run")
 LASTING_CHANGES = (
     "tokens", "epochs", "eval_steps", "best_eval_start_step", "max_eval_samples", "logging_steps",
