@@ -17,7 +17,7 @@ def audit() -> list[Finding]:
 
 
 def main(as_json: bool, full: bool = False) -> int:
-    """Audit the cards and print the findings; the exit code.
+    """Audit the cards, print the findings and return the exit code.
 
     Errors in the cards are an expected result. The exit code is 1 only if our own tables contradict
     each other.

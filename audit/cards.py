@@ -8,7 +8,7 @@ number is read, when two numbers agree, what a finding is, and how it is printed
 
 The rule of rounding. A published number means every value that rounds to it: half a unit of its last digit
 to either side, borders included. Zeros at the end of an integer of three or more digits may be rounding as
-well (304,000 is 303,500 to 304,500). "~" and "about" widen nothing; "over", "above", ">=" and a trailing "+"
+well (304,000 is 303,500 to 304,500). "~" and "about" change nothing; "over", "above", ">=" and a trailing "+"
 make a lower bound, "<" and "<=" an upper one. A statement is inconsistent only if none of its values can be
 the computed one. The inputs of a computation are rounded numbers too, so it may give an interval.
 """

@@ -22,7 +22,7 @@ from training.read_run import Run, read_run
 
 
 def published(size: str) -> dict:
-    """A size's name, history (tokens, loss), best loss, data, tokens, vocabulary; {} for tiny."""
+    """A size's name, history (tokens, loss), best loss, data, tokens, vocabulary; {} if it has no card."""
     if size not in CARD_OF:
         return {}
     card = read_cards()[CARD_OF[size]]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """lm-eval for a tokenizer that looks ahead: a model type for the harness's own command line.
 
-    python -m judging.lm_eval_model --model tokenmonster --model_args
-    pretrained=runs/20m/best,trust_remote_code=True --tasks winogrande
+    python -m judging.lm_eval_model --model tokenmonster --tasks winogrande \\
+        --model_args pretrained=runs/20m/best,trust_remote_code=True
 
-lm-eval finds the tokens of a choice by number: it encodes context + choice and drops as many tokens as the
+lm-eval finds the tokens of a choice by counting: it encodes context + choice and drops as many tokens as the
 context alone has. TokenMonster may join the end of a context and the beginning of a choice in one token:
 "She is one of" has 4 tokens, "She is one of the" has 4 as well. Then no token is left for the choice.
 lm-eval 0.4.13 either stops (`assert len(continuation_enc) > 0`) or, if another choice has just one token,

@@ -228,7 +228,7 @@ def writing_problem(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def about(path: str | Path, *others: str | Path) -> Iterator[None]:
-    """Let a UserError name this input, unless it names it or another one already."""
+    """Put `path` before the message of a UserError that names neither it nor one of `others`."""
     try:
         yield
     except UserError as error:

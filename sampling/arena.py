@@ -127,7 +127,7 @@ def models_here() -> list[Path]:
     """
     root, runs = Path("."), []
     for run in sorted(root.glob("runs/*/")):
-        with contextlib.suppress(UserError, OSError):             # OSError: closed by another user
+        with contextlib.suppress(UserError, OSError):             # OSError: this user may not read it
             find_run(run)
             runs.append(run)
     folders = {file.parent for pattern in ("*/config.json", "*/*/config.json") for file in root.glob(pattern)}
@@ -199,7 +199,7 @@ def score() -> list[tuple[str, int, int, int, int]]:
 
 
 def ask() -> str | None:
-    """A vote from the terminal; None at the end of input, or for a line of thousands of characters."""
+    """A vote from the terminal; None at the end of input, or for a line of 1,000 characters or more."""
     choices = ", ".join(f"{key}: {words}" for key, words in VOTES.items())
     while True:
         print(f"{choices} > ", end="", flush=True)
@@ -225,8 +225,8 @@ def show(
 ) -> None:
     """Print both answers side by side, with the same settings and seed.
 
-    `other` is the second model or "random", which pairs the model at `place`, if one is given. With `blind`
-    ask for a vote, then print the names and the score.
+    `other` is the second model, or "random": then a model of similar size is drawn for the one at `place`, or
+    a pair if there is no `place`. With `blind` ask for a vote, then print the names and the score.
     """
     if other == "random":
         places = models_here()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One CUDA graph per token: the decoding step recorded once and replayed, on a CUDA GPU, in the place of
-`sampling.fast_decoder.FastDecoder`.
+"""One CUDA graph per token: the step of `FastDecoder`, recorded once and replayed on a CUDA GPU.
 
-A GPU does one position of a small model in less time than Python needs to start its some 250 operations. A
-graph keeps those starts: one call replays them all. It can do only the same work on the same memory again, so
-what changes from token to token lies in tensors: the newest tokens, and the position, from which the graph
-itself takes the angles, the place in the cache and the mask. Attention always reads as many positions as the
-graph was recorded for, the next power of two; there is a new graph when the text has grown past that.
+A GPU computes one position of a small model in less time than Python needs to start its operations, about
+250. A graph records these starts, and one call replays them all. But it can only repeat the same work on the
+same memory. So everything that changes from token to token is in tensors: the newest tokens, and the
+position, from which the graph itself computes the angles, the place in the cache and the mask. A graph reads
+a fixed number of positions, a power of two; when the text is longer, a new graph is recorded.
 
 `python -m bench.decoding --device cuda` measures it.
 """
@@ -51,17 +50,19 @@ class GraphDecoder(FastDecoder):
         return logits.clone()  # (B, V): the graph's own are overwritten by the next token
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Attention of q (B, K, H/K, F) to k and v (B, K, S, F), written out: torch's FP32 kernel has one
-        part of the chip for each row and key/value head, 2 of 132 for 20m, and takes most of the step's time
-        at 4,096 positions; these products are spread over all.
+        """Attention of q (B, K, H/K, F) to k and v (B, K, S, F), written out.
+
+        torch's FP32 kernel uses one of the chip's 132 processors for each row and key/value head, so 2 for
+        20m. At 4,096 positions it takes most of the step's time. These products use all processors.
         """
         score = q @ k.transpose(2, 3) / math.sqrt(self.head_dim)              # (B, K, H/K, S)
         weight = torch.softmax(score.masked_fill(~mask, -math.inf), dim=-1)   # (B, K, H/K, S)
         return weight @ v                                                     # (B, K, H/K, F)
 
     def record(self, window: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The graph that reads `window` positions, and the logits (B, V) that each replay fills. Runs once
-        outside, so that libraries are set up.
+        """The graph that reads `window` positions, and the logits (B, V) that each replay fills.
+
+        Before recording, the step runs once without a graph, so that libraries are set up.
         """
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
@@ -74,9 +75,7 @@ class GraphDecoder(FastDecoder):
         return graph, logits
 
     def at_position(self, window: int) -> Tensor:
-        """What is recorded: `through_layers` with everything that changes read from `self.newest` (B, 1) and
-        `self.position` (1,).
-        """
+        """What is recorded: `through_layers` for `self.newest` (B, 1) at `self.position` (1,)."""
         keys = self.cache.keys[..., :window, :].unbind()                      # for each layer (B, K, S, F)
         values = self.cache.values[..., :window, :].unbind()
         mask = torch.arange(window, device=self.position.device)[None] <= self.position       # (1, S)
@@ -90,8 +89,9 @@ class GraphDecoder(FastDecoder):
 
 
 def positions_to_read(cache: KVCache) -> int:
-    """How many positions the graph for the next token reads: the least power of two that holds it, from
-    FEWEST up to the cache's capacity.
+    """How many positions the graph for the next token reads.
+
+    The smallest power of two that is enough, at least FEWEST and at most the cache's capacity.
     """
     window = FEWEST
     while window <= cache.length:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token explorer, `sample.py --explore FILE.html`: what the model gave to each token it generated.
+"""The token explorer, `sample.py --explore FILE.html`: the probability of each token of an answer.
 
 For a token of probability p, in a vocabulary of V tokens (Shannon 1948, section 6):
 

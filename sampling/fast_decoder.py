@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoding step of sample.py in fewer and larger operations: one optimisation, beside the plain form
-`model(newest, cache)[:, -1]`.
+"""The decoding step in fewer and larger operations. The plain form is `model(newest, cache)[:, -1]`.
 
 A small model's step is bound by two things: every weight is read once, and every operation costs some
 microseconds to start. So:
@@ -48,11 +47,10 @@ def in_parts(weight: Tensor) -> Product:
 
 
 class FastDecoder:
-    """The newest position of B rows: `decoder(newest, cache)` equals `model(newest, cache)[:, -1]`, up to
-    rounding.
+    """`decoder(newest, cache)` equals `model(newest, cache)[:, -1]` for B rows, up to rounding.
 
-    `prepare` turns a weight (out, in) into its product. Holds copies of the weights: make a new one when they
-    have changed.
+    `prepare` turns a weight (out, in) into its product. The decoder holds copies of the weights: make a new
+    one when they have changed.
     """
 
     def __init__(self, model: Llama, prepare: Callable[[Tensor], Product] = in_parts):
@@ -86,8 +84,9 @@ class FastDecoder:
             self.layers.append((norms[0], qkv, output, norms[1], gate_up, down))
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x (B, D) over sqrt(|x|^2 / D + eps), times g, written as x / sqrt(|x|^2 + D eps) * (sqrt(D) g):
-        four operations for nine.
+        """x (B, D) / sqrt(|x|^2 / D + eps) * g in four operations instead of nine.
+
+        It is computed as x / sqrt(|x|^2 + D eps) * (sqrt(D) g); `weight` (D,) is sqrt(D) g.
         """
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True).hypot_(self.D_eps)          # (B, 1)
         return (x / length).mul_(weight)                                      # (B, D)
@@ -125,9 +124,11 @@ class FastDecoder:
         values: Sequence[Tensor],
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The work of one position. `cos` and `sin`, (F,) or (1, F), are its own; `store(layer, k, v)` puts
-        its key and value (B, K, F) into the cache; attention then reads `keys` and `values`, (B, K, S, F) for
-        each layer, where `mask` (1, S) allows. Returns logits (B, V).
+        """The work of one position, up to its logits (B, V).
+
+        `cos` and `sin`, (F,) or (1, F), are those of the position. `store(layer, k, v)` puts its key and
+        value (B, K, F) into the cache. Attention then reads `keys` and `values`, (B, K, S, F) for each layer,
+        where `mask` (1, S) allows it.
         """
         B, H, K, width = len(newest), self.heads, self.kv_heads, self.head_dim
         qkv = torch.empty(B, (H + 2 * K) * width, device=newest.device)       # (B, (H+2K)*F)

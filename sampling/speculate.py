@@ -125,7 +125,7 @@ def show(
         draw = Draw(loaded.model, ids, settings, seed, stop_ids)
         return len(list(decode(loaded.model, ids, [draw], loaded.next_logits)))
 
-    plain(SampleSettings(max_new_tokens=2))                                   # both are timed warm
+    plain(SampleSettings(max_new_tokens=2))                                   # a warm-up before timing
     started = time.perf_counter()
     result = speculate(
         loaded.model, draft.model, ids, settings, seed, stop_ids, AHEAD, loaded.next_logits, draft.next_logits

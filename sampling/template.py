@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render the chat template of a foreign folder: a program in the Jinja language, which nobody here has read.
+"""Render the chat template of a foreign folder: a program in the Jinja language that cannot be trusted.
 
     python -m sampling.template < {"source": ..., "values": ...}      {"text": ...} or {"error": ...}
 
 Jinja's sandbox keeps a template from changing anything and from reaching Python's internals. It cannot keep
-it from running for ever, or from building a string of gigabytes. So `render` starts a process of its own for
-each text, which has SECONDS and MEMORY. It imports no torch and takes a few tenths of a second.
+it from running forever, or from building a string of gigabytes. So `render` starts a new process for each
+text and limits its time (SECONDS) and memory (MEMORY). The process does not import torch and takes a few
+tenths of a second.
 """
 from __future__ import annotations
 

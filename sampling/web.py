@@ -3,9 +3,9 @@
 
 It needs gradio: pip install ".[web]". The page is served on 127.0.0.1 only, and gradio's analytics are off.
 Requests under another host name are refused: otherwise a foreign site whose name points to this machine could
-read the page (DNS rebinding).
-Uploads are closed, since nothing needs them. A Content-Security-Policy makes the browser fetch nothing from
-elsewhere. This file has the layout; `sampling.web_views` has what happens at a click.
+read the page (DNS rebinding). Uploads are off, because nothing needs them. A Content-Security-Policy makes
+the browser fetch nothing from elsewhere. This file has the layout; `sampling.web_views` has what happens at a
+click.
 """
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BUILTIN_EXAMPLES = [
     'def add(number, n):\n    """Return the sum of number and n."""\n',
 ]
 OTHER_EXAMPLES = [PROMPT, "The history of the city", "Question: What is 12 + 7?", "def read_lines(path):"]
-# Whether gradio's page is dark, as the last input of the explorer: an empty field, filled by the browser.
+# JavaScript for the explorer: the browser puts the page's theme into the last input, an empty field.
 THEME = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
 
 

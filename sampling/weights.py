@@ -106,7 +106,7 @@ FORMS: dict[str, Callable[[Tensor], Product]] = {
 
 
 class Quantized(nn.Module):
-    """A Linear layer that is its product: x (..., in), FP32 -> (..., out), FP32."""
+    """A Linear layer that calls `product`: x (..., in), FP32 -> (..., out), FP32."""
 
     def __init__(self, product: Product):
         super().__init__()
