@@ -456,7 +456,7 @@ def write_card(run_folder: str | Path) -> Path:
 def show_sample(run: str | Path) -> str:
     """What the model in `best/` writes after a fixed prompt, at its card's settings and the run's seed.
 
-    A tale with the built-in corpus, forty tokens with another.
+    At most 250 tokens with the built-in corpus (a tale), 40 with another.
     """
     folder = Path(run) / "best"
     model, tokenizer = Llama.from_pretrained(folder), load_tokenizer(folder)

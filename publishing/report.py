@@ -83,7 +83,7 @@ def distance(of: Run, row: dict) -> str:
 
 
 def levels(of: Run) -> dict[str, float]:
-    """What the losses are compared with; of real text, token frequencies are counted in the corpus."""
+    """What the losses are compared with. For real text, token frequencies are counted in the corpus."""
     found = levels_of(of.rows, of.config.vocab_size)
     if of.corpus and len(found) == 1:
         rows = min(len(of.corpus), of.settings.get("max_eval_samples") or 200)
@@ -230,7 +230,7 @@ def beside_card(of: Run) -> str:
 
 
 def next_steps(of: Run) -> str:
-    """Commands that go on from here."""
+    """Commands for what to do next."""
     prompt = "Once upon a time" if of.info.get("entropy") is not None else "The"
     rows = [("Let it write:", command("sample.py", of.folder, prompt)),
             ("See every token of an answer, and what else the model considered:",

@@ -165,7 +165,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(head: list[str], rows: list[tuple]) -> str:
-    """A table; columns that hold nothing but numbers stand on the right."""
+    """A table; columns that hold only numbers are aligned to the right."""
     cells = [[str(value) for value in row] for row in rows]
     right = [all(re.fullmatch(r"-?[\d.,]+%?", cell) for cell in column) for column in zip(*cells)]
     kinds = [' class="number"' if side else "" for side in right]

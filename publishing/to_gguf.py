@@ -4,10 +4,10 @@
     python -m publishing.to_gguf runs/tiny --type f16
     python -m publishing.to_gguf runs/20m --type q4_k_m   (llama.cpp quantizes: pip install llama-cpp-python)
 
-llama.cpp reads ids from such a file's user and gives logits or ids, at any of its precisions. It cannot
-tokenize, because it does not know TokenMonster; `tokenizer.py` or the folder's `tokenmonster_hf.py` turn text
-into ids and back. (llama-cpp-python 0.3.36 ends its process when it is asked to tokenize with such a file.)
-llama.cpp's own converter cannot make the file: it stops at the unknown tokenizer.
+With such a file llama.cpp takes ids and gives logits or ids, at any of its precisions. It cannot tokenize,
+because it does not know TokenMonster; `tokenizer.py` or the folder's `tokenmonster_hf.py` turn text into ids
+and back. (llama-cpp-python 0.3.36 crashes if it is asked to tokenize with such a file.) llama.cpp's own
+converter cannot make the file: it stops at the unknown tokenizer.
 
 A GGUF file (version 3, little-endian): "GGUF", version, number of tensors, number of keys; the keys, each a
 name, a type and a value; for each tensor its name, shape (innermost axis first), type and offset; then the
@@ -122,7 +122,7 @@ def text(value: str) -> bytes:
 
 
 def write(model: Llama, file: Path, file_type: str, name: str) -> None:
-    """Write `model` as `file_type` "f32" or "f16" (matrices; vectors, the norms, stay FP32)."""
+    """Write `model` with matrices of `file_type` "f32" or "f16"; the norms are FP32."""
     keys = keys_of(model.config, file_type, name)
     tensors = tensors_of(model)
     head = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys))]
@@ -213,7 +213,7 @@ def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
     kinds = Counter(types[name][0] for name in other)
     held = ", ".join(f"{count} as {kind}" for kind, count in sorted(kinds.items()))
     return (
-        f"{len(other)} of the matrices: a row is not a multiple of 256 long, the block of the K types; "
+        f"{len(other)} matrices have rows whose length is not a multiple of 256, the block of the K types; "
         f"llama.cpp stored them with blocks of 32 instead: {held}"
     )
 
@@ -258,7 +258,7 @@ def main() -> int:
     for kind, count in sorted(Counter(kind for kind, _ in types.values()).items()):
         print(f"  {kind}: {count} tensors")
     print(fallbacks(types, args.type) or "no tensor fell back to another type")
-    print("The file has no tokenizer: llama.cpp knows no TokenMonster. Give it ids.")
+    print("The file has no tokenizer, because llama.cpp does not support TokenMonster. Give it token ids.")
     return 0
 
 
