@@ -60,7 +60,8 @@ def write_notebooks(folder: Path) -> list[Path]:
 def main() -> None:
     """Write the notebooks."""
     parser = Parser("Turn KAGGLE.md into notebooks.", "  python -m publishing.kaggle_notebook build/kaggle")
-    parser.add_argument("folder", nargs="?", default="build/kaggle", help="folder to write (default: build/kaggle)")
+    parser.add_argument("folder", nargs="?", default="build/kaggle",
+                        help="folder for the notebooks (default: build/kaggle)")
     for path in write_notebooks(Path(parser.parse_args().folder)):
         print(path)
 

@@ -236,8 +236,8 @@ def save(model: Llama, folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a small Llama on the bytes of a text file.")
     parser.add_argument("text", type=Path, help="a text file of at least a few kilobytes")
-    parser.add_argument("--steps", type=int, default=500, help="of 16 rows of 256 bytes (default: 500)")
-    parser.add_argument("--out", type=Path, default="my_model", help="the folder to save it in (my_model)")
+    parser.add_argument("--steps", type=int, default=500, help="steps of 16 rows of 256 bytes (500)")
+    parser.add_argument("--out", type=Path, default="my_model", help="the folder for the model (my_model)")
     options = parser.parse_args()
     if not options.text.is_file() or options.text.stat().st_size < 256:
         parser.error(f"{options.text}: no such file, or less than 256 bytes")

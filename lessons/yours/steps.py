@@ -28,7 +28,7 @@ class Steps(MetaPathFinder):
         sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if not isinstance(finder, Steps))]
 
     def forget(self) -> None:
-        """Import all steps anew: the ones in memory may come from another folder."""
+        """Forget all imported steps: those in memory may come from another folder."""
         for name in [*STEPS, "one_file"]:
             sys.modules.pop(name, None)
 

@@ -226,7 +226,7 @@ def test_step_04_multi_head(part):
     one = real.attention_written_out(q[:, None], k[:, None], v[:, None])[:, 0]
     mistakes = {
         "o_proj is missing: the merged heads go through one more matrix": merged,
-        "this is one wide head: split q, k and v before they meet": one @ weights["o_proj.weight"].t(),
+        "this is one wide head: split q, k and v before attention": one @ weights["o_proj.weight"].t(),
     }
     judge("MultiHead", call(module, x), right, mistakes)
 
