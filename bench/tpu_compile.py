@@ -276,7 +276,7 @@ def collectives(text: str) -> str:
 # ---------------------------------------------------------------------------------------- the calling process
 
 def in_another_process(environment: dict[str, str], *arguments: str) -> dict:
-    """Run this module in a new process, because imports read `environment`; return the JSON that it prints."""
+    """Run this module in a new process, since imports read `environment`; return the JSON that it prints."""
     kept = {name: value for name, value in os.environ.items() if name not in VIRTUAL}
     command = [sys.executable, "-m", "bench.tpu_compile", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True)

@@ -16,12 +16,15 @@ over the rounds.
   without autocast, which is its default.
 
 On a CPU train.py keeps freed memory (devices/open.py). Two more rows show the effect of that alone: ours
-without it, transformers with it. On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them: the width and head width
-of the size, with as many layers as come nearest to its parameters (GELU, learned positions, tied head, its
-own optimizer). There the table also has the share of the peak of an H100 or H200 (bf16), by the FLOPs of
-`params.flops`, and the memory that a step needs over what is allocated between steps. On a CPU a line gives
-the rate of a large matrix product and the share of it that our step reaches. At the end a profile says where
-our step's time goes.
+without it, transformers with it. One line gives the rate of a large matrix product and the share of it that
+our step reaches.
+
+On a GPU both are also compiled, and nanoGPT's GPT can be timed beside them. It has the width and head width
+of the size and the number of layers that comes nearest to its parameters (GELU, learned positions, tied head,
+its own optimizer). The table also has the share of the peak of an H100 or H200 (bf16), by the FLOPs of
+`params.flops`, and the memory that a step needs on top of what is allocated between steps.
+
+At the end a profile says where our step's time goes.
 """
 from __future__ import annotations
 
@@ -126,7 +129,7 @@ def their_step(
     ids: torch.Tensor,
     options: Options,
 ) -> Step:
-    """The same step of another model: its own loss under autocast to `low`, torch's clipping and AdamW."""
+    """The same step of another model: its own loss under autocast to `low`, torch's clipping, and `optimizer`."""
     def cast(piece: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, dtype=low) if low else contextlib.nullcontext():
             return loss_of(piece)
@@ -242,7 +245,7 @@ def processor() -> str:
 
 
 def profile(step: Step) -> list[tuple[str, float]]:
-    """The ten operations that take most of a step, and their share of its time (on a GPU, if there is one)."""
+    """The ten operations that take most of a step, and their share of its time (on a GPU if there is one)."""
     from torch.profiler import ProfilerActivity, profile as profiled
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profiled(activities=activities) as found:
