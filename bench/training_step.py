@@ -129,7 +129,7 @@ def their_step(
     ids: torch.Tensor,
     options: Options,
 ) -> Step:
-    """The same step of another model: its own loss under autocast to `low`, torch's clipping, and `optimizer`."""
+    """The same step of another model: its loss under autocast to `low`, torch's clipping, and `optimizer`."""
     def cast(piece: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, dtype=low) if low else contextlib.nullcontext():
             return loss_of(piece)
