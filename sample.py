@@ -30,16 +30,23 @@ from model import SIZES, KVCache, Llama, ModelConfig
 
 # --------------------------------------------------------------------------------------------------- settings
 
+MODELS = "recommended for the model"                          # in --help; see `recommended`
+
+
 @dataclass(frozen=True)
 class SampleSettings:
     """How the next token is chosen, and the largest number of new tokens."""
 
-    temperature: float = flag(0.8, "divide the logits by this; below 1 is safer, above 1 wilder, 0 is greedy")
-    top_p: float = flag(0.9, "keep the fewest tokens whose probabilities sum to at least this; 1 keeps all")
+    temperature: float = flag(0.8, "divide the logits by this; below 1 is safer, above 1 wilder, 0 is greedy",
+                              shown=MODELS)
+    top_p: float = flag(0.9, "keep the fewest tokens whose probabilities sum to at least this; 1 keeps all",
+                        shown=MODELS)
     top_k: int = flag(0, "keep this many of the most probable tokens; 0 keeps all")
     min_p: float = flag(0.0, "keep tokens at least this fraction as probable as the best one; 0 keeps all")
-    repetition_penalty: float = flag(1.15, "make tokens that are in the text already less likely; 1 is off")
-    max_new_tokens: int = flag(150, "stop after this many tokens, unless the model ends the text before")
+    repetition_penalty: float = flag(1.15, "make tokens that are in the text already less likely; 1 is off",
+                                     shown=MODELS)
+    max_new_tokens: int = flag(150, "stop after this many tokens, unless the model ends the text before",
+                               shown=MODELS)
 
     def check(self) -> SampleSettings:
         """Return self. Raises UserError that lists every impossible value."""

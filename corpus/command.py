@@ -196,7 +196,9 @@ def parser() -> Parser:
     add("--mix", default="stentor3", choices=tuple(MIXES),
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")
-    add("--out", metavar="DIR", help="folder of the corpus (default: corpora/ and the source's name)")
+    add("--out", metavar="DIR",
+        help="folder of the corpus (default: corpora/builtin, corpora/python-docs, corpora/mine for files, or "
+             "corpora/MIX for the hub)")
     add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
     add("--source-token-budget", type=count_of, metavar="N", help="at most N of each source")
     add("--validation-share", type=float, metavar="P",

@@ -51,9 +51,11 @@ class TrainSettings:
     micro_batch: int | str = flag("auto", "rows that a device computes at once",
                                   shown="all of them, halved when memory runs out")
     learning_rate: float = flag(2e-3, "peak learning rate", shown="the recipe's")
-    warmup_steps: int | str = flag("auto", "steps of linear warmup", shown="the card's, or 5% of the steps")
-    schedule: str = flag("cosine", "what follows the warmup", choices=["cosine", "wsd"])
-    stable_steps: int | str = flag("auto", "wsd: steps at the peak", shown="the card's, or 80% of the steps")
+    warmup_steps: int | str = flag("auto", "steps of linear warmup",
+                                   shown="the recipe's, or 5% of the steps")
+    schedule: str = flag("cosine", "what follows the warmup", choices=["cosine", "wsd"], shown="the recipe's")
+    stable_steps: int | str = flag("auto", "wsd: steps at the peak",
+                                   shown="the recipe's, or 80% of the steps")
     weight_decay: float = flag(0.01, "decay of Linear weights")
     beta1: float = 0.9
     beta2: float = 0.95
