@@ -197,8 +197,8 @@ def parser() -> Parser:
         help="shares, cleaning and hub datasets of a model family (default: stentor3)")
     add("--vocab", help="a vocabulary's name or file (default: the built-in one)")
     add("--out", metavar="DIR",
-        help="folder of the corpus (default: corpora/builtin, corpora/python-docs, corpora/mine for files, or "
-             "corpora/MIX for the hub)")
+        help="folder of the corpus (default: corpora/builtin, corpora/python-docs, corpora/mine for files, "
+             "or corpora/MIX for the hub)")
     add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
     add("--source-token-budget", type=count_of, metavar="N", help="at most N of each source")
     add("--validation-share", type=float, metavar="P",
