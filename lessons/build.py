@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course as notebooks and pages: `python lessons/build.py` runs every lesson once and writes
-lessons/built/.
+"""The course as notebooks and pages, in lessons/built/: `python lessons/build.py` runs every lesson once.
 
     NN_name.ipynb    the cells with their outputs and figures, for Jupyter, Colab or Kaggle
     NN_name.html     one page that needs nothing else, readable in dark and light
@@ -38,9 +37,7 @@ from lessons import tools  # noqa: E402
 
 @dataclass
 class Cell:
-    """A piece of a lesson: its kind ("markdown" or "code"), its text, and, once it has run, what it printed
-    and drew.
-    """
+    """A cell of a lesson: kind ("markdown" or "code"), text, and the output of its code once it has run."""
 
     kind: str
     source: str
@@ -51,7 +48,7 @@ class Cell:
 # ------------------------------------------------------------------------------------ cells, and running them
 
 def cells_of(text: str) -> list[Cell]:
-    """The cells of a lesson; what stands before the first one (the licence line) belongs to none.
+    """The cells of a lesson. The text before the first one (the licence line) belongs to no cell.
 
     >>> text = "# head\\n# %% [markdown]\\n# # Title\\n\\n# %%\\nx = 1\\n"
     >>> [(cell.kind, cell.source) for cell in cells_of(text)]
@@ -69,8 +66,9 @@ def cells_of(text: str) -> list[Cell]:
 
 
 def run_cells(cells: list[Cell], path: Path) -> None:
-    """Run the code cells in their order, in one namespace, and keep what each prints and draws. A traceback
-    names lesson and cell.
+    """Run the code cells in their order, in one namespace, and keep what each prints and draws.
+
+    A traceback names lesson and cell.
     """
     namespace = {"__name__": "__main__", "__file__": str(path)}
     tools.STARTED = time.monotonic()  # a lesson says how long it took, not how long all did
@@ -266,7 +264,7 @@ space-between; gap: 1rem; margin: 1rem 0 } .c { color: var(--c) } .s { color: va
 
 
 def frame(title: str, body: str) -> str:
-    """A whole page that loads nothing from anywhere."""
+    """A complete HTML page that loads nothing from elsewhere."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -320,7 +318,7 @@ def links_of(files: list[Path], number: int) -> str:
 
 
 def section_of(text: str, title: str) -> str:
-    """What stands under the heading `## title` of a Markdown text, up to the next heading of that level."""
+    """The text under the heading `## title` of a Markdown text, up to the next heading of that level."""
     return re.split(r"^## ", text.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.M)[0].strip()
 
 
@@ -350,8 +348,9 @@ def index_page(titles: dict[str, str]) -> str:
 
 
 def build(names: list[str], folder: Path) -> list[Path]:
-    """Run the lessons whose names begin with one of `names` (all, without any) and write their notebooks and
-    pages into `folder`.
+    """Run the lessons whose names begin with one of `names` and write notebooks and pages into `folder`.
+
+    Without names, run all lessons.
     """
     files = lesson_files()
     chosen = [file for file in files if not names or file.stem.startswith(tuple(names))]
@@ -386,7 +385,7 @@ def main() -> None:
         type=Path,
         default=ROOT / "lessons" / "built",
         metavar="DIR",
-        help="where to (default: lessons/built)",
+        help="folder of the pages (default: lessons/built)",
     )
     args = parser.parse_args()
     for path in build(args.lessons, args.out):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lessons share and none of them is about: where files go, a prepared corpus, a text table, figures,
-results.
+"""Functions that all lessons use: folders, a prepared corpus, a text table, figures, results.
 
 A lesson is run as a script (`python lessons/01_map.py`), cell by cell in an editor, or as a notebook that
 `lessons/build.py` made. LESSON_FAST=1 trims steps and repetitions, as the tests do; LESSON_HOME is the folder
@@ -46,8 +45,9 @@ STARTED = time.monotonic()
 
 
 def corpus(*kinds: str, tokens: int | None = None, vocab: str | None = None) -> Path:
-    """The folder of the built-in corpus of these kinds ("math" if none is named), prepared once; at most
-    `tokens` training tokens of each, with the vocabulary `vocab` instead of the built-in one.
+    """The folder of the built-in corpus of these kinds ("math" if none is named); prepared once.
+
+    It has at most `tokens` training tokens of each kind, and the vocabulary `vocab` if it is given.
     """
     from corpus.documents import builtin_source
     from corpus.prepare import prepare
@@ -107,7 +107,7 @@ def draw_shapes(name: str, boxes: dict[str, tuple[float, float]],
     """Draw a data flow and save it as figure `name`.
 
     boxes: {text: (column, row)}, rows counted downwards. arrows: (from, to, label), each end the text of a
-    box; the label is the shape of what flows, and stands beside the middle of the arrow.
+    box; the label is the shape of what flows, written beside the middle of the arrow.
     """
     import matplotlib.pyplot as plt
     columns, rows = zip(*boxes.values())
@@ -129,8 +129,9 @@ def draw_shapes(name: str, boxes: dict[str, tuple[float, float]],
 
 
 def finish(lesson: str, results: dict[str, Any]) -> None:
-    """Print what a lesson measured and write it to OUT/lesson.json. Raises ValueError for a number that is
-    not finite.
+    """Print what a lesson measured and write it to OUT/LESSON.json.
+
+    Raises ValueError for a number that is not finite.
     """
     broken = [
         name for name, value in results.items() if isinstance(value, float) and not math.isfinite(value)

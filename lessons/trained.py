@@ -14,8 +14,9 @@ from train import train
 
 
 def trained_run() -> Path:
-    """The newest run under HOME/runs that has a model; without one, a tiny model of half a minute on the
-    built-in exercises, made once.
+    """The newest run under HOME/runs that has a model.
+
+    If there is none, `tiny` is trained for half a minute on the built-in exercises, once.
     """
     with contextlib.suppress(UserError):
         newest = newest_run(HOME / "runs")

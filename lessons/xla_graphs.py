@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many graphs XLA compiles while a tiny Llama trains, at one shape and at many: the table of lesson 09,
-by `python lessons/xla_graphs.py`.
+"""The table of lesson 09: how many graphs XLA compiles while a tiny Llama trains, at one shape and at many.
 
-Needs torch_xla, not a TPU: with PJRT_DEVICE=CPU the same compiler serves the processor. Prints JSON: for each
-case the number of graphs compiled until the end of each step, and the versions.
+    python lessons/xla_graphs.py
+
+This needs torch_xla, but no TPU: with PJRT_DEVICE=CPU the same compiler works for the CPU. It prints JSON:
+for each case the number of graphs compiled until the end of each step, and the versions.
 """
 from __future__ import annotations
 
@@ -23,9 +24,7 @@ CASES = {
 
 
 def graphs(lengths: list[int]) -> list[int]:
-    """Train one step for each length, from fresh weights; the number of graphs compiled until the end of each
-    step.
-    """
+    """Train one step for each length; return the number of graphs compiled until the end of each step."""
     import torch
     import torch_xla
     from torch_xla.debug import metrics
