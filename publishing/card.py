@@ -169,7 +169,7 @@ def result(of: Run, found: Numbers, name: str) -> str:
         expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
                   f"perplexity {vocabulary:,}.")
     elif of.info.get("entropy") is not None:
-        expect = ("It learned from generated tales, programs and exercises, and can write only such texts: "
+        expect = ("It learned from generated texts (see the section on data), and can write only such texts: "
                   "it knows no facts and follows no instructions.")
     elif found["tokens_per_parameter"] < 1:
         expect = ("It has seen little text: it imitates the style of its training data, "

@@ -85,7 +85,8 @@ def kind_of_text(job: Job) -> str:
     """That the built-in corpus is generated, and how to train on real text."""
     if job.validation.entropy() is None:
         return ""
-    return " of generated tales, programs and exercises; real text: --data my.txt or --data python-docs"
+    kinds = ", ".join(data.source_name(name, True) for name in job.corpus.names)
+    return f" of generated text ({kinds}); real text: --data my.txt or --data python-docs"
 
 
 def mixture(job: Job) -> list[tuple[str, str]]:
