@@ -101,7 +101,7 @@ def apply_precision(model: Llama, recipe: str | Precision, device: torch.device 
             raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(PRECISIONS)}")
         recipe = PRECISIONS[recipe]
     for module in model.modules():
-        module.__dict__.pop("forward", None)                      # of an earlier recipe
+        module.__dict__.pop("forward", None)                      # an earlier recipe may have set it
     model.to(device=device, dtype=torch.float32)
     # TF32 or FP32 (see the docstring of this file); it holds for every product of this process
     if torch.device(device).type == "cuda":

@@ -486,7 +486,7 @@ class TokenMonster:
                 yield Turn(start, virtual, record, [], None, [records[record].id])
                 start, virtual, record = stop, 0, None
                 continue
-            winner = max(branches, key=lambda branch: branch.score)  # the first among equals
+            winner = max(branches, key=lambda branch: branch.score)  # of equal scores, the first
             deleting = winner.name.endswith("b")
             ids = [records[winner.first].id] + [self.vocab.delete] * deleting
             yield Turn(start, virtual, record, branches, winner, ids)
@@ -602,7 +602,7 @@ class FastEncoder:
             deepest = np.maximum(deepest, nodes)  # a dead end is 0
             place = place + 1
             alive = nodes > 0
-            if 2 * np.count_nonzero(alive) <= len(alive):  # drop the finished ones once they are half
+            if 2 * np.count_nonzero(alive) <= len(alive):  # half are finished: drop them
                 result[here] = deepest
                 nodes, deepest, here, place = nodes[alive], deepest[alive], here[alive], place[alive]
         return self.best[result // self.row]

@@ -42,7 +42,7 @@ from data import (
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
 PIECE = 1 << 17  # characters
 FIRST = 100  # a source with fewer different documents than this gives at least one to validation
-MOST_WITHOUT_TEXT = 0.1  # of the rows
+MOST_WITHOUT_TEXT = 0.1  # the largest share of rows without text
 SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
 
 
@@ -338,7 +338,7 @@ def prepare(
         if 2.2 * missing > free:  # two bytes each, and a tenth for validation
             raise UserError(f"{missing:,} tokens need {2.2e-9 * missing:.1f} GB, {out} has {free / 1e9:.1f} "
                             "GB free; lower --tokens")
-        for file in list(out.rglob(".*.tmp")):  # of a killed run
+        for file in list(out.rglob(".*.tmp")):  # a killed preparation left them
             file.unlink()
         coder.save_pretrained(out / "tokenizer")
         for source in sources:

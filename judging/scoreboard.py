@@ -354,7 +354,7 @@ def headline(result: dict) -> tuple[float, list[float]]:
     if "bits_per_byte" in result:
         bits = result["bits_per_byte"]
         half = 1.96 * result["stderr"] / result["loss"] * bits if result["loss"] else 0.0
-        half = half if result["tokens"] > 1 else math.inf         # of one token no spread is known
+        half = half if result["tokens"] > 1 else math.inf         # one token has no standard error
         return bits, [max(0.0, bits - half), bits + half]
     if "overall" in result:
         return result["overall"], result["intervals"]["overall"]

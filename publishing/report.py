@@ -30,7 +30,7 @@ from training.read_run import Run, read_run
 from training.settings import TrainSettings
 
 STATES = 7                                                        # snapshots under the slider, at most
-TOKENS = (60, 180)                                                # of the document that they read
+TOKENS = (60, 180)                                                # length of the document that they read
 SAMPLE_LETTERS = 420                                              # of a sample; tales are shorter
 
 

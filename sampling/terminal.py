@@ -21,7 +21,7 @@ from tokenizer import lost_text
 
 # Each of these flags replaces the plain answer by another view.
 VIEWS = ("explore", "arena", "draft", "chat", "sweep", "web", "history")
-LONGEST_PROMPT = 16 << 20                   # bytes; no model here reads as much
+LONGEST_PROMPT = 16 << 20                   # bytes; more than any model here can read
 MOST_ANSWERS = 10_000                       # at once
 
 

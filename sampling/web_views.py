@@ -179,7 +179,7 @@ def on_sweep(place: str, prompt: str, temperatures: str, *fields: Any) -> Iterat
             yield f'<div class="columns">{blocks}</div>'
         texts = [answer.text for answer in answers]
         notes = [f"The same seed {seed}"]
-        if os.path.commonprefix(texts).strip() or len(set(texts)) == 1:       # where it says something
+        if os.path.commonprefix(texts).strip() or len(set(texts)) == 1:       # they begin alike
             notes.append(html.escape(first_difference(texts)))
         yield f'<div class="columns">{blocks}</div><p>{"; ".join(notes)}.</p>'
     except (UserError, OSError) as error:

@@ -28,7 +28,7 @@ from sampling.cuda_graph import GraphDecoder
 from sampling.fast_decoder import FastDecoder, Product, in_parts
 
 ONEDNN_CHOICE = threading.Lock()
-INT8_WIDTH = 16         # torch's INT8 kernel reads so many columns at a time, past the end of other widths
+INT8_WIDTH = 16         # columns that torch's INT8 kernel reads at a time; widths must be multiples of it
 
 
 def bf16_product(weight: Tensor, onednn: bool = True) -> Product:

@@ -21,7 +21,7 @@ from tokenizer import (
 )
 
 MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
-LONGEST_EXPLAINED = 1 << 16                 # bytes; each gives some hundred bytes of explanation
+LONGEST_EXPLAINED = 1 << 16                 # bytes; the explanation is about a hundred times as long
 COLOURS = ("30;48;5;117", "30;48;5;156", "30;48;5;222", "30;48;5;217", "30;48;5;183", "30;48;5;253")
 SIGNS = {0x7F: "⌫", 0x20: "·", 0x0A: "⏎", 0x0D: "␍", 0x09: "⇥"}
 

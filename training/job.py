@@ -235,7 +235,7 @@ def open_job(given: dict[str, Any]) -> Job:
     change(values, origin, "device", fitting)
     settings = TrainSettings(**values)
     check_settings(settings, config, device)
-    rows = settings.batch_size // device.world                    # of this process
+    rows = settings.batch_size // device.world                    # rows of this process in a step
     micro_batch = rows if settings.micro_batch == "auto" else settings.micro_batch * device.shards
     corpus = data.Corpus(folder, settings.seq_len, settings.batch_size, settings.steps, settings.seed)
     validation = data.Corpus(folder, settings.seq_len, 1, split="validation")
