@@ -56,7 +56,7 @@ def describe(corpus: Corpus) -> str:
 def opened(options: Namespace) -> Corpus:
     """The training split for `info` and `show`, with a run's settings if DIR is a run folder.
 
-    Checksums are not compared.
+    The checksums of the shards are not compared.
     """
     names = ("seq_len", "batch_size", "seed", "steps")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

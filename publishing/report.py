@@ -187,7 +187,7 @@ def hardware(of: Run) -> tuple[float, str]:
     if device == "cuda" and of.settings.get("precision") == "t4-fp16":
         return replicas * HARDWARE["T4"].watts, "the rated power of a T4"
     if device == "cuda":
-        return replicas * HARDWARE["H200"].watts, "the rated power of an H200; other cards draw less"
+        return replicas * HARDWARE["H200"].watts, "the rated power of an H200; most other cards draw less"
     return THIS_MACHINE_WATTS, f"{THIS_MACHINE_WATTS:.0f} W for the machine, an assumption"
 
 

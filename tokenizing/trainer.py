@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a TokenMonster vocabulary: `python tokenizer.py train FILES --vocab-size 4096 --out my.vocab`.
 
-A vocabulary is found by removal. All pieces of the text that could be tokens are candidates, twelve for
+A vocabulary is found by removal. Pieces of the text that could be tokens are candidates, at most twelve for
 each token wanted. They are divided at random into vocabularies of about the wanted size. Each of these
 tokenizes the text with the rules of the real encoder, and a token's score is the number of bytes it
 covered. The worst candidates are removed, and the rest is divided again, until one vocabulary is left. So a
