@@ -98,8 +98,8 @@ def charts(of: Run) -> str:
     shares = share_chart(of.rows)
     words = "The pale points are single steps."
     if shares:
-        words += (" Validation rows begin in the middle of a document, which costs a few hundredths of a "
-                  "nat. Only the loss on complete documents can be compared with the entropy.")
+        words += (" Validation rows begin in the middle of a document, so the model lacks the text before. "
+                  "Only the loss on complete documents can be compared with the entropy.")
     return (f'<h3>Loss over the steps</h3><div class="two">{loss_chart(of.rows, levels(of))}{shares}</div>\n'
             + paragraph(words, "soft"))
 

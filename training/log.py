@@ -263,7 +263,8 @@ def learned_lines(row: dict) -> Iterator[str]:
         yield f"complete documents {row['whole_loss']:.3f}: {way(row)}"
     kept = row.get("kept")
     if kept and row["name_later"] is not None:
-        yield f"a name costs {row['name_first']:.2f} nats at first, {row['name_later']:.2f} later"
+        yield (f"loss on a name: {row['name_first']:.2f} nats at its first mention, {row['name_later']:.2f} "
+               "later")
     if kept and kept["tales"]:
         yield (f"of {kept['tales']} tales that it wrote, {kept['name']} keep the names, {kept['pronoun']} "
                f"the pronouns, {kept['thing']} the things; {kept['faultless']} have no mistake")
@@ -274,7 +275,8 @@ def way(row: dict) -> str:
     unigram, entropy = f"{row['unigram_entropy']:.2f}", f"{row['entropy']:.3f}"
     if row["share_of_the_way"] <= 0:
         return f"not yet better than counting tokens ({unigram})"
-    return f"{row['share_of_the_way']:.1%} of the way from counting tokens ({unigram}) to {entropy}"
+    return (f"{row['share_of_the_way']:.1%} of the way from counting tokens ({unigram}) to the entropy "
+            f"({entropy})")
 
 
 def read_samples(folder: Path) -> list[dict]:
