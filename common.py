@@ -14,6 +14,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -502,11 +503,17 @@ def json_lines(path: Path) -> Iterator[dict]:
 # --------------------------------------------------------------------------------------------------- terminal
 
 def progress(iterable: Any = None, **options: Any) -> Any:
-    """A tqdm progress bar on stderr: on a terminal and in a notebook, not in a log or a test."""
+    """A tqdm progress bar: on a terminal on stderr, in a notebook on stdout; none in a log or a test.
+
+    A notebook shows each stream in a box of its own: only in the box of the printed lines can one bar stay
+    below them.
+    """
     from tqdm import tqdm
-    notebook = "ipykernel" in sys.modules                         # shows text bars, and is not a terminal
-    disable = not (sys.stderr and (sys.stderr.isatty() or notebook))
-    return tqdm(iterable, **{"disable": disable, "dynamic_ncols": True, "file": sys.stderr, **options})
+    if "ipykernel" in sys.modules:
+        own = {"file": sys.stdout, "ncols": 80, "mininterval": 1.0}
+    else:
+        own = {"file": sys.stderr, "dynamic_ncols": True, "disable": not (sys.stderr and sys.stderr.isatty())}
+    return tqdm(iterable, **{**own, **options})
 
 
 def say(text: str) -> None:
@@ -554,6 +561,31 @@ def escaped(text: str) -> str:
 def for_terminal(text: str) -> str:
     """`escaped(text)` if stdout is a terminal, which no text may control; else `text`."""
     return escaped(text) if sys.stdout and sys.stdout.isatty() else text
+
+
+class Flow:
+    """A growing text for the terminal: a line that becomes too long is broken between words.
+
+    Where stdout is not a terminal, the text stays as it is.
+    """
+
+    def __init__(self):
+        self.width = text_width() if sys.stdout and sys.stdout.isatty() else math.inf
+        self.column, self.held = 0, ""                            # `held`: a word that may still grow
+
+    def add(self, text: str, last: bool = False) -> str:
+        """What to print after `text` was added: all but a word at its end; with `last` that word too."""
+        text = self.held + for_terminal(text)
+        end = len(text) if last else re.search(r"\S*\Z", text).start()
+        text, self.held = text[:end], text[end:]
+        shown = ""
+        for piece in re.findall(r"\n|[^\S\n]+|\S+", text):
+            if self.column and self.column + len(piece) > self.width and piece != "\n":
+                piece = "\n" if piece.isspace() else f"\n{piece}"
+                self.column = 0
+            self.column = len(piece) - 1 if piece[0] == "\n" else self.column + len(piece)
+            shown += piece
+        return shown
 
 
 def colour(text: str, code: str) -> str:

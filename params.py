@@ -310,14 +310,14 @@ def flops(config: ModelConfig, length: int) -> dict[str, float]:
 
 # ----------------------------------------------------------------------------------------------- command line
 
-EXAMPLES = """  python params.py --size 20m                      the breakdown of the Stentor3-20M card
-  python params.py --all                           the seven models of the cards
+EXAMPLES = """  python params.py --size 20m                   the breakdown of the card
+  python params.py --all                        the seven models of the cards
   python params.py --size 150m --memory --context 4096 --batch 8
   python params.py --size 20m --flops --throughput 304k
-  python params.py --hidden-size 512 --num-hidden-layers 15 --num-attention-heads 8 --intermediate-size 1536
-  python params.py runs/20m --flops --measure      a run, a model folder or a config.json
-  python params.py --audit                         the cards' numbers against arithmetic
-  python params.py --audit runs/20m                a folder's own card against its config, weights and logs"""
+  python params.py --size 50m --hidden-size 640 --num-hidden-layers 12
+  python params.py runs/20m --flops --measure   a run, folder or config.json
+  python params.py --audit                      the cards against arithmetic
+  python params.py --audit runs/20m             a run's card against its files"""
 
 
 def parser() -> Parser:

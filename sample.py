@@ -20,7 +20,7 @@ from pathlib import Path
 
 # common comes before torch, which takes seconds to import: Ctrl-C during that time prints one line.
 from common import (
-    Parser, UserError, add_flags, colour, find_run, flag, for_terminal, read_json, run
+    Flow, Parser, UserError, add_flags, colour, find_run, flag, read_json, run
 )
 
 import torch
@@ -297,8 +297,8 @@ class SampleFlags:
 
 
 EXAMPLES = """\
-  python sample.py                                       continue a standard prompt with the newest run
-  python sample.py "Once upon a time" --temperature 0    the same text each time
+  python sample.py                                     a text by the newest run
+  python sample.py "Once upon a time" --temperature 0  the same text each time
   python sample.py runs/20m "Water is" --preset focused --n 3
   python sample.py runs/20m --sweep 0.3,0.7,1.1
   echo "Water is" | python sample.py"""
@@ -354,11 +354,12 @@ def main() -> int | None:
         return sweep(loaded, prompt, settings, seed, flags.sweep)
     alone = flags.n == 1 and not flags.json
     draws = [(settings, seed + i) for i in range(flags.n)]
-    record = say(loaded, prompt, draws, show=colour(for_terminal(prompt), "2") if alone else None)
+    record = say(loaded, prompt, draws, show=prompt if alone else None)
     if flags.json:
         print(json.dumps(record, ensure_ascii=False))
     for answer in record["answers"] if not alone and not flags.json else []:
-        print(colour(f"--- seed {answer['seed']}", "2"), for_terminal(prompt + answer["text"]), sep="\n")
+        text = Flow().add(prompt + answer["text"], last=True)
+        print(colour(f"--- seed {answer['seed']}", "2"), text, sep="\n")
     speed = f"{record['seconds']:.2f} s, {record['tokens_per_second']:.0f} tokens/s"
     print(f"\n{loaded.name}: {record['tokens']} tokens in {speed}, seed {seed}", file=sys.stderr)
     return 0

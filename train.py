@@ -418,13 +418,13 @@ def finish(job: Job, folder: RunFolder, log: Log, history: History) -> None:
 # ----------------------------------------------------------------------------------------------- command line
 
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
-EXAMPLES = """  python train.py --size tiny                        a few minutes on a laptop, no download
-  python train.py --size 20m                         the Stentor3-20M shape, laptop recipe on a CPU
-  python train.py --size 20m --data corpora/mine     on a corpus of data.py prepare
-  python train.py --size 20m --data my.txt           on your own text
-  python train.py --size 20m --data python-docs      on Python's documentation and library source
-  python train.py --resume runs/20m                  continue exactly where it stopped
-  python train.py --size 150m --recipe card --dry-run   print all settings, and the card's beside them"""
+EXAMPLES = """  python train.py --size tiny                      a few minutes on a laptop
+  python train.py --size 20m                       the shape of Stentor3-20M
+  python train.py --size 20m --data my.txt         on your own text
+  python train.py --size 20m --data corpora/mine   a corpus of data.py prepare
+  python train.py --size 20m --data python-docs    Python's documentation
+  python train.py --resume runs/20m                continue where it stopped
+  python train.py --size 150m --recipe card --dry-run  print all settings"""
 
 
 def main(argv: list[str] | None = None) -> int:

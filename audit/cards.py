@@ -237,7 +237,7 @@ def report(findings: list[Finding], full: bool) -> Iterator[str]:
     }
     if full:
         yield from consistent(chosen["consistent"])
-        yield "NOT CHECKABLE: choices, measurements, descriptions, and what depends on an assumption"
+        yield "NOT CHECKABLE: choices, measurements, descriptions, assumptions"
         names = ", ".join(finding.id for finding in chosen["not checkable"])
         indent = {"initial_indent": "  ", "subsequent_indent": "  "}
         yield textwrap.fill(names, 78, break_on_hyphens=False, **indent) + "\n"
@@ -258,15 +258,14 @@ def report(findings: list[Finding], full: bool) -> Iterator[str]:
 
 
 def consistent(findings: list[Finding]) -> Iterator[str]:
-    """One table for each model of the cards, or for each file of a folder."""
-    tables: dict[str, Table] = {}
+    """Two lines for each finding, under the model of the cards or the file of a folder that it belongs to."""
+    groups: dict[str, list[str]] = {}
     for finding in findings:
         subject = finding.where.split(".")[1] if finding.where.startswith("models.") else finding.card
-        columns = {"finding": "", "stated": "", "computed": "", "formula": ""}
-        table = tables.setdefault(subject, Table(f"CONSISTENT: {subject}", columns))
-        cells = brief(finding.stated), brief(finding.computed), brief(finding.formula, 60)
-        table.rows.append((finding.id, *cells))
-    yield from (table.text() for table in tables.values())
+        values = f"{brief(finding.stated)} stated, {brief(finding.computed)} computed: {finding.formula}"
+        lines = textwrap.fill(values, 78, initial_indent="  ", subsequent_indent="    ")
+        groups.setdefault(subject, [f"CONSISTENT: {subject}"]).append(f"{finding.id}\n{lines}")
+    yield from ("\n".join(lines) + "\n" for lines in groups.values())
 
 
 def explained(finding: Finding) -> str:

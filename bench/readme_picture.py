@@ -19,7 +19,7 @@ import tokenizer
 from common import ROOT, Parser, UserError, atomic_write, read_json, run
 from model import SIZES, Llama
 from publishing.report import document, states
-from sampling.explore import colour_by_surprise, reading, surprise_legend
+from sampling.explore import colour_by_surprise, reading, surprise_legend, word_starts
 from training.curves import GREY, WIDTH, levels_of, loss_chart
 from training.log import read_log
 from training.read_run import read_run
@@ -66,8 +66,7 @@ def record(folder: Path) -> dict:
 def placed(tokens: list[str]) -> Iterator[tuple[float, int]]:
     """(x, line) of each token. A line ends only where a word ends; a space that begins one is cut off."""
     widths = [LETTER * len(token) for token in tokens]
-    starts = [i for i, token in enumerate(tokens)
-              if i == 0 or token.startswith(" ") or tokens[i - 1].endswith(" ")]
+    starts = word_starts(tokens)
     x, line = 0.0, 0
     for first, after in zip(starts, [*starts[1:], len(tokens)]):
         if x + sum(widths[first:after]) > WIDTH:

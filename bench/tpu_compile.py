@@ -302,7 +302,7 @@ def one_program(args: argparse.Namespace, size: str) -> dict:
 
 def main() -> int:
     """Print a table of compiled programs; exit code 1 if one does not fit."""
-    p = Parser("Compile the training step for a TPU v5e, without one: memory, work and traffic per chip.",
+    p = Parser("Compile the training step for a TPU v5e: memory, work and traffic per chip.",
                prog="python -m bench.tpu_compile")
     p.add_argument("--size", help="one size (default: 20m, 50m and 150m)")
     p.add_argument("--backend", choices=list(NEEDS), default="torch_xla",

@@ -177,8 +177,8 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
 
 
 EXAMPLES = """  python data.py prepare
-  python data.py prepare --source web=texts/ --source code=src/ --out corpora/mine
-  python data.py prepare --source hub --mix stentor3 --tokens 1e9 --out corpora/stentor3
+  python data.py prepare --source web=texts/ --source code=src/ --out mine
+  python data.py prepare --source hub --mix stentor3 --tokens 1e9
   python data.py info corpora/builtin --mix-at 450
   python data.py show corpora/builtin --step 731 --row 3"""
 

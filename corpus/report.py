@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import tokenizer
-from common import UserError, for_terminal, read_json, save_figure, wrapped
+from common import Flow, UserError, for_terminal, read_json, save_figure, wrapped
 from data import SPLITS, Corpus, lost_notes, mixture_table, steps_for_epochs
 
 
@@ -106,5 +106,6 @@ def show_command(options: Namespace) -> None:
     coder = tokenizer.load(corpus.vocab_path)
     row = corpus.batch(step)[number]  # (T,)
     documents = np.split(row, np.flatnonzero(row == corpus.eos_id) + 1)
-    texts = [for_terminal(coder.decode(document.tolist(), skip_special=True)) for document in documents]
+    texts = [Flow().add(coder.decode(document.tolist(), skip_special=True), last=True)
+             for document in documents]
     print("\n----- separator -----\n".join(texts))

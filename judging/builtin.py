@@ -86,8 +86,8 @@ def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
     kept = result["tales"]
-    lines = [f"built-in corpus: {kept['tales']} tales of at least 60 words and two later mentions, "
-             f"temperature {learned.TEMPERATURE}, no repetition penalty"]
+    lines = [f"built-in corpus, temperature {learned.TEMPERATURE}, no repetition penalty;",
+             f"{kept['tales']} tales of at least 60 words and two later mentions:"]
     lines += [share(label, kept[key], kept["tales"]) for key, label in LABELS.items()]
     lines.append(share("well-formed sentences", kept["good_sentences"], kept["sentences"]))
     for kind in ("programs", "exercises"):
@@ -106,4 +106,5 @@ def share(label: str, right: int, of: int) -> str:
     """One line: a share and its interval, in percent."""
     low, high = wilson_interval(right / max(1, of), of)
     percent = f"{100 * right / of:5.1f}%" if of else "    -"
-    return f"  {label:<36}{percent}   [{100 * low:.1f}, {100 * high:.1f}]   {right} of {of}"
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"  {label:<36}{percent}   {interval:<15} {right} of {of}"

@@ -52,10 +52,11 @@ BENCHMARKS = {
 LESS = " (less is better)"                                        # ends the title of a line of the table
 Scores = dict[str, dict[str, float]]                              # model -> benchmark -> score
 Intervals = dict[str, dict[str, list[float]]]                     # model -> benchmark -> 95% interval
-EXAMPLES = """  python evaluate.py                           the newest run on the validation part of its data
-  python evaluate.py runs/20m --text my.txt    perplexity, bits per byte and per character
-  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz --choices piqa.jsonl.gz
-  python evaluate.py runs/20m --curve          its training curve beside the published one"""
+EXAMPLES = """  python evaluate.py                         the newest run's validation text
+  python evaluate.py runs/20m --text my.txt  perplexity and bits per byte
+  python evaluate.py runs/20m runs/tiny --blimp blimp.jsonl.gz
+  python evaluate.py runs/20m --choices piqa.jsonl.gz
+  python evaluate.py runs/20m --curve        its curve beside the published one"""
 
 
 def parser() -> Parser:
@@ -277,8 +278,8 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     for path in args.choices:
         with about(path):
             result = multiple_choice(model, tokenizer, path, args.boundary, args.prompt, args.limit, finished)
-        print(f"{name}: {path}: in {result['crossed']} of {result['items']} items a token crosses the "
-              "boundary of context and choice")
+        crossed = f"{name}: {path}: in {result['crossed']} of {result['items']} items"
+        print(wrapped(f"{crossed} a token crosses the boundary of context and choice", "", "  "))
         warn_of_lost_text(tokenizer, path, ("context", "choices"))
         title = BENCHMARKS.get(result["task"], (result["task"], ""))[0]
         results[f"{title} ({Path(path).name})" if title in results else title] = result

@@ -57,7 +57,8 @@ def result(of: Run) -> str:
     size = "own shape" if of.settings.get("model") else of.settings.get("size", "")
     text = (f"A language model of {count(of.config)['total']:,} parameters ({size}), trained from "
             f"{'the weights of ' + str(of.settings['init']) if of.settings.get('init') else 'scratch'} on "
-            f"{of.tokens:,} tokens in {clock(of.seconds)} on {of.info.get('device', 'an unknown device')}.")
+            f"{of.tokens:,} tokens{f' in {clock(of.seconds)}' if of.seconds else ''}"
+            f"{' on ' + of.info['device'] if of.info.get('device') else ''}.")
     best = of.best
     if best:
         loss = best["eval_loss"]
@@ -162,7 +163,7 @@ def differing(of: Run) -> str:
     """The settings that are not the default, with where each comes from."""
     origin, default = of.info.get("origin", {}), vars(TrainSettings())
     hidden = ("resume", "dry_run", "model", "out")
-    rows = [(name, "none" if value is None else value, origin.get(name, ""))
+    rows = [(name, "none" if value is None else value, origin.get(name, "not recorded"))
             for name, value in of.settings.items() if name not in hidden and value != default.get(name)]
     if not rows:
         return ""
@@ -192,18 +193,21 @@ def hardware(of: Run) -> tuple[float, str]:
 
 
 def cost(of: Run) -> str:
-    """FLOPs, time, energy."""
+    """FLOPs, and of a run that recorded its time also time and energy; "" before the first step."""
+    if not of.tokens:
+        return ""
     per_token = flops(of.config, of.settings["seq_len"])["training"]
     watts, assumption = hardware(of)
     _, _, kwh, carbon = energy(of.seconds, watts)
     speed = of.tokens_per_second
-    rows = [("compute", f"{per_token * of.tokens:.2e} FLOPs", f"{per_token / 1e6:,.1f} MFLOP a token"),
-            ("time", clock(of.seconds), "of all calls, evaluations included")]
+    rows = [("compute", f"{per_token * of.tokens:.2e} FLOPs", f"{per_token / 1e6:,.1f} MFLOP a token")]
     if speed:
         rows.append(("speed", f"{speed:,.0f} tokens/s", f"median; {speed * per_token / 1e9:,.0f} GFLOP/s"))
-    rows += [("energy", f"{1000 * kwh:,.2g} Wh" if kwh < 1 else f"{kwh:,.1f} kWh", assumption),
-             ("CO2", f"{1000 * carbon:,.2g} g" if carbon < 1 else f"{carbon:,.1f} kg",
-              f"{KG_CO2_PER_KWH} kg a kWh, an assumption")]
+    if of.seconds:
+        rows += [("time", clock(of.seconds), "of all calls, evaluations included"),
+                 ("energy", f"{1000 * kwh:,.2g} Wh" if kwh < 1 else f"{kwh:,.1f} kWh", assumption),
+                 ("CO2", f"{1000 * carbon:,.2g} g" if carbon < 1 else f"{carbon:,.1f} kg",
+                  f"{KG_CO2_PER_KWH} kg a kWh, an assumption")]
     return f"<h3>Cost</h3>{table(['', 'this run', 'how'], rows)}"
 
 
@@ -232,14 +236,16 @@ def beside_card(of: Run) -> str:
 def next_steps(of: Run) -> str:
     """Commands for what to do next."""
     prompt = "Once upon a time" if of.info.get("entropy") is not None else "The"
-    rows = [("Let it write:", command("sample.py", of.folder, prompt)),
-            ("See every token of an answer, and what else the model considered:",
-             command("sample.py", of.folder, prompt, "--explore", "page.html")),
-            ("Learn how the curve comes about, step by step:", command("lessons/08_training_step.py"))]
-    if of.info.get("entropy") is not None:
-        rows.insert(2, ("Count what it has learned:", command("evaluate.py", of.folder, "--builtin")))
+    rows = []
     if of.step < of.end:
-        rows.insert(0, ("Continue the run:", command("train.py", "--resume", of.folder)))
+        rows += [("Continue the run:", command("train.py", "--resume", of.folder))]
+    if any(of.folder.glob("*/config.json")):                      # best/ or last/
+        rows += [("Let it write:", command("sample.py", of.folder, prompt)),
+                 ("See every token of an answer, and what else the model considered:",
+                  command("sample.py", of.folder, prompt, "--explore", "page.html"))]
+        if of.info.get("entropy") is not None:
+            rows += [("Count what it has learned:", command("evaluate.py", of.folder, "--builtin"))]
+    rows += [("Learn how the curve comes about, step by step:", command("lessons/08_training_step.py"))]
     return f"<h3>What to do next</h3>{commands(rows)}"
 
 
@@ -252,7 +258,8 @@ def compared(runs: list[Run]) -> str:
         points = [(row["step"] * of.tokens_per_step, row["eval_loss"]) for row in of.evals]
         lines.append(Line(name_of(of), points, COLOURS[place % len(COLOURS)], "marked"))
         way = number(of.best or {}, "share_of_the_way")
-        rows.append((name_of(of), f"{count(of.config)['total']:,}", f"{of.tokens:,}", clock(of.seconds),
+        rows.append((name_of(of), f"{count(of.config)['total']:,}", f"{of.tokens:,}",
+                     clock(of.seconds) if of.seconds else "",
                      f"{of.best['eval_loss']:.3f}" if of.best else "none yet",
                      "" if way is None else f"{way:.1%}" if way > 0 else "none yet",
                      f"{of.step:,} of {of.end:,}"))
@@ -260,7 +267,7 @@ def compared(runs: list[Run]) -> str:
     corpora = {of.info.get("corpus") for of in runs}
     warning = "" if len(corpora) == 1 else paragraph(
         "These runs have different corpora: their losses cannot be compared.")
-    return (table(head, rows) + warning
+    return (table(head, rows, stacked=True) + warning
             + chart("validation loss of the runs", lines, "training tokens",
                     "validation loss, nats per token, logarithmic", log=True))
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from sampling.explore import Choice, colour_by_surprise, percent, surprise_legend
+from sampling.explore import SIGNS, Choice, colour_by_surprise, in_words, percent, surprise_legend
 
 ALTERNATIVES = 5                                                  # tokens shown beside each token of the text
 
@@ -40,9 +40,10 @@ p{margin:.4rem 0}
 .two{display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr)); gap:1rem 1.5rem}
 svg.chart{display:block; width:100%; max-width:34rem; height:auto}
 svg.chart text{fill:var(--soft)}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto; margin:.4rem 0 .8rem}
 table{border-collapse:collapse; font-size:.92rem}
 th,td{padding:.15rem 1.1rem .15rem 0; text-align:left; vertical-align:top}
+th:last-child,td:last-child{padding-right:0}
 th{font-weight:600; color:var(--soft)}
 tr+tr td{border-top:1px solid var(--line)}
 td.number,th.number{text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap}
@@ -51,6 +52,7 @@ pre{
   background:var(--panel); border-radius:.4rem; padding:.6rem .8rem; white-space:pre-wrap;
   overflow-wrap:anywhere
 }
+pre span{display:inline-block; max-width:100%}
 dl{margin:.4rem 0}
 dt{color:var(--soft); font-size:.9rem; margin-top:.6rem}
 dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
@@ -62,6 +64,7 @@ dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
 .slider input{flex:1 1 12rem; max-width:28rem; accent-color:var(--bar)}
 .slider output{font-variant-numeric:tabular-nums}
 .tokens{line-height:1.9; white-space:pre-wrap; overflow-wrap:anywhere; margin:.6rem 0}
+.word{white-space:nowrap}
 .tokens button{
   font:inherit; color:inherit; border:0; border-radius:.2rem; margin:0 1px; padding:.05rem 0;
   cursor:pointer; white-space:pre-wrap; text-align:left
@@ -79,6 +82,14 @@ dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
 .panel td:last-child{width:45%}
 .panel td u{
   display:block; height:.6rem; margin-top:.4rem; min-width:1px; background:var(--bar); border-radius:.15rem
+}
+@media (max-width:40rem){
+  th,td{padding-right:.6rem}
+  .stacked tr:first-child{display:none}
+  .stacked tr{display:block; padding:.3rem 0; border-top:1px solid var(--line)}
+  .stacked td,.stacked td.number{display:flex; padding:0; border:0; text-align:left}
+  .stacked td::before{content:attr(data-name); flex:0 0 10rem; color:var(--soft)}
+  .stacked td:first-child{font-weight:600}
 }
 @media print{
   :root{color-scheme:light}
@@ -164,18 +175,23 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{html.escape(text)}</p>\n' if kind else f"<p>{html.escape(text)}</p>\n"
 
 
-def table(head: list[str], rows: list[tuple]) -> str:
-    """A table; columns that hold only numbers are aligned to the right."""
+def table(head: list[str], rows: list[tuple], stacked: bool = False) -> str:
+    """A table; columns that hold only numbers are aligned to the right.
+
+    One of many columns is `stacked`: on a narrow screen each row becomes a list of its cells.
+    """
     cells = [[str(value) for value in row] for row in rows]
     right = [all(re.fullmatch(r"-?[\d.,]+%?", cell) for cell in column) for column in zip(*cells)]
     kinds = [' class="number"' if side else "" for side in right]
 
     def line(name: str, texts: list[str]) -> str:
-        made = (f"<{name}{kind}>{html.escape(text)}</{name}>" for text, kind in zip(texts, kinds))
+        made = (f'<{name}{kind} data-name="{html.escape(title)}">{html.escape(text)}</{name}>'
+                for text, kind, title in zip(texts, kinds, head))
         return f"<tr>{''.join(made)}</tr>\n"
 
     body = "".join(line("td", row) for row in cells)
-    return f'<div class="scroll"><table>{line("th", head)}{body}</table></div>\n'
+    kind = ' class="stacked"' if stacked else ""
+    return f'<div class="scroll"><table{kind}>{line("th", head)}{body}</table></div>\n'
 
 
 def terms(rows: list[tuple[str, str]]) -> str:
@@ -186,7 +202,11 @@ def terms(rows: list[tuple[str, str]]) -> str:
 
 def commands(rows: list[tuple[str, str]]) -> str:
     """What to do, each with the command that does it."""
-    return "".join(f"<p>{html.escape(words)}</p><pre>{html.escape(line)}</pre>\n" for words, line in rows)
+    def parts(line: str) -> str:
+        """Its words, each of which stays on one line: `--json` is not broken after its dashes."""
+        return " ".join(f"<span>{html.escape(part)}</span>" for part in line.split(" "))
+
+    return "".join(f"<p>{html.escape(words)}</p><pre>{parts(line)}</pre>\n" for words, line in rows)
 
 
 def bar(parts: list[tuple[str, float, str]]) -> str:
@@ -216,11 +236,11 @@ def explorer(states: list[tuple[str, list[Choice]]]) -> str:
         mean = sum(choice.surprise for choice in choices) / max(1, len(choices))
         data.append({"label": f"{label}: {mean:.2f} bits of surprise a token", "rows": rows})
     text = json.dumps({"names": list(numbers), "states": data}, ensure_ascii=False, separators=(",", ":"))
-    tokens = "".join(
+    tokens = in_words(states[-1][1], [
         f'<button type="button" tabindex="-1" class="{"" if choice.text else "name "}'
         f'{colour_by_surprise(choice.share)}" data-name="{html.escape(choice.name)}">'
         f"{html.escape(choice.text or choice.name)}</button>" for choice in states[-1][1]
-    )
+    ])
     legend = "".join(f'<span class="{name}">{html.escape(words)}</span>' for name, words in surprise_legend())
     last = len(states) - 1
     return f"""<div class="explorer">
@@ -230,5 +250,6 @@ def explorer(states: list[tuple[str, list[Choice]]]) -> str:
 <p class="bands soft">Surprise, as a share of a uniform guess: {legend}</p>
 <div class="tokens" role="group" aria-label="tokens of a validation document">{tokens}</div>
 <div class="panel" aria-live="polite"></div>
+<p class="soft">{SIGNS}</p>
 <script type="application/json">{text.replace("<", chr(92) + "u003c")}</script></div>
 """

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError, read_json
+from common import UserError, read_json, wrapped
 from sample import SampleSettings
 from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
 from sampling.template import render
@@ -128,7 +128,7 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
     form, turns = format_of(loaded), []
     if form.note:
         print(f"note: {form.note}", file=sys.stderr)
-    print(BASE_MODEL, "/help explains, an empty line ends the chat.", sep="\n")
+    print(wrapped(BASE_MODEL), "/help explains, an empty line ends the chat.", sep="\n")
     while said := read_line():
         if said in ("/quit", "/exit"):
             break

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import atomic_write, colour, for_terminal, output_file
+from common import Flow, atomic_write, colour, for_terminal, output_file
 from model import Llama
 from sample import Draw, SampleSettings, decode
 from sampling import history
@@ -125,6 +125,23 @@ def colour_by_probability(probability: float) -> str:
     return next(name for least, name in PROBABILITY_BANDS if probability >= least)
 
 
+def word_starts(tokens: list[str]) -> list[int]:
+    """The places at which a word begins in these texts: only there may a line be broken.
+
+    >>> word_starts(["Fin", "ley", " had", " a ", "hat", "."])
+    [0, 2, 3, 4]
+    """
+    return [i for i, token in enumerate(tokens)
+            if i == 0 or token[:1].isspace() or tokens[i - 1][-1:].isspace()]
+
+
+def in_words(choices: list[Choice], buttons: list[str]) -> str:
+    """The HTML of all tokens, those of one word in one element, which keeps them on one line."""
+    starts = word_starts([choice.text for choice in choices])
+    return "".join(f'<span class="word">{"".join(buttons[first:after])}</span>'
+                   for first, after in zip(starts, [*starts[1:], None]))
+
+
 def surprise_legend() -> list[tuple[str, str]]:
     """(colour, words) of each band of surprise."""
     return [(name, f"below {below:.0%}" if below < 1 else "more") for below, name in SURPRISE_BANDS]
@@ -148,10 +165,18 @@ def in_terminal(prompt: str, choices: list[Choice], width: int) -> str:
     """The coloured text, then a line for each token, with as many alternatives as fit into `width`."""
     codes = [COLOURS[colour_by_surprise(choice.share)] for choice in choices]
     shown = [for_terminal(choice.text or choice.name) for choice in choices]
-    text = "".join(colour(token, code) for token, code in zip(shown, codes))
-    legend = " ".join(colour(f" {words} ", COLOURS[name]) for name, words in surprise_legend())
+    flow, starts = Flow(), word_starts([choice.text for choice in choices])
+    text = colour(flow.add(prompt, last=True), "2")
+    column = flow.column
+    for first, after in zip(starts, [*starts[1:], len(choices)]):
+        word = "".join(shown[first:after])
+        if column and column + len(word) > flow.width:
+            text, column = text + "\n", 0
+        column = len(word.rpartition("\n")[2]) + (0 if "\n" in word else column)
+        text += "".join(colour(token, code) for token, code in zip(shown[first:after], codes[first:after]))
+    legend = "".join(colour(f" {words} ", COLOURS[name]) for name, words in surprise_legend())
     lines = [
-        colour(for_terminal(prompt), "2") + text,
+        text,
         "",
         f"surprise, as a share of a uniform guess: {legend}",
         "",
@@ -172,6 +197,7 @@ def in_terminal(prompt: str, choices: list[Choice], width: int) -> str:
 
 # ------------------------------------------------------------------------------------------------------- page
 
+SIGNS = "In the names of tokens, · is a space, ⏎ a line feed; ⌫ removes the space of the token after it."
 STYLE = """
 :root{
   color-scheme:light dark;
@@ -197,6 +223,7 @@ fieldset label{margin-right:.3rem}
 fieldset span{padding:.1rem .5rem; border-radius:.25rem; font-size:.9rem}
 #text{margin:1rem 0; font:1.1rem/2 ui-monospace,monospace; white-space:pre-wrap; overflow-wrap:anywhere}
 #text .prompt{color:var(--soft)}
+#text .word{white-space:nowrap}
 #text button{
   font:inherit; color:inherit; border:0; border-radius:.2rem; margin:0 1px; padding:.1rem 0;
   cursor:pointer; white-space:pre-wrap; text-align:left
@@ -271,7 +298,7 @@ function keep(i) {
   tokens[kept].tabIndex = -1;
   kept = i;
   tokens[i].tabIndex = 0;
-  (narrow.matches ? tokens[i] : bits).after(panel);
+  (narrow.matches ? tokens[i].parentNode : bits).after(panel);
   show(i);
 }
 [tokens, bars].forEach(group => group.forEach((one, i) => {
@@ -347,10 +374,10 @@ def page(
 <h1>{title}</h1>
 <p class="soft">Green tokens surprised the model little, red ones much. Point at a token, tap it, or move with
 Tab and the arrow keys, to see what else the model considered. All numbers are the model's own, before
-temperature and filters. Seed {answer.seed}; {html.escape(settings)}.</p>
+temperature and filters. {SIGNS} Seed {answer.seed}; {html.escape(settings)}.</p>
 <fieldset aria-label="colours">{by_surprise}{by_probability}</fieldset>
 <div id="text" role="group" aria-label="generated tokens" data-by="surprise"><span
-class="prompt">{html.escape(prompt)}</span>{"".join(map(button, choices))}</div>
+class="prompt">{html.escape(prompt)}</span>{in_words(choices, list(map(button, choices)))}</div>
 <p class="soft">Surprise of each token: mean {mean:.1f} bits, highest {highest:.1f}; a uniform guess among all
 tokens has {most:.1f}.</p>
 <div id="bits" aria-hidden="true">{bars}</div>

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import UserError, colour, for_terminal, json_lines
+from common import Flow, UserError, colour, for_terminal, json_lines, wrapped
 from sampling.answers import Answer, LoadedModel
 
 # Bytes; a longer file is renamed to .old (replacing an earlier .old), and a new file starts.
@@ -78,5 +78,6 @@ def show(folder: Path, as_json: bool = False) -> None:
         speed = f"{record['tokens']} tokens, {record['tokens_per_second']} tokens/s"
         print(colour(for_terminal(f"{record['time']}  {record['model']}  {speed}"), "2"))
         for answer in record["answers"]:
-            print(colour("  " + "  ".join(f"{name} {answer[name]}" for name in SHOWN), "2"))
-            print(for_terminal(f"{record['prompt']}{answer['text']}\n"))
+            settings = ", ".join(f"{name} {answer[name]}" for name in SHOWN)
+            print(colour(wrapped(settings, "  ", "  "), "2"))
+            print(Flow().add(f"{record['prompt']}{answer['text']}\n", last=True))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common import UserError, for_terminal
+from common import Flow, UserError, wrapped
 from model import KVCache, Llama
 from sample import Draw, NextLogits, SampleSettings, decode, filtered, pick
 from sampling.answers import LoadedModel, prompt_ids
@@ -135,14 +135,14 @@ def show(
     tokens = plain(settings)
     plain_seconds = (time.perf_counter() - started) / max(1, tokens)
     before = loaded.tokenizer.decode(ids)
-    print(for_terminal(prompt + loaded.tokenizer.decode(ids + result.ids)[len(before):]))
+    print(Flow().add(prompt + loaded.tokenizer.decode(ids + result.ids)[len(before):], last=True))
     share = result.kept / max(1, result.proposed)
-    print(
-        f"\n{loaded.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept "
+    print("\n" + wrapped(
+        f"{loaded.name} with draft {draft.name}: {result.kept} of {result.proposed} proposed tokens kept "
         f"({share:.0%}), {len(result.ids) / max(1, result.passes):.2f} tokens for each pass of the target\n"
         f"{1 / seconds:.1f} tokens/s; {1 / plain_seconds:.1f} without the draft; "
         f"speed-up {plain_seconds / seconds:.2f}"
-    )
+    ))
 
 
 def check_pair(loaded: LoadedModel, draft: LoadedModel) -> None:

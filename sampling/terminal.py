@@ -13,7 +13,7 @@ import textwrap
 import time
 from typing import Any, BinaryIO
 
-from common import UserError, for_terminal, naming
+from common import Flow, UserError, colour, for_terminal, naming, wrapped
 from sample import SampleSettings
 from sampling import history
 from sampling.answers import LoadedModel, respond, valid_text
@@ -122,19 +122,23 @@ def say(
 ) -> dict[str, Any]:
     """Let a model answer once for each (settings, seed); return the record that history and --json keep.
 
-    With `show` the first answer is printed while it grows, after the text `show`. The text `stop` ends the
-    first answer. `ids` are the prompt's ids, if its text alone does not determine them.
+    With `show` the first answer is printed while it grows, after the text `show` in grey. The text `stop`
+    ends the first answer. `ids` are the prompt's ids, if its text alone does not determine them.
     """
-    started, shown = time.perf_counter(), 0
+    started, shown, flow = time.perf_counter(), 0, Flow()
     for answers in respond(loaded, prompt if ids is None else ids, draws):
         text, found, _ = answers[0].text.partition(stop) if stop else (answers[0].text, "", "")
         if show is not None:
+            before = colour(flow.add(show, last=True), "2") if show else ""
             with naming("standard output"):
-                print(show + for_terminal(text[shown:]), end="", flush=True)
+                print(before + flow.add(text[shown:]), end="", flush=True)
             show, shown = "", len(text)
         if found:
             answers[0].text = text
             break
+    if show is not None:
+        with naming("standard output"):
+            print(flow.add("", last=True), end="", flush=True)
     return history.remember(loaded, prompt, answers, time.perf_counter() - started)
 
 
@@ -146,7 +150,7 @@ def sweep(
     texts = [answer["text"] for answer in say(loaded, prompt, draws)["answers"]]
     headed = [f"temperature {value:g}\n{for_terminal(text)}" for value, text in zip(temperatures, texts)]
     print(side_by_side(headed, shutil.get_terminal_size().columns))
-    print(f"\nthe same seed {seed}; {first_difference(texts)}")
+    print("\n" + wrapped(f"the same seed {seed}; {first_difference(texts)}"))
 
 
 def side_by_side(texts: list[str], width: int) -> str:

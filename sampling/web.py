@@ -45,20 +45,22 @@ CSS = """
 .problem{border-left:4px solid #d0453e;padding:.5rem .8rem;font-weight:600}
 .note{border-left:4px solid #c98a1b;padding:.3rem .8rem}
 .speed{font-variant-numeric:tabular-nums}
-.explorer{width:100%;height:48rem;border:1px solid var(--border-color-primary);border-radius:8px}
+.explorer{width:100%;height:56rem;border:1px solid var(--border-color-primary);border-radius:8px}
 .score td,.score th{padding:.25rem .6rem!important;border:1px solid var(--border-color-primary)!important}
 .score td:not(:first-child){text-align:right}
 #ballot button{border:1px solid var(--border-color-primary)}
 @media (max-width:30rem){.tab-container button{padding:.4rem .35rem!important;font-size:.85rem!important}}
 """
 MODES = ["show names", "blind", "random pair, blind"]
-# For a model of the built-in corpus: a tale, an exercise, a program. For any other: the kinds of the cards.
-BUILTIN_EXAMPLES = [
-    "Once upon a time there lived a quiet fox named Lena.",
-    "Question: Sam has 5 apples and gives 3 to Max. How many apples are left?",
-    'def add(number, n):\n    """Return the sum of number and n."""\n',
-]
-OTHER_EXAMPLES = [PROMPT, "The history of the city", "Question: What is 12 + 7?", "def read_lines(path):"]
+# What the page shows -> the prompt. For a model of the built-in corpus: a tale, an exercise, a program. For
+# any other: the kinds of the cards.
+BUILTIN_EXAMPLES = {
+    "Once upon a time there lived a quiet fox": "Once upon a time there lived a quiet fox named Lena.",
+    "Question: Sam has 5 apples": "Question: Sam has 5 apples and gives 3 to Max. How many apples are left?",
+    "def add(number, n):": 'def add(number, n):\n    """Return the sum of number and n."""\n',
+}
+OTHER_EXAMPLES = {text: text for text in (PROMPT, "The history of the city", "Question: What is 12 + 7?",
+                                          "def read_lines(path):")}
 # JavaScript for the explorer: the browser puts the page's theme into the last input, an empty field.
 THEME = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
 
@@ -138,7 +140,8 @@ def page(place: str | None, prompt: str | None) -> gr.Blocks:
         with gr.Tab("Explorer"):
             gr.Markdown("How sure the model was of each token, and what else it considered.")
             text, theme = prompt_box(prompt, "explore"), gr.Textbox(visible=False)
-            go, output = gr.Button("Explore", variant="primary", elem_id="explore"), gr.HTML()
+            go = gr.Button("Explore", variant="primary", elem_id="explore")
+            output = gr.HTML(padding=False)
             go.click(views.on_explore, [model, text, *fields, theme], output, js=THEME)
         with gr.Tab("Sweep"):
             gr.Markdown("One prompt at several temperatures, with the same random numbers.")
@@ -154,15 +157,20 @@ def page(place: str | None, prompt: str | None) -> gr.Blocks:
     return blocks
 
 
+def examples(prompts: dict[str, str], text: gr.Textbox, label: str) -> None:
+    """Buttons that put a prompt into the field `text`."""
+    gr.Examples([[prompt] for prompt in prompts.values()], text, label=label, example_labels=list(prompts))
+
+
 def generate_tab(prompt: str, model: gr.Dropdown, fields: list) -> None:
     """Prompt, examples, answers, and the history of the visit."""
     gr.Markdown("Write the start of a text. The model continues it.")
     text = prompt_box(prompt, "generate")
     generated = views.knows_builtin(model.value)
     with gr.Column(visible=generated) as builtin:
-        gr.Examples([[start] for start in BUILTIN_EXAMPLES], text, label="Starts as in the built-in corpus")
+        examples(BUILTIN_EXAMPLES, text, "Starts as in the built-in corpus")
     with gr.Column(visible=not generated) as other:
-        gr.Examples([[start] for start in OTHER_EXAMPLES], text, label="Starts of several kinds")
+        examples(OTHER_EXAMPLES, text, "Starts of several kinds")
     model.change(views.on_model, model, [builtin, other], show_progress="hidden")
     with gr.Row(equal_height=True):
         count = gr.Number(1, minimum=1, maximum=views.MOST_ANSWERS, step=1, precision=0, label="Responses",
@@ -171,9 +179,8 @@ def generate_tab(prompt: str, model: gr.Dropdown, fields: list) -> None:
     status, output = gr.HTML(elem_id="generate-status"), gr.HTML(elem_id="generate-output")
     past = gr.State([])
     with gr.Accordion("History of this visit", open=False):
-        heads = ["time", "model", "prompt", "settings", "seed", "answer"]
-        table = gr.Dataframe(headers=heads, wrap=True, interactive=False)
-    outputs = [output, status, past, table]
+        shown = gr.HTML("<p>No text yet.</p>", elem_id="history")
+    outputs = [output, status, past, shown]
     event = go.click(views.on_generate, [model, text, count, past, *fields], outputs, show_progress="hidden")
     stop.click(None, cancels=[event])
 
@@ -199,6 +206,7 @@ def arena_tab(prompt: str, model: gr.Dropdown, fields: list, places: list[str]) 
 
 def chat_tab(model: gr.Dropdown, fields: list) -> None:
     """Talk in turns."""
+    gr.Markdown("You and the model take turns. It only continues the text of the talk so far.")
     talk, turns = gr.Chatbot(label="Chat", height=400, render_markdown=False, buttons=[]), gr.State([])
     said, status = gr.Textbox(label="You", elem_id="chat-prompt", submit_btn=True), gr.HTML()
     outputs = [talk, turns, said, status]

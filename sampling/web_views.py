@@ -129,20 +129,20 @@ def on_generate(
             shown = "".join(block(f"seed {answer.seed}", prompt, answer.text) for answer in answers)
             yield shown, note + speed(answers, started), past, gr.skip()
         past = [history.remember(loaded, prompt, answers, time.perf_counter() - started), *past]
-        yield shown, note + speed(answers, started), past, table_of(past)
+        yield shown, note + speed(answers, started), past, earlier(past)
     except (UserError, OSError) as error:
         yield "", problem(error), past, gr.skip()
 
 
-def table_of(past: list[dict]) -> list[list]:
-    """The history as rows: time, model, prompt, settings, seed and text."""
-    rows = []
+def earlier(past: list[dict]) -> str:
+    """The history as answers, each under its time, model, settings and seed."""
+    blocks = ""
     for record in past:
         for answer in record["answers"]:
             settings = ", ".join(f"{short} {answer[name]:g}" for name, short in SHORT.items())
-            asked_what = [record["time"], record["model"], record["prompt"]]
-            rows.append([*asked_what, settings, str(answer["seed"]), answer["text"]])
-    return rows
+            title = f"{record['time'][11:]}, {record['model']}, {settings}, seed {answer['seed']}"
+            blocks += block(title, record["prompt"], answer["text"])
+    return blocks
 
 
 def on_explore(place: str, prompt: str, *fields: Any) -> Iterator[str]:

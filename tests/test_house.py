@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -484,7 +485,8 @@ def help_of(script: str, word: str | None) -> str | None:
     argv, path, printed = sys.argv, list(sys.path), io.StringIO()
     sys.argv = [script, *([word] if word else []), "--help"]
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with (contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed),
+              mock.patch.dict(os.environ, COLUMNS="80")):
             try:
                 if "/" in script:
                     runpy.run_module(script[:-3].replace("/", "."), run_name="__main__", alter_sys=True)
@@ -497,6 +499,18 @@ def help_of(script: str, word: str | None) -> str | None:
     finally:
         sys.argv, sys.path = argv, path
     return printed.getvalue()
+
+
+@pytest.mark.parametrize("command", [
+    "train.py", "params.py", "sample.py", "evaluate.py", "data.py", "data.py prepare", "data.py info",
+    "data.py show", "tokenizer.py", "tokenizer.py info", "tokenizer.py encode", "tokenizer.py decode",
+    "tokenizer.py train", "publishing/report.py", "publishing/card.py", "publishing/readme_picture.py",
+    "publishing/to_gguf.py", "publishing/to_onnx.py",
+])
+def test_help_fits_80_columns(command):
+    script, _, word = command.partition(" ")
+    text = help_of(script, word or None)
+    assert text and [line for line in text.splitlines() if len(line) > 80] == []
 
 
 def flags_of(script: str, word: str | None) -> set[str] | None:

@@ -111,8 +111,27 @@ def test_a_run_without_snapshots_samples_or_new_fields(copied):
     (copied / "run.json").write_text(json.dumps(kept))
     page = Page(report([copied]))
     assert "Validation loss" in page.text and page.names.count("svg") == 1
+    assert " 0 s" not in page.text and "energy" not in page.text  # no time was recorded
+    assert "sample.py" not in page.text                           # there is no model to ask
     (copied / "log.jsonl").unlink()
-    assert "no step yet" in Page(report([copied])).text
+    page = Page(report([copied]))
+    assert "no step yet" in page.text and "Cost" not in page.text and "train.py --resume" in page.text
+
+
+def test_a_word_of_the_explorer_is_not_broken(run):
+    """The tokens of one word are in one element, which keeps them on one line."""
+    page = report([run])
+    tokens = re.search('<div class="tokens".*?</div>', page, re.DOTALL)[0]
+    words = re.findall('<span class="word">(.*?)</span>', tokens)
+    texts = [re.findall(r"<button[^>]*>(.*?)</button>", word, re.DOTALL) for word in words]
+    assert sum(map(len, texts)) == tokens.count("<button") and max(map(len, texts)) > 1
+    for word in texts:
+        assert not any(text[0].isspace() for text in word[1:])
+
+
+def test_many_training_tokens_are_short_numbers_on_the_axis():
+    picture = chart("x", [Line("one", [(0, 1.0), (8.5e9, 2.0)], "#000000")], "tokens", "loss")
+    assert ">8B<" in picture and ">0<" in picture and "000,000" not in picture
 
 
 def test_an_unfinished_run_says_how_to_continue(copied):
@@ -147,6 +166,7 @@ def test_several_runs_are_compared(run, copied, tmp_path, monkeypatch, capsys):
     page = Page(out.read_text(encoding="utf-8"))
     assert page.names.count("h2") == 2 and page.names.count("h1") == 1
     assert page.names.count("svg") == 1 + 2 * 2
+    assert ("class", "stacked") in page.attributes and ("data-name", "validation loss") in page.attributes
     monkeypatch.setattr("sys.argv", ["report", str(run), str(copied)])
     with pytest.raises(UserError, match="--out"):
         main()

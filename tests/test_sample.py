@@ -318,6 +318,24 @@ def test_command_continues_a_prompt(command):
     assert command("--max-new-tokens", "2")[1].startswith(sample.PROMPT)
 
 
+@pytest.mark.parametrize("prompt", ["one two three four five", "x" * 30 + " y", "    a\n\n  two words"])
+def test_text_on_a_terminal_is_broken_between_words(command, monkeypatch, prompt):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    flags = ("--seed", "3", "--max-new-tokens", "30")
+    plain = command(prompt, *flags)[1]
+    for more in ((), ("--n", "1", "--json"), ("--n", "2")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        shown = command(prompt, *flags, *more)[1]
+        if "--json" in more:
+            assert json.loads(shown)["answers"][0]["text"] == plain[len(prompt):]
+            continue
+        start = shown.index("\n") + 1 if more else 0
+        answer = shown[start:].split("\n--- seed")[0]
+        assert "".join(answer.split()) == "".join(plain.split())
+        assert all(len(line.rstrip()) <= 20 or " " not in line.strip() for line in answer.splitlines())
+
+
 def test_prompt_file_and_json(command, tmp_path):
     (tmp_path / "prompt.txt").write_text("Hello there\n")
     code, out, _ = command(
@@ -351,7 +369,7 @@ def test_history_is_kept_beside_the_run_and_bounded(command, run_folder, monkeyp
     command("One", "--max-new-tokens", "2", "--seed", "1")
     command("Two", "--max-new-tokens", "2", "--n", "2")
     code, out, _ = command("--history")
-    assert code == 0 and "One" in out and out.count("Two") == 2 and "seed 1 " in out
+    assert code == 0 and "One" in out and out.count("Two") == 2 and "seed 1," in out
     assert [json.loads(line)["prompt"] for line in command("--history", "--json")[1].splitlines()] == [
         "One",
         "Two",

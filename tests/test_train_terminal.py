@@ -14,6 +14,9 @@ import pytest
 
 import common
 import train
+from corpus import builtin
+from corpus.documents import builtin_source
+from corpus.prepare import prepare
 from model import ModelConfig
 from training.log import rounded_time
 
@@ -76,6 +79,19 @@ def test_the_first_screen_has_eight_lines_that_say_what_where_and_on_what(shown)
     assert "stable_steps" not in text and "learning_rate" not in text
 
 
+def test_the_first_screen_of_the_built_in_corpus_has_eight_lines(tmp_path, monkeypatch, capsys):
+    """20m has one line more than tiny: the command of the card's own recipe."""
+    monkeypatch.setattr(common, "text_width", lambda: 80)
+    sources = [builtin_source(kind) for kind in builtin.KINDS]
+    monkeypatch.chdir(tmp_path)
+    prepare(sources, Path("corpora/builtin"), source_token_budget=12_000, validation_share=0.2)
+    train.train(size="20m", data="corpora/builtin", device="cpu", precision="bf16", dry_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    summary = lines[:[line.startswith("chosen") for line in lines].index(True)]
+    assert any(line.startswith("mixture") for line in summary) and "--recipe card" in summary[-1]
+    assert len(summary) <= 7                                      # and one that the vocabulary is another
+
+
 def test_evaluations_are_above_the_bar(shown):
     results = [line for line in shown[1] if "validation loss" in line]
     assert [re.match(r"step (\d+): validation loss \d+\.\d{3}, perplexity [\d,]+\.\d", line)[1]
@@ -118,16 +134,22 @@ def test_dry_run_says_where_each_setting_comes_from(corpus, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bar_is_drawn_in_a_notebook_and_not_in_a_log(monkeypatch):
-    for modules, drawn in (({}, False), ({"ipykernel": sys}, True)):
-        stream = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-        for _ in common.progress(range(3), mininterval=0):
-            pass
-        assert ("3/3" in stream.getvalue()) == drawn
+@pytest.mark.parametrize("notebook", [False, True])
+def test_a_bar_is_drawn_in_a_notebook_and_not_in_a_log(monkeypatch, notebook):
+    """In a notebook, bar and lines are in one stream: the text after the last carriage return is shown."""
+    out, log = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    for i in common.progress(range(3), mininterval=0):
+        if i == 1:
+            common.say("a line")
+    assert log.getvalue() == ""
+    lines = screen(out.getvalue(), 80)
+    assert lines[0] == "a line"
+    assert lines[1:] == [""] if not notebook else len(lines) == 3 and "3/3" in lines[1]
 
 
 @pytest.mark.parametrize("seconds, words", [(41.6, "42 seconds"), (5562, "93 minutes"), (40_000, "11 hours")])

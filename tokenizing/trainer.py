@@ -230,8 +230,8 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
 
 EXAMPLES = """\
   python tokenizer.py train my.txt --vocab-size 4096 --out my.vocab
-  python tokenizer.py train corpus/ more.jsonl.gz --out my.vocab --resume    continue after Ctrl-C
-  python tokenizer.py train builtin --out vocabs/builtin-4096.vocab          the vocabulary of this project
+  python tokenizer.py train corpus/ more.jsonl.gz --out my.vocab --resume
+  python tokenizer.py train builtin --out again.vocab  this project's own
   python tokenizer.py info my.vocab"""
 
 

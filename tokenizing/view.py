@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from common import Parser, UserError, colour, for_terminal
+from common import Flow, Parser, UserError, colour, for_terminal
 from corpus.documents import LARGEST_DOCUMENT, read_text
 from tokenizing import trainer
 from tokenizing.reference import load_reference
@@ -40,7 +40,7 @@ SAMPLE = (
 )
 
 EXAMPLES = """  python tokenizer.py encode "Because the cat sat"
-  python tokenizer.py encode --explain "1999" --vocab english-4096-strict-nocapcode-v1
+  python tokenizer.py encode --explain "1999" --vocab my.vocab
   python tokenizer.py encode --json < letter.txt | python tokenizer.py decode
   python tokenizer.py decode 98 2887
   python tokenizer.py info runs/20m/best
@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.command == "decode":
         text = tokenizer.decode(parse_ids(args.ids), skip_special=args.skip_special)
         line_end = "\n" if args.json or sys.stdout and sys.stdout.isatty() else ""
-        print(json.dumps({"text": text}) if args.json else for_terminal(text), end=line_end)
+        print(json.dumps({"text": text}) if args.json else Flow().add(text, last=True), end=line_end)
         return
     text = (read_input() if args.text is None else args.text).encode("utf-8", "surrogateescape")
     if args.document:

@@ -67,26 +67,16 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
         ("data", f"{job.corpus.folder}: {job.tokens_per_epoch():,} tokens{kind_of_text(job)}"),
         *mixture(job),
         ("run", f"{steps}, into {job.folder}"),
-        ("device", f"{device.kind}{where}, in {job.settings.precision} ({job.precision_reason})"
-         f"{attention(job)}"),
+        ("device", f"{device.kind}{where}, in {job.settings.precision} ({job.precision_reason})"),
         *recipe(job),
     ]
-
-
-def attention(job: Job) -> str:
-    """On a CPU: the form of attention that this dtype and row length get; else ""."""
-    if job.device.kind != "cpu":
-        return ""
-    heads, low = job.model_config.num_attention_heads, job.precision.autocast
-    return ", " + attention_cpu.summary(low, job.micro_batch, heads, job.settings.seq_len)
 
 
 def kind_of_text(job: Job) -> str:
     """That the built-in corpus is generated, and how to train on real text."""
     if job.validation.entropy() is None:
         return ""
-    kinds = ", ".join(data.source_name(name, True) for name in job.corpus.names)
-    return f" of generated text ({kinds}); real text: --data my.txt or --data python-docs"
+    return ", generated; real text: --data my.txt"
 
 
 def mixture(job: Job) -> list[tuple[str, str]]:
@@ -94,14 +84,15 @@ def mixture(job: Job) -> list[tuple[str, str]]:
     if len(job.corpus.names) == 1:
         return []
     start, end = shares(job, 0), shares(job, job.settings.steps)
-    return [("mixture", start if start == end else f"{start}; at the end {end}")]
+    names = [data.source_name(name, job.validation.entropy() is not None) for name in job.corpus.names]
+    first = ", ".join(f"{name} {share}" for name, share in zip(names, start))
+    return [("mixture", first if start == end else f"{first}; at the end {', '.join(end)}")]
 
 
-def shares(job: Job, step: int) -> str:
-    """The shares of the sources at a step."""
-    generated = job.validation.entropy() is not None
-    weights = job.corpus.weights(step).items()
-    return ", ".join(f"{data.source_name(name, generated)} {share:.0%}" for name, share in weights)
+def shares(job: Job, step: int) -> list[str]:
+    """The share of each source at a step, in percent."""
+    weights = job.corpus.weights(step)
+    return [f"{weights[name]:.0%}" for name in job.corpus.names]
 
 
 def recipe(job: Job) -> list[tuple[str, str]]:
@@ -128,7 +119,9 @@ def details(job: Job) -> list[tuple[str, str]]:
     if device.kind == "cpu":
         adamw = "fused AdamW" if settings.fused else "AdamW as written out in train.py"
         blocks = "; loss in blocks" if job.precision.autocast == torch.bfloat16 else ""
-        lines.append(("kernels", adamw + blocks))
+        attention = attention_cpu.summary(job.precision.autocast, job.micro_batch,
+                                          job.model_config.num_attention_heads, settings.seq_len)
+        lines.append(("kernels", f"{adamw}{blocks}; {attention}"))
     if job.validation.entropy() is not None:
         lines.append(("corpus", f"its entropy is {job.validation.entropy():.3f} nats per token: no model can "
                       "have a lower loss"))

@@ -58,8 +58,15 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
     return [float(f"{number * step:.6g}") for number in range(first, last + 1)]
 
 
-def tick_text(value: float, percent: bool) -> str:
-    """A number on an axis: 2,000 or 0.5 or 40%."""
+def tick_text(value: float, percent: bool, most: float = 0) -> str:
+    """A number on an axis that reaches `most`: 2,000 or 0.5 or 40%, or in millions or billions.
+
+    >>> tick_text(2000, False), tick_text(0.4, True), tick_text(500_000, False, 2e6)
+    ('2,000', '40%', '0.5M')
+    """
+    for unit, letter in ((1e9, "B"), (1e6, "M")):
+        if most >= unit:
+            return f"{value / unit:g}{letter if value else ''}"
     return f"{value:.0%}" if percent else f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
@@ -117,7 +124,7 @@ def chart(title: str, lines: list[Line], across: str, up: str, log: bool = False
     for value in ticks(left, right, False):
         x, _ = place(value, low if log else 0)
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 13}" text-anchor="middle">'
-                     f"{tick_text(value, False)}</text>")
+                     f"{tick_text(value, False, right)}</text>")
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{html.escape(across)}'
                  f'</text><text x="{LEFT}" y="{TOP - 8}">{html.escape(up)}</text>')
     parts += [drawn(line, [place(x, y) for x, y in points]) for line, points in kept]
@@ -155,7 +162,7 @@ def legend(lines: list[Line]) -> tuple[str, int]:
             x, y = LEFT, y + 15
         parts.append(drawn(line, [(x, y - 3.5), (x + 9, y - 3.5), (x + 18, y - 3.5)])
                      + f'<text x="{x + 22}" y="{y}">{html.escape(line.name)}</text>')
-        x += width + 6
+        x += width + 12
     return "".join(parts), y - HEIGHT + 8 if lines else 0
 
 

@@ -272,7 +272,7 @@ def learned_lines(row: dict) -> Iterator[str]:
 
 def way(row: dict) -> str:
     """How far an evaluation row is on the way from token frequencies to the corpus's entropy."""
-    unigram, entropy = f"{row['unigram_entropy']:.2f}", f"{row['entropy']:.3f}"
+    unigram, entropy = f"{row['unigram_entropy']:.2f}", f"{row['entropy']:.2f}"
     if row["share_of_the_way"] <= 0:
         return f"not yet better than counting tokens ({unigram})"
     return (f"{row['share_of_the_way']:.1%} of the way from counting tokens ({unigram}) to the entropy "
