@@ -349,7 +349,8 @@ def corpus_folder(settings: TrainSettings, device: Device, notes: list[str]) -> 
             vocab = tokenizer.find(vocab, network=False)
             tag = f"-{vocab.stem}"
         except UserError:
-            notes.append(f"the vocabulary of {settings.size} is not on this machine: the built-in one is used")
+            notes.append(f"the vocabulary of {settings.size} is not on this machine: the built-in one is "
+                         "used")
             vocab = None
     docs = path == "python-docs" and not Path(path).exists()
     out = own_corpus_folder(path) if path and not docs else Path("corpora", path or "builtin")
