@@ -504,7 +504,7 @@ def help_of(script: str, word: str | None) -> str | None:
 @pytest.mark.parametrize("command", [
     "train.py", "params.py", "sample.py", "evaluate.py", "data.py", "data.py prepare", "data.py info",
     "data.py show", "tokenizer.py", "tokenizer.py info", "tokenizer.py encode", "tokenizer.py decode",
-    "tokenizer.py train", "publishing/report.py", "publishing/card.py", "publishing/readme_picture.py",
+    "tokenizer.py train", "publishing/report.py", "publishing/card.py", "bench/readme_picture.py",
     "publishing/to_gguf.py", "publishing/to_onnx.py",
 ])
 def test_help_fits_80_columns(command):
