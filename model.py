@@ -233,10 +233,19 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = residual_output(config.intermediate_size, config.hidden_size)
 
+    def inputs(self) -> list[nn.Linear]:
+        """The layers that read x; `activate` takes their outputs in this order."""
+        return [self.gate_proj, self.up_proj]
+
+    def activate(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up, each (..., M): also the MLP of sampling/fast_decoder.py."""
+        return F.silu(gate) * up
+
     def forward(self, x: Tensor) -> Tensor:
-        gate = F.silu(self.gate_proj(x))                                      # (B, T, M)
+        gate = self.gate_proj(x)                                              # (B, T, M)
         up = self.up_proj(x)                                                  # (B, T, M)
-        return self.down_proj(gate * up)                                      # (B, T, D)
+        hidden = self.activate(gate, up)                                      # (B, T, M)
+        return self.down_proj(hidden)                                         # (B, T, D)
 
 
 class Block(nn.Module):

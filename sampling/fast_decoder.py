@@ -5,7 +5,7 @@ A small model's step is bound by two things: every weight is read once, and ever
 microseconds to start. So:
 
 * the rows of a weight are multiplied in several parts (FP32), or stored in fewer bytes (`sampling.weights`);
-* q, k and v come from one product, gate and up from another;
+* q, k and v come from one product, all inputs of the MLP from another;
 * the position's rotation is one matrix, the same for every layer and head;
 * q, k and v lie in the same memory in every layer, so that its views are made once a step;
 * the H/K query heads that share a key/value head go to attention as H/K query positions, so that keys and
@@ -56,10 +56,7 @@ class FastDecoder:
     def __init__(self, model: Llama, prepare: Callable[[Tensor], Product] = in_parts):
         config, decoder = model.config, model.model
         self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self.embedding = decoder.embed_tokens.weight                          # (V, D)
         device, D = self.embedding.device, config.hidden_size
         self.D_eps = torch.tensor(math.sqrt(D * config.rms_norm_eps), device=device)
@@ -69,19 +66,17 @@ class FastDecoder:
         self.identity = torch.eye(self.head_dim, device=device)               # (F, F)
         first, second = self.identity.chunk(2, dim=1)                         # (F, F/2)
         self.turned = torch.cat([-second, first], dim=1)                      # (F, F)
-        self.layers = []  # norm, qkv, output, norm, gate and up, down
+        self.mlp_inputs = len(decoder.layers[0].mlp.inputs())
+        self.layers = []                            # norm, qkv, output, norm; the MLP's inputs, between, down
         for layer in decoder.layers:
             attention, mlp = layer.self_attn, layer.mlp
-            qkv = prepare(
-                torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            )
-            gate_up = prepare(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
-            output, down = prepare(attention.o_proj.weight), prepare(mlp.down_proj.weight)
-            norms = (
-                math.sqrt(D) * layer.input_layernorm.weight,
-                math.sqrt(D) * layer.post_attention_layernorm.weight,
-            )
-            self.layers.append((norms[0], qkv, output, norms[1], gate_up, down))
+            qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+            inputs = torch.cat([linear.weight for linear in mlp.inputs()])
+            self.layers.append((
+                math.sqrt(D) * layer.input_layernorm.weight, prepare(qkv), prepare(attention.o_proj.weight),
+                math.sqrt(D) * layer.post_attention_layernorm.weight, prepare(inputs),
+                mlp.activate, prepare(mlp.down_proj.weight),
+            ))
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """x (B, D) / sqrt(|x|^2 / D + eps) * g in four operations instead of nine.
@@ -97,10 +92,8 @@ class FastDecoder:
         position = cache.length
         keys = cache.keys[..., :position + 1, :].unbind()                     # for each layer (B, K, S, F)
         values = cache.values[..., :position + 1, :].unbind()
-        new_keys, new_values = (
-            cache.keys[..., position, :].unbind(),
-            cache.values[..., position, :].unbind(),
-        )  # (B, K, F)
+        new_keys = cache.keys[..., position, :].unbind()                      # for each layer (B, K, F)
+        new_values = cache.values[..., position, :].unbind()
 
         def store(i: int, k: Tensor, v: Tensor) -> None:
             new_keys[i].copy_(k)
@@ -138,12 +131,13 @@ class FastDecoder:
         k = rotated[:, H:]                                                    # (B, K, F)
         rotation = self.identity * cos + self.turned * sin                    # (F, F)
         x = self.embedding[newest[:, 0]]                                      # (B, D)
-        for i, (attention_norm, to_qkv, to_output, mlp_norm, to_gate_up, to_down) in enumerate(self.layers):
+        for i, layer in enumerate(self.layers):
+            attention_norm, to_qkv, to_output, mlp_norm, to_inputs, activate, to_down = layer
             qkv.copy_(to_qkv(self.rms_norm(x, attention_norm)))               # (B, (H+2K)*F)
             torch.matmul(qk, rotation, out=rotated)                           # (B, H+K, F)
             store(i, k, v)
             attended = self.attend(q, keys[i], values[i], mask)               # (B, K, H/K, F)
             x.add_(to_output(attended.reshape(B, -1)))                        # (B, D)
-            gate, up = to_gate_up(self.rms_norm(x, mlp_norm)).chunk(2, dim=1)                 # (B, M) each
-            x.add_(to_down(F.silu(gate).mul_(up)))                            # (B, D)
+            inputs = to_inputs(self.rms_norm(x, mlp_norm)).chunk(self.mlp_inputs, dim=1)      # (B, M) each
+            x.add_(to_down(activate(*inputs)))                                # (B, D)
         return self.project(self.rms_norm(x, self.norm)).float()              # (B, V)
