@@ -45,6 +45,7 @@ ROW_ENDINGS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
 CACHES = {"__pycache__", "node_modules"}
 DOCUMENT_CHARACTERS = 8192
 LARGEST_DOCUMENT = 8 << 20  # characters
+LARGEST_LIST = 256 << 20  # characters of a file that is one JSON list
 CHUNK = 1 << 16  # characters
 
 
@@ -331,54 +332,21 @@ def json_lines(path: Path) -> Iterator[dict]:
 
 
 def json_items(path: Path) -> Iterator[Any]:
-    """The items of a file that is one JSON list, parsed one at a time; for any other file, `json_lines`."""
-    decoder, text, place = json.JSONDecoder(), "", 0
+    """The items of a file that is one JSON list; for any other file, `json_lines`."""
     with open_text(path) as file:
-        def more() -> bool:
-            """Append the next piece of the file and drop the parsed text; False at the end of the file."""
-            nonlocal text, place
-            piece = file.read(max(CHUNK, len(text) - place))
-            if piece:
-                text, place = text[place:] + piece, 0
-            return bool(piece)
-
-        def take(wanted: str) -> str:
-            """The next character that is not white space, consumed if it is in `wanted`."""
-            nonlocal place
-            while True:
-                while place < len(text) and text[place] in " \t\r\n":
-                    place += 1
-                if place < len(text) or not more():
-                    break
-            found = text[place:place + 1]
-            place += found != "" and found in wanted
-            return found
-
-        if take("[") != "[":
-            yield from json_lines(path)
-            return
-        if take("]") == "]":
-            return
-        for number in itertools.count(1):
-            take("")
-            while True:
-                try:
-                    item, end = decoder.raw_decode(text, place)
-                    if end < len(text) or not more():
-                        break
-                except (ValueError, RecursionError):
-                    if len(text) - place > LARGEST_DOCUMENT or not more():
-                        raise UserError(f"{path}: item {number} is not valid JSON, or has more than "
-                                        f"{LARGEST_DOCUMENT:,} characters") from None
-            place = end
-            yield item
-            found = take(",]")
-            if found == "]":
-                break
-            if found != ",":
-                raise UserError(f"{path}: the JSON list is incomplete after item {number}")
-        if take(""):
-            raise UserError(f"{path}: text after the end of the JSON list")
+        is_list = file.read(CHUNK).lstrip().startswith("[")
+    if not is_list:
+        yield from json_lines(path)
+        return
+    with open_text(path) as file:
+        text = file.read(LARGEST_LIST + 1)
+    if len(text) > LARGEST_LIST:
+        raise UserError(f"{path}: a JSON list of more than {LARGEST_LIST:,} characters; write one object a "
+                        "line (.jsonl) instead")
+    try:
+        yield from json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a valid JSON list ({error})") from None
 
 
 def separated_rows(path: Path, delimiter: str) -> Iterator[dict]:

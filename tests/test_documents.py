@@ -56,18 +56,19 @@ def test_every_format(tmp_path, name, content, texts):
     assert list(path_source("text", path).documents(1)) == texts[1:]
 
 
-def test_a_long_json_list_is_parsed_piece_by_piece(tmp_path, monkeypatch):
+def test_a_json_list_has_a_largest_size(tmp_path, monkeypatch):
     items = [{"text": "a" * (number * 37 % 5000), "n": number} for number in range(200)]
-    path = write(tmp_path / "a.json", json.dumps(items, indent=1).encode())
-    for chunk in (1, 7, 1000, 1 << 16):
-        monkeypatch.setattr(documents, "CHUNK", chunk)
-        assert list(rows_of(path)) == items
+    path = write(tmp_path / "a.json", b"\n " + json.dumps(items, indent=1).encode())
+    assert list(rows_of(path)) == items
+    monkeypatch.setattr(documents, "LARGEST_LIST", 1000)
+    with pytest.raises(UserError, match=r"a.json: a JSON list of more than 1,000 .*\.jsonl"):
+        list(rows_of(path))
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("a.json", b'[{"text": "x"}', "is incomplete after item 1"),
-    ("a.json", b'[{"text": "x"},', "item 2 is not valid JSON"),
-    ("a.json", b'[{"text": "x"}] x', "text after the end"),
+    ("a.json", b'[{"text": "x"}', "not a valid JSON list .*char 14"),
+    ("a.json", b'[{"text": "x"},', "not a valid JSON list"),
+    ("a.json", b'[{"text": "x"}] x', "not a valid JSON list .Extra data"),
     ("a.json", b'{"a":\n1}', "neither a JSON list nor one JSON object a line"),
     ("a.json", b'[{"body": "x"}]', "no column text or content; found body"),
     ("a.csv", b"id,text\n1,a,b\n", "line 2 has more fields than the header"),
