@@ -124,37 +124,6 @@ def export(folder: Path, file: Path) -> None:
         os.replace(made, file)
 
 
-@torch.no_grad()
-def largest_difference(folder: Path, file: Path) -> float | None:
-    """Largest difference of a logit between onnxruntime and the model: a prompt, then single tokens.
-
-    None without onnxruntime.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    model = Llama.from_pretrained(folder).eval()
-    config = model.config
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    inputs, outputs = names(config)
-    batch, prompt, total = 3, 17, 24
-    ids = torch.randint(config.vocab_size, (batch, total), generator=torch.Generator().manual_seed(0))
-    expected = model(ids)  # (B, S, V)
-    past = [torch.zeros(batch, config.num_key_value_heads, 0, config.head_dim).numpy()] * (
-        2 * config.num_hidden_layers
-    )
-    largest, start = 0.0, 0
-    for end in [prompt, *range(prompt + 1, total + 1)]:
-        positions = torch.arange(start, end).expand(batch, end - start)
-        mask = torch.ones(batch, end, dtype=torch.int64)
-        given = [ids[:, start:end].numpy(), mask.numpy(), positions.numpy(), *past]
-        logits, *past = session.run(outputs, dict(zip(inputs, given)))
-        difference = (torch.from_numpy(logits) - expected[:, start:end]).abs().max().item()
-        largest, start = max(largest, difference), end
-    return largest
-
-
 def main() -> int:
     parser = Parser(
         "Export a model to ONNX, with past keys and values.", "  python -m publishing.to_onnx runs/tiny\n",
@@ -172,12 +141,6 @@ def main() -> int:
     file = args.out or folder / "onnx" / "model.onnx"
     export(folder, file)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
-    difference = largest_difference(folder, file)
-    if difference is None:
-        print("not compared: onnxruntime is not installed")
-    else:
-        print("onnxruntime against the model, prompt and single steps: "
-              f"largest difference of a logit {difference:.1e}")
     return 0
 
 

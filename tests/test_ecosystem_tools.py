@@ -237,7 +237,6 @@ def test_onnx(trained, tmp_path):
         [python, "-m", "publishing.to_onnx", trained, "--out", file], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "largest difference of a logit" in done.stdout
     found = oracle("tf5", "onnx_check.py", trained, file, work=tmp_path)
     layers = Llama.from_pretrained(trained).config.num_hidden_layers
     past = [f"past_key_values.{i}.{part}" for i in range(layers) for part in ("key", "value")]
