@@ -753,9 +753,9 @@ LONGEST_FILE = 64 << 20  # bytes; the largest published vocabulary, 100,256 toke
 
 
 class StreamDecoder:
-    """Decodes ids one by one. The results of `feed` and `finish`, joined, are the complete decoded text.
+    """Decodes ids one by one. The results of `feed`, joined, are the decoded text.
 
-    A character is never broken. Two things are carried over: whether a DEL came last, so that the next byte
+    A character is never broken; one that stays unfinished at the end is left out. Two things are carried over: whether a DEL came last, so that the next byte
     is dropped, and the bytes of an unfinished character.
     """
 
@@ -768,10 +768,6 @@ class StreamDecoder:
         kept = re.sub(rb"\x7f.", b"", b"\x7f" * self.drop + self.tokenizer.token_bytes(ids), flags=re.DOTALL)
         self.drop = kept.endswith(b"\x7f")
         return self.characters.decode(kept.removesuffix(b"\x7f"))
-
-    def finish(self) -> str:
-        """U+FFFD for a character that remained unfinished."""
-        return self.characters.decode(b"", final=True)
 
 
 class Tokenizer(TokenMonster):

@@ -45,7 +45,6 @@ class Tale:
 
     words: int
     mentions: int  # of the hero's name, after the first
-    well_formed: float  # share of the characters that the grammar can read in one piece, from the start
     sentences: int
     good_sentences: int  # sentences that some tale could contain, with any names
     name: bool  # every name is one that was introduced, in its place
@@ -74,7 +73,6 @@ def check_tale(text: str) -> Tale:
     return Tale(
         words=len(text.split()),
         mentions=max(0, len(re.findall(rf"\b{hero}\b", text)) - 1) if hero else 0,
-        well_formed=reading.at / max(1, len(text)),
         sentences=len(sentences),
         good_sentences=sum(SENTENCE.fullmatch(sentence) is not None for sentence in sentences),
         faultless=reading.complete and not reading.mistakes,

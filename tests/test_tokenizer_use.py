@@ -378,10 +378,10 @@ def test_bpe_streams_whole_characters(bpe):
     text = "the caf\u00e9 \u4e16\u754c \U0001f600 dog"
     stream = bpe.stream()
     parts = [stream.feed([id]) for id in bpe.encode(text)]
-    assert "\ufffd" not in "".join(parts) and "".join(parts) + stream.finish() == text
+    assert "".join(parts) == text
     cut = bpe.encode("\U0001f600")[:-1]
     stream = bpe.stream()
-    assert "".join(stream.feed([id]) for id in cut) + stream.finish() == bpe.decode(cut)
+    assert "".join(stream.feed([id]) for id in cut) == bpe.decode(cut).rstrip("\ufffd")
 
 
 def test_bpe_special_ids_from_the_folder(tmp_path):

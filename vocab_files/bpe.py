@@ -251,7 +251,7 @@ class BPE:
 
 
 class Stream:
-    """Decodes ids one by one; the joined parts are the complete text, and no character is broken."""
+    """Decodes ids one by one; the joined parts are the text, and no character is broken."""
 
     def __init__(self, tokenizer: BPE):
         self.tokenizer, self.ids, self.given = tokenizer, [], 0
@@ -259,13 +259,7 @@ class Stream:
     def feed(self, ids: Iterable[int]) -> str:
         """The text that these ids complete; an incomplete character at the end (U+FFFD) is held back."""
         self.ids += ids
-        return self._next(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
-
-    def finish(self) -> str:
-        """The text that was held back."""
-        return self._next(self.tokenizer.decode(self.ids))
-
-    def _next(self, text: str) -> str:
+        text = self.tokenizer.decode(self.ids).rstrip("\ufffd")
         new = text[self.given:]
         self.given = max(self.given, len(text))
         return new
