@@ -119,7 +119,7 @@ class AdamW:
         return {name: tensor.to("cpu").contiguous() for name, tensor in moments.items()}
 
     def load(self, file: Path) -> None:
-        """Read the moments back. Raises UserError for a file that is damaged or of another model."""
+        """Read the moments of the same model back. Raises UserError for a file that cannot be read."""
         try:
             moments = load_file(file)
         except SafetensorError as error:
@@ -128,11 +128,7 @@ class AdamW:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
         for kind, tensors in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
             for name, tensor in zip(self.names, tensors):
-                found = moments.get(f"{kind}.{name}")
-                if found is None or found.shape != tensor.shape:
-                    raise UserError(f"{file}: {kind}.{name}: expected shape {list(tensor.shape)}, found "
-                                    f"{list(getattr(found, 'shape', []))}")
-                tensor.copy_(found)
+                tensor.copy_(moments[f"{kind}.{name}"])
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -146,14 +146,10 @@ class State:
     good_steps: int = 0
 
     def read(self, file: Path) -> None:
-        """Load a stored state. Raises UserError for a file that holds anything else."""
-        values = read_json(file)
-        numbers = [value for name, value in values.items() if name != "best_loss" or value is not None]
-        if set(values) != set(vars(self)) or not all(type(number) in (int, float) for number in numbers):
-            raise UserError(f"{file}: not a trainer state of this program")
-        if values["best_loss"] is not None and not math.isfinite(values["best_loss"]):
-            values["best_loss"] = None                            # older versions let NaN become the best
-        vars(self).update(values)
+        """Load a stored state, whose checksum was compared."""
+        vars(self).update(read_json(file))
+        if self.best_loss is not None and not math.isfinite(self.best_loss):
+            self.best_loss = None                                 # older versions let NaN become the best
 
 
 @dataclass
@@ -175,16 +171,6 @@ class History:
     signal: int = 0
     complete: bool = False
     first: bool = True
-
-
-class SavableOptimizer(Protocol):
-    """An optimizer that a checkpoint can hold."""
-
-    def state(self) -> dict[str, Any]:
-        """Name -> tensor, for a file."""
-
-    def load(self, file: Path) -> None:
-        """Read the tensors back. Raises UserError for a file that is damaged or of another model."""
 
 
 # ---------------------------------------------------------------------------------------------- opening a run

@@ -32,7 +32,7 @@ from common import (
     restore_folder, versions,
 )
 from model import Llama
-from training.job import Job, SavableOptimizer, State, free_folder
+from training.job import Job, State, free_folder
 from training.log import cut_log
 from training.settings import LASTING_CHANGES, THIS_CALL_ONLY, TrainSettings
 
@@ -40,9 +40,12 @@ SNAPSHOT_PARAMETERS = 5_000_000                                   # smaller mode
 
 
 class RunFolder:
-    """A run folder: created or resumed on entry, locked while open."""
+    """A run folder: created or resumed on entry, locked while open.
 
-    def __init__(self, job: Job, model: Llama, optimizer: SavableOptimizer, state: State):
+    `optimizer.state()` gives its tensors for a file by name, and `optimizer.load(file)` reads them back.
+    """
+
+    def __init__(self, job: Job, model: Llama, optimizer: Any, state: State):
         self.job, self.model, self.optimizer, self.state = job, model, optimizer, state
         self.writes = job.device.rank == 0
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
