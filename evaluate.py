@@ -16,7 +16,7 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 # First, because torch takes seconds to import: Ctrl-C during that time gives one line (common.before_run).
 from common import UserError, find_run, progress, run, sha256_file
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corpus.documents import rows_of
+from corpus.prepare import pieces_of
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
@@ -288,19 +289,6 @@ def windows(ids: list[int], start: int, context: int, stride: int) -> list[Query
     return queries
 
 
-def portions(documents: list[str]) -> Iterator[list[str]]:
-    """The documents in lists of about PORTION characters. Only the tokens of one list are in memory."""
-    portion, size = [], 0
-    for document in documents:
-        portion.append(document)
-        size += len(document)
-        if size >= PORTION:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
-
-
 def perplexity(
     model: Llama, tokenizer: Tokenizer, text: str | list[str], context: int | None = None
 ) -> dict[str, Any]:
@@ -320,7 +308,7 @@ def perplexity(
     documents = [text] if isinstance(text, str) else list(text)
     context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
     first, losses = begin(tokenizer), []
-    for portion in portions(documents):
+    for portion in pieces_of(documents, PORTION, len(documents)):
         queries = [
             windows(first + tokenizer.encode(document, document=True), len(first), context,
                     max(1, context // 2))

@@ -48,13 +48,14 @@ SAVE_SECONDS, REPORT_SECONDS = 5.0, 30.0
 
 # -------------------------------------------------------------------------------------------------- workers
 
-def pieces_of(documents: Iterable[str | None]) -> Iterator[list[str | None]]:
-    """Group documents into lists of about PIECE characters, the unit of work that is sent to a process."""
+def pieces_of(documents: Iterable[str | None], characters: int = PIECE,
+              most: int = 256) -> Iterator[list[str | None]]:
+    """Group documents into lists of about so many characters, and at most `most` documents."""
     piece, size = [], 0
     for text in documents:
         piece.append(text)
         size += len(text or "")
-        if size >= PIECE or len(piece) == 256:
+        if size >= characters or len(piece) == most:
             yield piece
             piece, size = [], 0
     if piece:

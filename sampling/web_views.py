@@ -94,6 +94,12 @@ def block(title: str, prompt: str, text: str) -> str:
     return f'<section class="answer"><h4>{title}</h4><div>{grey}{text}</div></section>'
 
 
+def columns(titles: list[str], prompt: str, texts: list[str]) -> str:
+    """Answers side by side."""
+    blocks = "".join(block(title, prompt, text) for title, text in zip(titles, texts))
+    return f'<div class="columns">{blocks}</div>'
+
+
 def now_and_then(items: Iterator[Any]) -> Iterator[Any]:
     """The first and the last item, and one every REFRESH seconds between them."""
     shown, item, pending = 0.0, None, False
@@ -173,15 +179,13 @@ def on_sweep(place: str, prompt: str, temperatures: str, *fields: Any) -> Iterat
             raise UserError(f"{len(values)} temperatures; write at most {MOST_COLUMNS}.")
         draws = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in values]
         for answers in now_and_then(respond(loaded, prompt, draws)):
-            blocks = "".join(
-                block(f"temperature {value:g}", prompt, answer.text) for value, answer in zip(values, answers)
-            )
-            yield f'<div class="columns">{blocks}</div>'
-        texts = [answer.text for answer in answers]
+            texts = [answer.text for answer in answers]
+            shown = columns([f"temperature {value:g}" for value in values], prompt, texts)
+            yield shown
         notes = [f"The same seed {seed}"]
         if os.path.commonprefix(texts).strip() or len(set(texts)) == 1:       # they begin alike
             notes.append(html.escape(first_difference(texts)))
-        yield f'<div class="columns">{blocks}</div><p>{"; ".join(notes)}.</p>'
+        yield f"{shown}<p>{'; '.join(notes)}.</p>"
     except (UserError, OSError) as error:
         yield problem(error)
 
@@ -203,17 +207,11 @@ def on_arena(place: str, other: str, mode: str, prompt: str, *fields: Any) -> It
         texts = ["", ""]
         for i, player in enumerate(pair):
             for texts[i] in now_and_then(player.answer(prompt, settings, seed)):
-                yield arena_blocks(titles, prompt, texts), None, gr.update(visible=False), ""
+                yield columns(titles, prompt, texts), None, gr.update(visible=False), ""
         vote = {"prompt": prompt, "pair": [(one.name, one.parameters) for one in pair]} if blind else None
-        yield arena_blocks(titles, prompt, texts), vote, gr.update(visible=blind), ""
+        yield columns(titles, prompt, texts), vote, gr.update(visible=blind), ""
     except (UserError, OSError) as error:
         yield problem(error), None, gr.update(visible=False), ""
-
-
-def arena_blocks(titles: list[str], prompt: str, texts: list[str]) -> str:
-    """Both answers side by side."""
-    blocks = "".join(block(title, prompt, text) for title, text in zip(titles, texts))
-    return f'<div class="columns">{blocks}</div>'
 
 
 def on_vote(vote: dict | None, word: str) -> tuple:
