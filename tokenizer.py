@@ -755,8 +755,8 @@ LONGEST_FILE = 64 << 20  # bytes; the largest published vocabulary, 100,256 toke
 class StreamDecoder:
     """Decodes ids one by one. The results of `feed`, joined, are the decoded text.
 
-    A character is never broken; one that stays unfinished at the end is left out. Two things are carried over: whether a DEL came last, so that the next byte
-    is dropped, and the bytes of an unfinished character.
+    A character is never broken; one that stays unfinished at the end is left out. Two things are carried
+    over: whether a DEL came last, so that the next byte is dropped, and the bytes of an unfinished character.
     """
 
     def __init__(self, tokenizer: TokenMonster):
