@@ -96,12 +96,12 @@ def overlay(run: str | Path) -> str:
     reference = ROOT / "judging" / f"reference_{size}.jsonl"
     known = []
     if of.settings.get("recipe") == "laptop" and not of.settings.get("model"):
-        known = list(read_log(reference))                         # [] where no run of this size is committed
+        known = list(read_log(reference))                         # [] where no run of this size is recorded
     for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
         if known:
-            axes.plot(*zip(*losses(known, key)), look, label=f"the committed laptop run, {split}")
+            axes.plot(*zip(*losses(known, key)), look, label=f"the recorded laptop run, {split}")
     if not card:
-        others = "over the committed laptop run" if known else "alone"
+        others = "with the recorded laptop run" if known else "alone"
         text = f"no curve was published for size {size}; the plot shows this run {others}"
     else:
         if both:
