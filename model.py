@@ -413,7 +413,7 @@ def beside_uniform(loss: float, vocab_size: int) -> str:
     """A warning if a loss is above ln V, the loss of a uniform guess among V tokens; else ""."""
     if loss <= math.log(vocab_size):
         return ""
-    return f"worse than knowing nothing: a uniform guess has perplexity {vocab_size:,} (V)"
+    return f"worse than knowing nothing: a uniform guess has perplexity {vocab_size:,}"
 
 
 # --------------------------------------------------------------------------------------------- initialization

@@ -987,7 +987,7 @@ def test_the_command_on_a_real_folder(tmp_path, monkeypatch, capsys):
     )
     printed = capsys.readouterr().out
     assert re.search(r"^PIQA +m +[01]\.", printed, re.MULTILINE) and "BLiMP" in printed
-    assert "in 0 of 3 items a token crosses the boundary of context and choice" in printed
+    assert "in 0 of 3 items a token crosses the boundary of context and choice" in " ".join(printed.split())
     report = json.loads((tmp_path / "m" / "evaluation.json").read_text(encoding="utf-8"))["models"]["m"]
     assert report["PIQA"]["items"] == 3 and report["BLiMP"]["pairs"] == 1
     written = (tmp_path / "m" / "evaluation.md").read_text(encoding="utf-8")
