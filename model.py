@@ -238,7 +238,7 @@ class MLP(nn.Module):
         return [self.gate_proj, self.up_proj]
 
     def activate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) * up, each (..., M): also the MLP of sampling/fast_decoder.py."""
+        """silu(gate) * up, both (..., M); sampling/fast_decoder.py calls it too."""
         return F.silu(gate) * up
 
     def forward(self, x: Tensor) -> Tensor:

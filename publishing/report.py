@@ -193,7 +193,7 @@ def hardware(of: Run) -> tuple[float, str]:
 
 
 def cost(of: Run) -> str:
-    """FLOPs, and of a run that recorded its time also time and energy; "" before the first step."""
+    """The FLOPs of a run; its time and energy too, if it recorded its time; "" before the first step."""
     if not of.tokens:
         return ""
     per_token = flops(of.config, of.settings["seq_len"])["training"]

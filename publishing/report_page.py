@@ -178,7 +178,7 @@ def paragraph(text: str, kind: str = "") -> str:
 def table(head: list[str], rows: list[tuple], stacked: bool = False) -> str:
     """A table; columns that hold only numbers are aligned to the right.
 
-    One of many columns is `stacked`: on a narrow screen each row becomes a list of its cells.
+    With `stacked`, for many columns, each row becomes a list of its cells on a narrow screen.
     """
     cells = [[str(value) for value in row] for row in rows]
     right = [all(re.fullmatch(r"-?[\d.,]+%?", cell) for cell in column) for column in zip(*cells)]

@@ -5,7 +5,7 @@ A small model's step is bound by two things: every weight is read once, and ever
 microseconds to start. So:
 
 * the rows of a weight are multiplied in several parts (FP32), or stored in fewer bytes (`sampling.weights`);
-* q, k and v come from one product, all inputs of the MLP from another;
+* q, k and v come from one product, gate and up (all of `MLP.inputs`) from another;
 * the position's rotation is one matrix, the same for every layer and head;
 * q, k and v lie in the same memory in every layer, so that its views are made once a step;
 * the H/K query heads that share a key/value head go to attention as H/K query positions, so that keys and
@@ -67,7 +67,7 @@ class FastDecoder:
         first, second = self.identity.chunk(2, dim=1)                         # (F, F/2)
         self.turned = torch.cat([-second, first], dim=1)                      # (F, F)
         self.mlp_inputs = len(decoder.layers[0].mlp.inputs())
-        self.layers = []                            # norm, qkv, output, norm; the MLP's inputs, between, down
+        self.layers = []                       # norm, qkv, output; norm, inputs, activation, down of the MLP
         for layer in decoder.layers:
             attention, mlp = layer.self_attn, layer.mlp
             qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
