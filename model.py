@@ -388,15 +388,6 @@ def next_token_losses(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor
     return loss, each.view(target.shape).sum(1) / (target.shape[1] - 1)
 
 
-def next_token_loss_written_out(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """`next_token_loss` in plain operations; a test compares the two."""
-    logits = logits[:, :-1].float()                                           # (B, T-1, V)
-    target = input_ids[:, 1:, None]                                           # (B, T-1, 1)
-    chosen = logits.gather(2, target)                                         # (B, T-1, 1)
-    total = torch.logsumexp(logits, dim=2, keepdim=True)                      # (B, T-1, 1)
-    return (total - chosen).mean()
-
-
 def shown_perplexity(loss: float, digits: int = 1) -> str:
     """The perplexity e^loss as text, from 10^9 on in scientific notation.
 

@@ -447,14 +447,12 @@ def judge_all(folders: list[Path], args: argparse.Namespace) -> None:
     scores, intervals, chance = {}, {}, {}
     for name, row in results.items():
         heads = {title: headline(result) for title, result in row.items()}
+        for title, result in row.items():
+            chance |= {title: result["chance"]} if "chance" in result else {}
+            heads |= {f"{title}, {group}": (share, result["group_intervals"][group])
+                      for group, share in result.get("groups", {}).items()}
         scores[name] = {title: score for title, (score, _) in heads.items()}
         intervals[name] = {title: ends for title, (_, ends) in heads.items()}
-        for title, result in row.items():
-            groups = result.get("groups", {})
-            scores[name] |= {f"{title}, {group}": share for group, share in groups.items()}
-            chance |= {title: result["chance"]} if "chance" in result else {}
-            ends = result.get("group_intervals", {})
-            intervals[name] |= {f"{title}, {group}": ends[group] for group in groups}
     if args.peers:
         peers, card_chance = card_peers()
         scores |= {f"{name} (card)": row for name, row in peers.items()}

@@ -27,7 +27,6 @@ from model import (
     attention_written_out,
     init_weights,
     next_token_loss,
-    next_token_loss_written_out,
     rotary_table,
     rotate,
     sdpa,
@@ -157,6 +156,15 @@ def test_rotary_turns_the_pair_j_and_j_plus_half_by_position_times_theta():
                 b * math.cos(angle) + a * math.sin(angle), abs=1e-5
             )
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
+
+
+def next_token_loss_written_out(logits, input_ids):
+    """`next_token_loss` in plain operations."""
+    logits = logits[:, :-1].float()                                           # (B, T-1, V)
+    target = input_ids[:, 1:, None]                                           # (B, T-1, 1)
+    chosen = logits.gather(2, target)                                         # (B, T-1, 1)
+    total = torch.logsumexp(logits, dim=2, keepdim=True)                      # (B, T-1, 1)
+    return (total - chosen).mean()
 
 
 def test_next_token_loss_equals_its_written_out_form_and_its_definition():

@@ -193,7 +193,6 @@ def trace_everything(path: Path) -> tuple[list[ShapeTracer], set[int]]:
                 logits = model(ids)
                 module.next_token_loss(logits, ids)
                 module.next_token_losses(logits, ids)
-                module.next_token_loss_written_out(logits, ids)
             cache = module.KVCache(config, B, 16)
             model(ids[:, :SEEN], cache)
             with traced(SEEN):
