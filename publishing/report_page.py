@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from sampling.explore import SIGNS, Choice, colour_by_surprise, in_words, percent, surprise_legend
+from sampling.explore import SIGNS, Choice, colour_by_surprise, face, in_words, percent, surprise_legend
 
 ALTERNATIVES = 5                                                  # tokens shown beside each token of the text
 
@@ -64,7 +64,7 @@ dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
 .slider input{flex:1 1 12rem; max-width:28rem; accent-color:var(--bar)}
 .slider output{font-variant-numeric:tabular-nums}
 .tokens{line-height:1.9; white-space:pre-wrap; overflow-wrap:anywhere; margin:.6rem 0}
-.word{white-space:nowrap}
+.word{white-space:pre}
 .tokens button{
   font:inherit; color:inherit; border:0; border-radius:.2rem; margin:0 1px; padding:.05rem 0;
   cursor:pointer; white-space:pre-wrap; text-align:left
@@ -96,7 +96,8 @@ dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
   body{max-width:none; padding:0; font-size:10pt}
   .slider,.panel{display:none}
   h2{break-before:page} h2:first-of-type{break-before:auto}
-  h3{break-after:avoid} figure,svg,table,dd,pre{break-inside:avoid}
+  h3,dt{break-after:avoid} figure,svg,table,dd,pre,.parts{break-inside:avoid}
+  th,td{padding-right:.6rem} .stacked td{white-space:nowrap}
   *{print-color-adjust:exact; -webkit-print-color-adjust:exact}
 }
 """
@@ -239,7 +240,7 @@ def explorer(states: list[tuple[str, list[Choice]]]) -> str:
     tokens = in_words(states[-1][1], [
         f'<button type="button" tabindex="-1" class="{"" if choice.text else "name "}'
         f'{colour_by_surprise(choice.share)}" data-name="{html.escape(choice.name)}">'
-        f"{html.escape(choice.text or choice.name)}</button>" for choice in states[-1][1]
+        f"{face(choice)}</button>" for choice in states[-1][1]
     ])
     legend = "".join(f'<span class="{name}">{html.escape(words)}</span>' for name, words in surprise_legend())
     last = len(states) - 1

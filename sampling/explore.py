@@ -135,10 +135,22 @@ def word_starts(tokens: list[str]) -> list[int]:
             if i == 0 or token[:1].isspace() or tokens[i - 1][-1:].isspace()]
 
 
+def face(choice: Choice) -> str:
+    """What the button of a token shows: its text, with a sign for a line feed, or its name if it has none."""
+    return html.escape(choice.text.replace("\n", "⏎") or choice.name)
+
+
 def in_words(choices: list[Choice], buttons: list[str]) -> str:
-    """The HTML of all tokens, those of one word in one element, which keeps them on one line."""
+    """The HTML of all tokens. Those of one word are in one element, which keeps them on one line.
+
+    A line feed is a line break before the button if the token begins with it, else after the button.
+    """
+    made = []
+    for choice, button in zip(choices, buttons):
+        first = choice.text.startswith("\n")
+        made.append("\n" * first + button + "\n" * ("\n" in choice.text and not first))
     starts = word_starts([choice.text for choice in choices])
-    return "".join(f'<span class="word">{"".join(buttons[first:after])}</span>'
+    return "".join(f'<span class="word">{"".join(made[first:after])}</span>'
                    for first, after in zip(starts, [*starts[1:], None]))
 
 
@@ -223,7 +235,7 @@ fieldset label{margin-right:.3rem}
 fieldset span{padding:.1rem .5rem; border-radius:.25rem; font-size:.9rem}
 #text{margin:1rem 0; font:1.1rem/2 ui-monospace,monospace; white-space:pre-wrap; overflow-wrap:anywhere}
 #text .prompt{color:var(--soft)}
-#text .word{white-space:nowrap}
+#text .word{white-space:pre}
 #text button{
   font:inherit; color:inherit; border:0; border-radius:.2rem; margin:0 1px; padding:.1rem 0;
   cursor:pointer; white-space:pre-wrap; text-align:left
@@ -327,12 +339,12 @@ if (tokens.length) {
 
 def button(choice: Choice) -> str:
     """One token on the page; one without text of its own (part of a character, the end) shows its name."""
-    label = f"{choice.name}, {percent(choice.probability)}, {choice.surprise:.1f} bits of surprise"
+    words = f"{choice.name}, {percent(choice.probability)}, {choice.surprise:.1f} bits of surprise"
     return (
         f'<button type="button" tabindex="-1" class="{"" if choice.text else "name"}" '
         f'data-surprise="{colour_by_surprise(choice.share)}" '
         f'data-probability="{colour_by_probability(choice.probability)}" '
-        f'aria-label="{html.escape(label)}">{html.escape(choice.text or choice.name)}</button>'
+        f'aria-label="{html.escape(words)}">{face(choice)}</button>'
     )
 
 

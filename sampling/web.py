@@ -140,8 +140,7 @@ def page(place: str | None, prompt: str | None) -> gr.Blocks:
         with gr.Tab("Explorer"):
             gr.Markdown("How sure the model was of each token, and what else it considered.")
             text, theme = prompt_box(prompt, "explore"), gr.Textbox(visible=False)
-            go = gr.Button("Explore", variant="primary", elem_id="explore")
-            output = gr.HTML(padding=False)
+            go, output = gr.Button("Explore", variant="primary", elem_id="explore"), gr.HTML()
             go.click(views.on_explore, [model, text, *fields, theme], output, js=THEME)
         with gr.Tab("Sweep"):
             gr.Markdown("One prompt at several temperatures, with the same random numbers.")

@@ -131,6 +131,14 @@ def test_page_is_whole_and_asks_for_nothing(command, place):
     assert code == 0 and (place / "page.html").read_text(encoding="utf-8").count("<button") == 0
 
 
+def test_a_line_feed_is_a_sign_and_a_line_break():
+    texts = [" a", "\n  b", "c", "):\n", " d"]
+    choices = [explore.Choice(text, text, 1.0, 0.0, 0.0, 1, 0.0, []) for text in texts]
+    shown = explore.in_words(choices, [f"<b>{explore.face(choice)}</b>" for choice in choices])
+    assert re.sub("</?span.*?>", "", shown) == "<b> a</b>\n<b>⏎  b</b><b>c</b><b>):⏎</b>\n<b> d</b>"
+    assert [part.count("<b>") for part in shown.split("</span>")] == [1, 3, 1, 0]
+
+
 def test_terminal_is_coloured_only_where_it_should_be(monkeypatch):
     choice = explore.Choice(" cat", "·cat", 0.9, 0.15, 0.01, 1, 0.5, [("·cat", 0.9), ("·dog", 0.1)])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
