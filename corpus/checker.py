@@ -56,7 +56,7 @@ class Tale:
 
     @property
     def counts(self) -> bool:
-        """Long enough to say something: at least 60 words and two later mentions of the hero."""
+        """Whether the tale is long enough to judge: at least 60 words and two later mentions of the hero."""
         return self.words >= 60 and self.mentions >= 2
 
 

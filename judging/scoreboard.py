@@ -164,7 +164,7 @@ def markdown(scores: Scores, intervals: Intervals, chance: dict[str, float]) -> 
 
 
 def aligned(scores: Scores, intervals: Intervals, chance: dict[str, float]) -> str:
-    """The same for a terminal: one line for each benchmark and model."""
+    """The table of `markdown` for a terminal: one line for each benchmark and model."""
     columns = {"benchmark": "", "model": "", "score": ".4f", "95% interval": "", "chance": ".4f", "rank": ""}
     table = Table("", columns)
     for title, row in lines_of(scores, chance).items():

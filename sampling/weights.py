@@ -58,7 +58,7 @@ def bf16_row_product(weight: Tensor) -> Product:
 
 
 def int8_product(weight: Tensor) -> Product:
-    """The same with weight row r as integers times max |w_r| / 127: symmetric, one scale for each output.
+    """x weight^T with weight row r as integers times max |w_r| / 127: symmetric, one scale for each output.
 
     Zeros fill the columns up to a multiple of INT8_WIDTH.
     """
@@ -78,7 +78,7 @@ def int8_product(weight: Tensor) -> Product:
 
 
 def int8_dynamic_product(weight: Tensor) -> Product:
-    """The same by torch's dynamic quantization, with one scale for each output and one for each row of x.
+    """`int8_product` by torch's dynamic quantization: one scale for each output, and one for each row of x.
 
     torch takes one scale for all of x, from its least and its greatest value. So each row is divided by its
     largest magnitude, and two more columns hold +1 and -1, with weight 0: the range is always -1..1, and no

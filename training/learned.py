@@ -185,10 +185,10 @@ class Learned:
 
     @classmethod
     def of(cls, validation: data.Corpus, coder: Any, device: torch.device, longest: int) -> Learned:
-        """For a run that validates on this corpus with a model of `longest` positions.
+        """The measures of a run that validates on this corpus with a model of `longest` positions.
 
         Nothing is measured on XLA, which compiles every new shape (`evaluate.py --builtin` does it later),
-        and where no document of a source fits into the model.
+        nor where no document of a source fits into the model.
         """
         if knows_its_entropy(validation) and device.type != "xla":
             documents = {kind: [document for document in chosen if len(document.ids) <= longest]
