@@ -97,7 +97,7 @@ dd{margin:0; white-space:pre-wrap; overflow-wrap:anywhere}
   .slider,.panel{display:none}
   h2{break-before:page} h2:first-of-type{break-before:auto}
   h3,dt{break-after:avoid} figure,svg,table,dd,pre,.parts{break-inside:avoid}
-  th,td{padding-right:.6rem} .stacked td{white-space:nowrap}
+  .scroll{overflow:visible} table{font-size:9pt} th,td{padding-right:.6rem} .stacked td{white-space:nowrap}
   *{print-color-adjust:exact; -webkit-print-color-adjust:exact}
 }
 """
