@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import colour
-from params import SIZE_OF, Table
+from model import SIZES, ModelConfig
+from params import FAMILY, SIZE_OF, Table
 
 Interval = tuple[float, float]
 OWN_CARD = ("Stentor2-30M", "Stentor3-20M", "Portimbria-150M")
@@ -112,30 +113,88 @@ def slug(text: Any) -> str:
 
 
 class Audit:
-    """The statements, the findings, and which statements were checked; a `path` is "group.key"."""
+    """The statements of all cards, the findings, and which statements were checked: (model, path, index)."""
 
     def __init__(self, models: dict[str, dict]):
         self.models = models
         self.findings: list[Finding] = []
         self.seen: set[tuple[str, str, int]] = set()
 
-    def statements(self, model: str, path: str, section: str = "") -> list[tuple[int, dict]]:
+    def __getitem__(self, model: str) -> Card:
+        return Card(self, model, self.models[model])
+
+    def __iter__(self) -> Iterator[Card]:
+        return map(self.__getitem__, SIZE_OF)
+
+    @property
+    def own(self) -> list[Card]:
+        """The three with a card of their own: Stentor2-30M, Stentor3-20M, Portimbria-150M."""
+        return [self[model] for model in OWN_CARD]
+
+    def rest(self) -> None:
+        """The statements without a check: repeated numbers must agree, the rest is not checkable."""
+        for model, groups in self.models.items():
+            card, paths = self[model], [f"{group}.{key}" for group, keys in groups.items() for key in keys]
+            for path in paths:
+                values = [statement.get("value") for _, statement in card.statements(path)]
+                several = len(values) > 1
+                numbers = several and all(
+                    re.fullmatch(r"~?[\d.,]+\s?[a-zA-Z%]*", str(value)) for value in values
+                )
+                for index, value in enumerate(values):
+                    if (model, path, index) in self.seen:
+                        continue
+                    if numbers:
+                        holds = all(agree(interval(value), interval(other)) for other in values)
+                        card.note(path, holds, values[index - 1], f"stated {len(values)} times", index=index)
+                    elif several and all(value == other for other in values):
+                        card.note(
+                            path, True, value, f"stated {len(values)} times in the same words",
+                            index=index,
+                        )
+                    else:
+                        card.note(path, None, None, "a choice, a measurement or a description", index=index)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model of the audit and what the cards state about it; a `path` is "group.key"."""
+
+    audit: Audit
+    model: str
+    groups: dict[str, dict]                                       # group -> key -> statements
+
+    @property
+    def size(self) -> str:
+        """Our name of the model."""
+        return SIZE_OF[self.model]
+
+    @property
+    def shape(self) -> ModelConfig:
+        return SIZES[self.size]
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of training."""
+        return FAMILY[self.size]
+
+    def statements(self, path: str, section: str = "") -> list[tuple[int, dict]]:
         """(position, statement) of all statements at `path` whose section begins with `section`."""
         group, key = path.split(".")
-        found = enumerate(self.models[model].get(group, {}).get(key, []))
+        found = enumerate(self.groups.get(group, {}).get(key, []))
         return [(i, statement) for i, statement in found if statement["section"].startswith(section)]
 
-    def value(self, model: str, path: str, section: str = "") -> Any:
+    def value(self, path: str, section: str = "") -> Any:
         """The first statement's value."""
-        return self.statements(model, path, section)[0][1]["value"]
+        return self.statements(path, section)[0][1]["value"]
 
-    def rows(self, model: str, path: str) -> list[dict[str, Any]]:
+    def rows(self, path: str) -> list[dict[str, Any]]:
         """A table of a card, one dict per row; empty where the card has none."""
-        found = self.statements(model, path)
+        found = self.statements(path)
         return [dict(zip(found[0][1]["columns"], row)) for row in found[0][1]["rows"]] if found else []
 
     def note(
-        self, model: str, path: str, holds: bool | None, computed: Any, formula: str, *, index: int = 0,
+        self, path: str, holds: bool | None, computed: Any, formula: str, *, index: int = 0,
         part: Any = "", stated: Any = None, correction: dict | None = None,
     ) -> None:
         """Record a finding about statement number `index`; `holds` is None where arithmetic cannot decide.
@@ -144,26 +203,26 @@ class Audit:
         statement's value.
         """
         group, key = path.split(".")
-        statement = self.models[model][group][key][index]
+        statement = self.groups[group][key][index]
         source = slug(statement["card"].split("-")[0] + " " + statement["section"])
         names = [
-            SIZE_OF[model], group, key, slug(part), source if len(self.models[model][group][key]) > 1 else "",
+            self.size, group, key, slug(part), source if len(self.groups[group][key]) > 1 else "",
         ]
         verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
         if isinstance(computed, float):
             computed = float(f"{computed:.10g}")
         if stated is None:
             stated = statement.get("value")
-        name, where = ".".join(filter(None, names)), f"models.{model}.{path}"
+        name, where = ".".join(filter(None, names)), f"models.{self.model}.{path}"
         finding = Finding(
             name, statement["card"], where, statement["section"], stated, computed, formula, correction,
             verdict,
         )
-        self.findings.append(finding)
-        self.seen.add((model, path, index))
+        self.audit.findings.append(finding)
+        self.audit.seen.add((self.model, path, index))
 
     def check(
-        self, model: str, path: str, computed: float | Interval | list[float], formula: str, *,
+        self, path: str, computed: float | Interval | list[float], formula: str, *,
         part: Any = "", stated: Any = None, decimals: int | None = None, exact: bool = False, fix: str = "",
     ) -> None:
         """Compare every statement at `path` with a computed number or interval, or with any of a list.
@@ -171,7 +230,7 @@ class Audit:
         `stated` is a cell of a table and replaces the statement's value; `fix` is the field of a correction.
         """
         readings = computed if isinstance(computed, list) else [computed]
-        for index, statement in self.statements(model, path):
+        for index, statement in self.statements(path):
             value = statement["value"] if stated is None else stated
             scale = 1e6 if statement.get("unit") == "million" else 1.0
             low, high = (end * scale for end in interval(value, decimals, exact))
@@ -182,36 +241,9 @@ class Audit:
                 shown = min(readings, key=lambda reading: abs(reading - low)) / scale
             correction = None if holds or not fix else {"field": fix, "stated": value, "value": computed}
             self.note(
-                model, path, holds, shown, formula, index=index, part=part, stated=value,
+                path, holds, shown, formula, index=index, part=part, stated=value,
                 correction=correction,
             )
-
-    def rest(self) -> None:
-        """The statements without a check: repeated numbers must agree, the rest is not checkable."""
-        for model, groups in self.models.items():
-            for path in [f"{group}.{key}" for group, keys in groups.items() for key in keys]:
-                values = [statement.get("value") for _, statement in self.statements(model, path)]
-                several = len(values) > 1
-                numbers = several and all(
-                    re.fullmatch(r"~?[\d.,]+\s?[a-zA-Z%]*", str(value)) for value in values
-                )
-                for index, value in enumerate(values):
-                    if (model, path, index) in self.seen:
-                        continue
-                    if numbers:
-                        holds = all(agree(interval(value), interval(other)) for other in values)
-                        self.note(
-                            model, path, holds, values[index - 1], f"stated {len(values)} times", index=index
-                        )
-                    elif several and all(value == other for other in values):
-                        self.note(
-                            model, path, True, value, f"stated {len(values)} times in the same words",
-                            index=index,
-                        )
-                    else:
-                        self.note(
-                            model, path, None, None, "a choice, a measurement or a description", index=index
-                        )
 
 
 # --------------------------------------------------------------------------------------------------- printing

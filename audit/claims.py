@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from audit.cards import OWN_CARD, Audit
-from model import SIZES
-from params import FAMILY, SIZE_OF, count
+from audit.cards import OWN_CARD, Audit, Card
+from params import SIZE_OF, count
 
 S2, S3, P = OWN_CARD
 # Sizes in the published config.json of each model.
@@ -25,52 +24,46 @@ def data(cards: Audit) -> None:
 
     The anneal raises code and lowers web, so the shares at the start are bounds for the run.
     """
-    for model in (S3, P):
-        tokens = FAMILY[SIZE_OF[model]]
-        ratios = {row["source"]: row["ratio_percent"] / 100 for row in cards.rows(model, "data.sources")}
+    for card in cards.own[1:]:
+        tokens = card.tokens
+        ratios = {row["source"]: row["ratio_percent"] / 100 for row in card.rows("data.sources")}
         total = f"{tokens / 1e9:g}B"
-        cards.note(
-            model, "data.sources", math.isclose(sum(ratios.values()), 1), 100 * sum(ratios.values()),
+        card.note(
+            "data.sources", math.isclose(sum(ratios.values()), 1), 100 * sum(ratios.values()),
             "the ratios add up",
         )
         web = (0.85 * ratios["web"] * tokens, ratios["web"] * tokens)
         code = (ratios["code"] * tokens, (0.85 * ratios["code"] + 0.15) * tokens)
-        cards.check(model, "data.web_tokens", web, f"at most 75% of {total}, less what the anneal takes")
+        card.check("data.web_tokens", web, f"at most 75% of {total}, less what the anneal takes")
         words = f"at least 15% of {total}, and more by what the anneal adds"
-        if model == S3:
-            cards.check(model, "data.code_tokens", code, words)
-            cards.check(
-                model, "data.curriculum_anneal_fraction", 0.15, "\"the final 15% of the token budget\""
-            )
+        if card.model == S3:
+            card.check("data.code_tokens", code, words)
+            card.check("data.curriculum_anneal_fraction", 0.15, "\"the final 15% of the token budget\"")
         else:
-            cards.note(model, "data.code_tokens", code[0] < 1e9, code[0], words)
-            cards.note(
-                model, "behaviour.code_reason", True, "15%, 4.5B",
+            card.note("data.code_tokens", code[0] < 1e9, code[0], words)
+            card.note(
+                "behaviour.code_reason", True, "15%, 4.5B",
                 "the table of sources: 15% code, 75% of 6B web",
             )
 
 
 def vocabulary(cards: Audit) -> None:
     """Sizes of vocabularies, occurrences per token type, and what other models' vocabularies are."""
-    for model in OWN_CARD:
-        cards.check(
-            model, "tokenizer.vocab_size", SIZES[SIZE_OF[model]].vocab_size, "rows of the embedding",
-            exact=True,
-        )
-    cards.check(S2, "tokenizer.base_tokens", 8064 - 62 - 2, "8,064 - 62 of padding - EOS and BOS", exact=True)
-    cards.check(
-        S2, "tokenizer.padding_tokens", 8064 - 8000 - 2, "8,000 with EOS and BOS, up to a multiple of 128",
+    stentor2, stentor3, _ = cards.own
+    for card in cards.own:
+        card.check("tokenizer.vocab_size", card.shape.vocab_size, "rows of the embedding", exact=True)
+    stentor2.check("tokenizer.base_tokens", 8064 - 62 - 2, "8,064 - 62 of padding - EOS and BOS", exact=True)
+    stentor2.check(
+        "tokenizer.padding_tokens", 8064 - 8000 - 2, "8,000 with EOS and BOS, up to a multiple of 128",
         exact=True,
     )
-    cards.note(S2, "tokenizer.pad_to_multiple", 8064 % 128 == 0, 8064 // 128, "8,064 / 128 is an integer")
-    cards.check(S3, "tokenizer.occurrences_per_type_4k", 8.5e9 / 4096, "8.5B / 4,096")
-    cards.check(S3, "tokenizer.occurrences_per_type_32k", [8.5e9 / 32000, 8.5e9 / 32768],
-                "8.5B / 32,000; for the 32,768 of the family's own tokenizer it is 259,399")
-    cards.check(
-        S3, "tokenizer.signal_ratio", [32000 / 4096, 32768 / 4096], "32,000 / 4,096 or 32,768 / 4,096"
-    )
-    cards.check(
-        S3, "tokenizer.tokens_needed_for_same_coverage_at_32k", [8.5e9 * 32000 / 4096, 8.5e9 * 32768 / 4096],
+    stentor2.note("tokenizer.pad_to_multiple", 8064 % 128 == 0, 8064 // 128, "8,064 / 128 is an integer")
+    stentor3.check("tokenizer.occurrences_per_type_4k", 8.5e9 / 4096, "8.5B / 4,096")
+    stentor3.check("tokenizer.occurrences_per_type_32k", [8.5e9 / 32000, 8.5e9 / 32768],
+                   "8.5B / 32,000; for the 32,768 of the family's own tokenizer it is 259,399")
+    stentor3.check("tokenizer.signal_ratio", [32000 / 4096, 32768 / 4096], "32,000 / 4,096 or 32,768 / 4,096")
+    stentor3.check(
+        "tokenizer.tokens_needed_for_same_coverage_at_32k", [8.5e9 * 32000 / 4096, 8.5e9 * 32768 / 4096],
         "8.5B * 32,000 / 4,096 = 66.4B, with 32,768 68.0B; 67.2B is the rounded 2.1 million * 32,000",
     )
     wrong = (
@@ -85,19 +78,20 @@ def vocabulary(cards: Audit) -> None:
     )
     known = ", ".join(f"{name} {size:,}" for name, size in VOCABULARIES.items())
     for model, path, words in wrong:
-        cards.note(model, path, False, words, f"published sizes: {known}")
+        cards[model].note(path, False, words, f"published sizes: {known}")
 
 
 def contradictions(cards: Audit) -> None:
     """Subjects on which two cards contradict each other."""
-    other = cards.value(S3, "speculative.cross_vocabulary")
-    cards.note(
-        P, "speculative.mismatch_claim", False, other,
+    _, stentor3, portimbria = cards.own
+    other = stentor3.value("speculative.cross_vocabulary")
+    portimbria.note(
+        "speculative.mismatch_claim", False, other,
         "the Stentor3-20M card says the opposite of the same function",
     )
-    stated = cards.statements("Stentor2-12M", "architecture.gqa_history")
-    cards.note(
-        "Stentor2-12M", "architecture.gqa_history", False, stated[0][1]["note"],
+    stated = cards["Stentor2-12M"].statements("architecture.gqa_history")
+    cards["Stentor2-12M"].note(
+        "architecture.gqa_history", False, stated[0][1]["note"],
         "one card against another: \"minor\" here", index=1,
     )
 
@@ -108,45 +102,45 @@ def settings(cards: Audit) -> None:
         "generation.example", "generation.pipeline_example", "generation.inference_guide_example",
         "inference.gpu_fp16_defaults",
     )
-    for model in OWN_CARD:
-        context = SIZES[SIZE_OF[model]].max_position_embeddings
+    for card in cards.own:
+        context = card.shape.max_position_embeddings
         for key in ("temperature", "top_p", "repetition_penalty", "max_new_tokens"):
-            low, high = cards.value(model, f"generation.{key}")
+            low, high = card.value(f"generation.{key}")
             words = f"recommended {key}: {low} to {high}"
             limit = context if key == "max_new_tokens" else math.inf
-            cards.note(
-                model, f"generation.{key}", low < high <= limit, [low, high],
+            card.note(
+                f"generation.{key}", low < high <= limit, [low, high],
                 "a range; new tokens within the context",
             )
             for path in examples:
-                for _, statement in cards.statements(model, path):
+                for _, statement in card.statements(path):
                     value = statement["value"].get(key, low)
-                    cards.note(
-                        model, path, low <= value <= high, [low, high], words, part=key, stated={key: value}
-                    )
-            for _, statement in cards.statements(model, f"samples.{key}"):
-                cards.note(model, f"samples.{key}", low <= statement["value"] <= high, [low, high], words)
-        low, _ = cards.value(model, "generation.repetition_penalty")
-        cards.check(model, "generation.repetition_penalty_minimum", low, "where the recommended range begins")
-    cards.check(S3, "behaviour.loops", 1.15, "generation.repetition_penalty_minimum")
-    ceiling = cards.value(S2, "generation.safety_ceiling_max_new_tokens")
-    cards.note(S2, "generation.safety_ceiling_max_new_tokens", ceiling < 1024, 1024, "below the context")
+                    card.note(path, low <= value <= high, [low, high], words, part=key, stated={key: value})
+            for _, statement in card.statements(f"samples.{key}"):
+                card.note(f"samples.{key}", low <= statement["value"] <= high, [low, high], words)
+        low, _ = card.value("generation.repetition_penalty")
+        card.check("generation.repetition_penalty_minimum", low, "where the recommended range begins")
+    stentor2, stentor3, _ = cards.own
+    stentor3.check("behaviour.loops", 1.15, "generation.repetition_penalty_minimum")
+    ceiling = stentor2.value("generation.safety_ceiling_max_new_tokens")
+    stentor2.note("generation.safety_ceiling_max_new_tokens", ceiling < 1024, 1024, "below the context")
 
 
 def samples(cards: Audit) -> None:
     """How many samples there are, and what the prose counts in one of them."""
-    for model in OWN_CARD:
-        number = cards.value(model, "samples.count")
-        classes = sum(cards.value(model, "samples.classes").values())
-        cards.check(model, "samples.count", classes, "sum of the classes", exact=True)
-        cards.note(model, "samples.classes", classes == number, classes, "as many as samples.count")
+    for card in cards.own:
+        number = card.value("samples.count")
+        classes = sum(card.value("samples.classes").values())
+        card.check("samples.count", classes, "sum of the classes", exact=True)
+        card.note("samples.classes", classes == number, classes, "as many as samples.count")
         for key in ("prompts", "max_tokens"):
-            for _, statement in cards.statements(model, f"samples.{key}"):
+            for _, statement in card.statements(f"samples.{key}"):
                 found = len(statement["value"])
-                cards.note(model, f"samples.{key}", found == number, found, "as many as samples.count")
-    repeats = cards.value(S3, "behaviour.sample_9_repeats")
+                card.note(f"samples.{key}", found == number, found, "as many as samples.count")
+    stentor3 = cards[S3]
+    repeats = stentor3.value("behaviour.sample_9_repeats")
     words = "sample 9, the answer to this prompt, has the phrase 12 times: a dozen, not more"
-    cards.note(S3, "behaviour.loop_count_claim", repeats > 12, repeats, words)
+    stentor3.note("behaviour.loop_count_claim", repeats > 12, repeats, words)
 
 
 # ----------------------------------------------------------------------------------------------- related work
@@ -158,19 +152,19 @@ def related(cards: Audit) -> None:
         "Stentor-30M (v1)": "Stentor-30M v1",
         "Stentor-12M (v1)": "Stentor-12M v1",
     }
-    for card in OWN_CARD:
-        for row in cards.rows(card, path):
+    for card in cards.own:
+        for row in card.rows(path):
             if row["model"] in models:
-                related_row(cards, card, models[row["model"]], row)
+                related_row(card, cards[models[row["model"]]], row)
     words = (
         "at some 4 bytes a token; the peer table says ~40B tokens, and how many passes it was is not stated"
     )
-    cards.note(P, path, None, "40 GB are about 10B tokens", words, part="GPT-2 tokens", stated="40GB WebText")
+    cards[P].note(path, None, "40 GB are about 10B tokens", words, part="GPT-2 tokens", stated="40GB WebText")
 
 
-def related_row(cards: Audit, card: str, model: str, row: dict[str, Any]) -> None:
+def related_row(card: Card, about: Card, row: dict[str, Any]) -> None:
     """One row about a model of the family."""
-    size, shape = SIZE_OF[model], SIZES[SIZE_OF[model]]
+    shape = about.shape
     expected: dict[str, tuple[Any, float | list[float]]] = {
         "params": (row["params_M"], count(shape)["total"] / 1e6)
     }
@@ -179,14 +173,14 @@ def related_row(cards: Audit, card: str, model: str, row: dict[str, Any]) -> Non
         expected["vocab"] = (row["vocab"], [float(shape.vocab_size), shape.vocab_size / 1.024])
         expected["context"] = (row["context"], shape.max_position_embeddings)
     if row.get("tokens") or row.get("training_data"):
-        expected["tokens"] = (row.get("tokens") or row["training_data"].split()[-1], FAMILY[size])
+        expected["tokens"] = (row.get("tokens") or row["training_data"].split()[-1], about.tokens)
     if row.get("best_perplexity"):
-        expected["perplexity"] = (row["best_perplexity"], cards.value(model, "results.best_perplexity"))
+        expected["perplexity"] = (row["best_perplexity"], about.value("results.best_perplexity"))
     if row.get("blimp_percent"):
-        expected["blimp"] = (row["blimp_percent"], cards.value(model, "blimp.overall_accuracy_percent"))
+        expected["blimp"] = (row["blimp_percent"], about.value("blimp.overall_accuracy_percent"))
     for name, (stated, computed) in expected.items():
-        cards.check(
-            card, "related.models", computed, "as the model's own statements have it", part=f"{size} {name}",
+        card.check(
+            "related.models", computed, "as the model's own statements have it", part=f"{about.size} {name}",
             stated=stated,
         )
 

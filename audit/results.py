@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from audit.cards import OWN_CARD, Audit, Interval, agree, interval, spread
+from audit.cards import OWN_CARD, Audit, Card, Interval, agree, interval, spread
 from model import SIZES
 from params import FAMILY, count
 
@@ -60,11 +60,11 @@ def rank(values: Column, model: str) -> tuple[int, list[str]]:
     return place, [name for name, value in values.items() if value == values[model] and name != model]
 
 
-def check_arc_mean(cards: Audit, model: str, path: str, scores: Row, **cell: Any) -> None:
+def check_arc_mean(card: Card, path: str, scores: Row, **cell: Any) -> None:
     """The mean of ARC-Easy and ARC-Challenge, two rounded numbers."""
     easy, challenge = scores["ARC-Easy"], scores["ARC-Challenge"]
     mean = spread(lambda a, b: (a + b) / 2, interval(easy, 2), interval(challenge, 2))
-    cards.check(model, path, mean, f"({easy} + {challenge}) / 2", **cell)
+    card.check(path, mean, f"({easy} + {challenge}) / 2", **cell)
 
 
 # ------------------------------------------------------------------------------------------- benchmark tables
@@ -93,7 +93,8 @@ def over_chance(row: Row, base: Row, names: list[str]) -> Interval:
 
 def stentor3_tables(cards: Audit) -> None:
     """The Stentor3-20M card: its peer table, its own scores, and the rows of its two relatives."""
-    rows = cards.rows(S3, PEERS)
+    card = cards[S3]
+    rows = card.rows(PEERS)
     peers, base = rows[:-1], rows[-1]
     names = [name for name in base if name not in ("model", "avg_over_random")]
     for row in peers:
@@ -101,36 +102,36 @@ def stentor3_tables(cards: Audit) -> None:
             "mean over the ten benchmarks of score - chance; GSM8K - 0, TruthfulQA - the lowest of the table"
         )
         mean = over_chance(row, base, names)
-        cards.check(
-            S3, PEERS, mean, words, part=row["model"] + " average", stated=row["avg_over_random"], decimals=4
+        card.check(
+            PEERS, mean, words, part=row["model"] + " average", stated=row["avg_over_random"], decimals=4
         )
         wrong = not_whole(row)
-        cards.note(
-            S3, PEERS, not wrong, wrong or "whole", "score * questions of the test set",
+        card.note(
+            PEERS, not wrong, wrong or "whole", "score * questions of the test set",
             part=row["model"] + " questions", stated={name: row[name] for name in names},
         )
     chance = {name: 1 / CHOICES[name] for name in names if name in CHOICES} | {
         "TruthfulQA": min(column(peers, "TruthfulQA").values())
     }
     holds = all(math.isclose(base[name], value) for name, value in chance.items())
-    cards.note(S3, PEERS, holds, chance, "1 / choices; TruthfulQA: the lowest of the column", part="baseline",
+    card.note(PEERS, holds, chance, "1 / choices; TruthfulQA: the lowest of the column", part="baseline",
                stated={name: base[name] for name in chance})
-    cards.note(S3, "benchmarks.baseline_rule", True, "reproduces every row", "see the averages of peer_table")
+    card.note("benchmarks.baseline_rule", True, "reproduces every row", "see the averages of peer_table")
     own = {row["model"]: row for row in peers}
-    for row in cards.rows(S3, "benchmarks.scores_percent"):
+    for row in card.rows("benchmarks.scores_percent"):
         name = SAME_NAME.get(row["benchmark"], row["benchmark"])
-        cards.check(
-            S3, "benchmarks.scores_percent", 100 * own[S3][name], "its row of the peer table", part=name,
+        card.check(
+            "benchmarks.scores_percent", 100 * own[S3][name], "its row of the peer table", part=name,
             stated=row["score_percent"], decimals=2,
         )
     for model, path in (
         ("Stentor3-50M", "benchmarks.scores_fraction"),
         (P, "benchmarks.scores_fraction_reevaluated"),
     ):
-        for row in cards.rows(model, path):
+        for row in cards[model].rows(path):
             name = row["benchmark"]
-            cards.check(
-                model, path, own[model][name], "its row of the peer table", part=name, stated=row["score"],
+            cards[model].check(
+                path, own[model][name], "its row of the peer table", part=name, stated=row["score"],
                 decimals=4,
             )
     portimbria_scores(cards, own[P])
@@ -142,16 +143,15 @@ def portimbria_scores(cards: Audit, again: Row) -> None:
     They are compared with its peer table, with integer numbers of questions, and with the evaluation of the
     Stentor3 card (`again`).
     """
-    path, first = "benchmarks.scores_percent", cards.rows(P, PEERS)[0]
-    for row in cards.rows(P, path):
+    card = cards[P]
+    path, first = "benchmarks.scores_percent", card.rows(PEERS)[0]
+    for row in card.rows(path):
         name, score = SAME_NAME.get(row["benchmark"], row["benchmark"]), row["score_percent"]
         if name in first:
-            cards.check(
-                P, path, first[name], "its row of the peer table", part=name, stated=score, decimals=2
-            )
+            card.check(path, first[name], "its row of the peer table", part=name, stated=score, decimals=2)
         wrong = not_whole({name: score / 100})
-        cards.note(
-            P, path, not wrong, wrong or "whole", "score * questions of the test set",
+        card.note(
+            path, not wrong, wrong or "whole", "score * questions of the test set",
             part=name + " questions", stated=score,
         )
         if name in again and not agree(
@@ -160,37 +160,36 @@ def portimbria_scores(cards: Audit, again: Row) -> None:
             error = math.sqrt(score * (100 - score) / QUESTIONS[name])
             words = (f"two evaluations of one model, {abs(score - 100 * again[name]):.2f} points apart; "
                      f"one standard error is {error:.1f}")
-            cards.note(
-                P, "benchmarks.scores_fraction_reevaluated", None, score, words, part=name + " elsewhere",
+            card.note(
+                "benchmarks.scores_fraction_reevaluated", None, score, words, part=name + " elsewhere",
                 stated=again[name],
             )
-    for model in (S3, P):
-        scores = {row["benchmark"]: row["score_percent"] for row in cards.rows(model, path)}
-        check_arc_mean(cards, model, "benchmarks.arc_average_percent", scores)
+    for card in cards.own[1:]:
+        scores = {row["benchmark"]: row["score_percent"] for row in card.rows(path)}
+        check_arc_mean(card, "benchmarks.arc_average_percent", scores)
 
 
 def portimbria_table(cards: Audit) -> None:
     """The Portimbria card's peer table: averages, baseline, bold cells, its own size and tokens."""
-    rows = cards.rows(P, PEERS)
+    card = cards[P]
+    rows = card.rows(PEERS)
     peers, base = rows[:-1], rows[-1]
     for row in peers:
         if row["ARC_avg"] is not None:
             part = row["model"] + " ARC"
-            check_arc_mean(cards, P, PEERS, row, part=part, stated=row["ARC_avg"], decimals=2)
+            check_arc_mean(card, PEERS, row, part=part, stated=row["ARC_avg"], decimals=2)
     chance = {name: 100 / choices for name, choices in CHOICES.items() if name in base}
     holds = all(base[name] == value for name, value in chance.items())
-    cards.note(
-        P, PEERS, holds, chance, "100 / choices", part="chance", stated={name: base[name] for name in chance}
+    card.note(
+        PEERS, holds, chance, "100 / choices", part="chance", stated={name: base[name] for name in chance}
     )
-    cards.check(
-        P, PEERS, float(count(SIZES["150m"])["total"]), "count", part="params", stated=peers[0]["params"]
-    )
-    cards.check(P, PEERS, FAMILY["150m"], "token budget", part="tokens", stated=peers[0]["tokens"])
-    bold = cards.value(P, "benchmarks.peer_table_bold")
+    card.check(PEERS, float(count(SIZES["150m"])["total"]), "count", part="params", stated=peers[0]["params"])
+    card.check(PEERS, FAMILY["150m"], "token budget", part="tokens", stated=peers[0]["tokens"])
+    bold = card.value("benchmarks.peer_table_bold")
     highest = {name: max(column(peers, name).values()) for name in bold}
     holds = all(column(peers, name)[model] == highest[name] for name, model in bold.items())
-    cards.note(
-        P, "benchmarks.peer_table_bold", holds, highest,
+    card.note(
+        "benchmarks.peer_table_bold", holds, highest,
         "the highest of each column; PIQA is shared with SmolLM-135M",
     )
     smol = [row for row in peers if row["model"].startswith("SmolLM")]
@@ -199,14 +198,15 @@ def portimbria_table(cards: Audit) -> None:
         for row in smol
     ]
     holds = all(agree(interval(row["ARC-Challenge"], 2), value) for row, value in zip(smol, implied))
-    cards.note(P, "benchmarks.back_calculation_rule", holds, "holds in both rows", "2 * ARC_avg - ARC-Easy")
+    card.note("benchmarks.back_calculation_rule", holds, "holds in both rows", "2 * ARC_avg - ARC-Easy")
 
 
 # ------------------------------------------------------------------------------------------------------ prose
 
 def stentor3_prose(cards: Audit) -> None:
     """What the Stentor3-20M card says of its peer table."""
-    rows = cards.rows(S3, PEERS)
+    card = cards[S3]
+    rows = card.rows(PEERS)
     values = {name: column(rows, name) for name in rows[0] if name != "model"}
     claims = {
         "claim_openbookqa": ("OpenBookQA", 1),
@@ -217,29 +217,30 @@ def stentor3_prose(cards: Audit) -> None:
         found, ties = rank(values[name], S3)
         order = sorted(values[name].items(), key=lambda pair: -pair[1])[:5]
         words = ", ".join(f"{model} {value}" for model, value in order)
-        cards.note(S3, f"benchmarks.{key}", found == place, ", ".join([f"place {found}", *ties]), words)
-    cards.note(S3, "benchmarks.claim_avg", True, "0.0109 and 0.0110", "the two rows of avg_over_random")
+        card.note(f"benchmarks.{key}", found == place, ", ".join([f"place {found}", *ties]), words)
+    card.note("benchmarks.claim_avg", True, "0.0109 and 0.0110", "the two rows of avg_over_random")
     trails = ("Winogrande", "HellaSwag", "GSM8K_5shot_flexible")
     lowest = [name for name in trails if min(values[name], key=values[name].get) == S3]
-    cards.note(S3, "benchmarks.claim_trails", len(lowest) == 3, lowest, "the lowest of these columns")
+    card.note("benchmarks.claim_trails", len(lowest) == 3, lowest, "the lowest of these columns")
     millions = {
         "Pythia-31M": 31, "TinyStories-33M": 33, "Stentor3-50M": 49.4, "Pythia-70M": 70, "DistilGPT2": 82,
         P: 151,
     }
     ratios = {name: round(size / 20.324, 1) for name, size in millions.items()}
-    cards.note(
-        S3, "benchmarks.claim_size", None, ratios,
+    card.note(
+        "benchmarks.claim_size", None, ratios,
         "sizes over 20.3M; what \"competes\" means, no arithmetic decides",
     )
 
 
 def portimbria_numbers(cards: Audit) -> None:
     """Token shares and gaps that the Portimbria-150M card quotes."""
-    rows = cards.rows(P, PEERS)
+    card = cards[P]
+    rows = card.rows(PEERS)
     for key, billions in (("pythia", 300), ("gpt_neo", 300), ("opt", 180), ("smollm2", 2000)):
-        cards.check(P, f"benchmarks.tokens_vs_{key}_percent", 100 * 6 / billions, f"6B / {billions}B")
-    cards.check(P, "benchmarks.smollm2_multiple", 2000 / 6, "2T / 6B")
-    cards.check(P, "benchmarks.pythia_multiple", 300 / 6, "300B / 6B")
+        card.check(f"benchmarks.tokens_vs_{key}_percent", 100 * 6 / billions, f"6B / {billions}B")
+    card.check("benchmarks.smollm2_multiple", 2000 / 6, "2T / 6B")
+    card.check("benchmarks.pythia_multiple", 300 / 6, "300B / 6B")
     gaps = {
         "truthfulqa_gap_gpt2": ("TruthfulQA", "GPT-2 (117M)"),
         "truthfulqa_gap_gpt_neo": ("TruthfulQA", "GPT-Neo 125M"),
@@ -250,19 +251,20 @@ def portimbria_numbers(cards: Audit) -> None:
     for key, (name, other) in gaps.items():
         ours, theirs = column(rows, name)[P], column(rows, name)[other]
         gap = spread(lambda a, b: abs(a - b), interval(ours, 2), interval(theirs))
-        cards.check(
-            P, f"benchmarks.{key}", gap,
+        card.check(
+            f"benchmarks.{key}", gap,
             f"{max(ours, theirs)} - {min(ours, theirs)}, each as rounded in the table",
         )
 
 
 def portimbria_prose(cards: Audit) -> None:
     """What the Portimbria-150M card claims of its peer table: who beats whom."""
-    rows = cards.rows(P, PEERS)
+    card = cards[P]
+    rows = card.rows(PEERS)
     values = {name: column(rows, name) for name in rows[0] if name not in ("model", "params", "tokens")}
 
     def claim(key: str, holds: bool, computed: Any, formula: str) -> None:
-        cards.note(P, f"benchmarks.claim_{key}", holds, computed, formula)
+        card.note(f"benchmarks.claim_{key}", holds, computed, formula)
 
     for key, name in (("winogrande", "Winogrande"), ("truthfulqa_entries", "TruthfulQA")):
         place, _ = rank(values[name], P)
@@ -355,44 +357,41 @@ def blimp(cards: Audit) -> None:
 
     Each has 1,000 pairs, so an accuracy in percent is exact to its one decimal.
     """
-    tasks = cards.rows(S2, "blimp.task_accuracy")
+    card = cards[S2]
+    tasks = card.rows("blimp.task_accuracy")
     scores = [task["accuracy_percent"] for task in tasks]
-    cards.check(
-        S2, "blimp.overall_accuracy_percent", sum(scores) / len(scores), f"mean of {len(scores)} paradigms"
+    card.check(
+        "blimp.overall_accuracy_percent", sum(scores) / len(scores), f"mean of {len(scores)} paradigms"
     )
-    cards.check(S2, "blimp.tasks", len(tasks), "rows of the table", exact=True)
-    cards.note(
-        S2, "blimp.task_accuracy", scores == sorted(scores, reverse=True), len(scores), "in falling order"
-    )
-    cards.note(S2, "blimp.improvement_over_12m", True, 74.17 - 68.95, "the two overall accuracies")
+    card.check("blimp.tasks", len(tasks), "rows of the table", exact=True)
+    card.note("blimp.task_accuracy", scores == sorted(scores, reverse=True), len(scores), "in falling order")
+    card.note("blimp.improvement_over_12m", True, 74.17 - 68.95, "the two overall accuracies")
     for band, low, high in (("strong", 85, 100), ("moderate", 56, 84), ("weak", 0, 55)):
         inside = [task["accuracy_percent"] for task in tasks if task["band_listed_in_card"] == band]
         holds = low <= round(min(inside)) and round(max(inside)) <= high
-        cards.check(S2, f"blimp.{band}_count", len(inside), "rows listed in this band", exact=True)
-        cards.note(
-            S2, f"blimp.{band}_threshold", holds, [min(inside), max(inside)],
+        card.check(f"blimp.{band}_count", len(inside), "rows listed in this band", exact=True)
+        card.note(
+            f"blimp.{band}_threshold", holds, [min(inside), max(inside)],
             "lowest and highest, as whole percents",
         )
     path = "blimp.category_averages"
-    for row in cards.rows(S2, path):
+    for row in card.rows(path):
         means = category_means(tasks, row["category"])
         fitting = {
             name: mean for name, mean in means.items() if agree(interval(row["average_percent"]), mean)
         }
         words = "; ".join(f"{name}: {mean:.2f}" for name, mean in (fitting or means).items())
         limits = [round(min(means.values()), 2), round(max(means.values()), 2)]
-        cards.note(
-            S2, path, bool(fitting), limits, words, part=row["category"], stated=row["average_percent"]
-        )
-        examples(cards, row, tasks)
+        card.note(path, bool(fitting), limits, words, part=row["category"], stated=row["average_percent"])
+        examples(card, row, tasks)
     term = next(task["blimp_term"] for task in tasks if task["task"] == "wh_vs_that_with_gap_long_distance")
-    cards.note(
-        S2, path, term == "npi_licensing", term, "a filler-gap paradigm, quoted again under Filler-Gap / Wh",
+    card.note(
+        path, term == "npi_licensing", term, "a filler-gap paradigm, quoted again under Filler-Gap / Wh",
         part="NPI Licensing wh-gap", stated="wh-gap long-distance 14",
     )
 
 
-def examples(cards: Audit, row: Row, tasks: list[Row]) -> None:
+def examples(card: Card, row: Row, tasks: list[Row]) -> None:
     """The accuracies quoted beside a category: each must be that of a paradigm that may belong to it."""
     terms, optional = CATEGORIES[row["category"]]
     accuracies = members(tasks, [*terms.split(), *optional])
@@ -407,8 +406,8 @@ def examples(cards: Audit, row: Row, tasks: list[Row]) -> None:
     if absent:
         nearest = min(accuracies.values(), key=lambda value: abs(value - absent[0]))
         words += f"; the nearest to {absent[0]} is {nearest}"
-    cards.note(
-        S2, "blimp.category_averages", not absent, f"not found: {absent}" if absent else "all found", words,
+    card.note(
+        "blimp.category_averages", not absent, f"not found: {absent}" if absent else "all found", words,
         part=row["category"] + " examples", stated=text,
     )
 

@@ -12,11 +12,9 @@ import math
 
 import torch
 
-from audit.cards import OWN_CARD, Audit, Interval, agree, interval
+from audit.cards import OWN_CARD, Audit, Card, Interval, agree, interval
 from model import SIZES, Llama, ModelConfig
-from params import (
-    FAMILY, SIZE_OF, arithmetic, count, embedding_share, kv_cache_bytes, read_cards,
-)
+from params import arithmetic, count, embedding_share, kv_cache_bytes, read_cards
 
 FIELDS = {
     "vocab": "vocab_size",
@@ -47,12 +45,12 @@ SEARCHED = {  # field -> largest value that the search tries
 
 # ----------------------------------------------------------------------------------------------- architecture
 
-def stated_shape(cards: Audit, model: str, card: str, section: str) -> ModelConfig | None:
-    """The shape in one table; None if fields are missing (tying may come from another table)."""
-    values = {"tie_word_embeddings": cards.value(model, "architecture.tie_word_embeddings")}
+def stated_shape(card: Card, page: str, section: str) -> ModelConfig | None:
+    """The shape in one table of the card `page`; None if fields are missing (tying may be in another one)."""
+    values = {"tie_word_embeddings": card.value("architecture.tie_word_embeddings")}
     for key, field in FIELDS.items():
-        for _, statement in cards.statements(model, f"architecture.{key}", section):
-            if statement["card"] == card:
+        for _, statement in card.statements(f"architecture.{key}", section):
+            if statement["card"] == page:
                 values[field] = statement["value"]
     return ModelConfig(**values) if len(values) == len(FIELDS) else None
 
@@ -89,13 +87,13 @@ def roundest(found: dict[str, list[int]]) -> tuple[str, int] | None:
     return max(pairs, key=lambda pair: pair[1] & -pair[1], default=None)
 
 
-def reference(cards: Audit, model: str) -> tuple[ModelConfig, dict | None, str]:
+def reference(card: Card) -> tuple[ModelConfig, dict | None, str]:
     """A model's reference shape, the correction that led to it (or None), and the search in words."""
-    card = model if model in OWN_CARD else "Stentor3-20M"
-    shape = stated_shape(cards, model, card, SPECIFICATION.get(model, "family table"))
-    low, high = interval(cards.value(model, "parameters.total", "family"))
+    page = card.model if card.model in OWN_CARD else "Stentor3-20M"
+    shape = stated_shape(card, page, SPECIFICATION.get(card.model, "family table"))
+    low, high = interval(card.value("parameters.total", "family"))
     total = (low * 1e6, high * 1e6)
-    share = interval(cards.value(model, "parameters.embedding_share_percent", "family"))
+    share = interval(card.value("parameters.embedding_share_percent", "family"))
     if agree(total, parameters_of(shape)) and agree(share, embedding_share(shape)):
         return shape, None, ""
     found = corrections(shape, total, share)
@@ -114,10 +112,10 @@ def reference(cards: Audit, model: str) -> tuple[ModelConfig, dict | None, str]:
 
 def architecture(cards: Audit) -> None:
     """Every stated field against the reference shape, totals and shares against their own table."""
-    for model in SIZE_OF:
-        shape, correction, search = reference(cards, model)
+    for card in cards:
+        shape, correction, search = reference(card)
         for key, field in FIELDS.items():
-            for index, statement in cards.statements(model, f"architecture.{key}"):
+            for index, statement in card.statements(f"architecture.{key}"):
                 value, right = statement["value"], getattr(shape, field)
                 change = None if value == right else {"field": field, "stated": value, "value": right}
                 words = "the model's specification, which gives the stated total"
@@ -129,37 +127,34 @@ def architecture(cards: Audit) -> None:
                 elif change and field == "num_attention_heads":
                     words += (f"; {value} heads of width {shape.head_dim} are {value * shape.head_dim}, "
                               f"not {shape.hidden_size}")
-                cards.note(
-                    model, f"architecture.{key}", value == right, right, words, index=index, correction=change
-                )
+                card.note(f"architecture.{key}", value == right, right, words, index=index, correction=change)
         for path, computed in (
             ("parameters.total", parameters_of),
             ("parameters.embedding_share_percent", embedding_share),
         ):
-            for index, statement in cards.statements(model, path):
-                beside = stated_shape(cards, model, statement["card"], statement["section"]) or shape
+            for index, statement in card.statements(path):
+                beside = stated_shape(card, statement["card"], statement["section"]) or shape
                 scale = 1e6 if statement.get("unit") == "million" else 1.0
                 low, high = interval(statement["value"], exact=statement.get("unit") == "parameters")
                 holds = agree((low * scale, high * scale), computed(beside))
                 words = "count of the reference shape" if beside == shape else "count of the rows beside it"
-                cards.note(
-                    model, path, holds, computed(beside) / scale, words if holds else f"{words}; {search}",
+                card.note(
+                    path, holds, computed(beside) / scale, words if holds else f"{words}; {search}",
                     index=index, correction=None if holds else correction,
                 )
 
 
 def own_contradictions() -> list[str]:
     """Contradictions between our own tables and computations, one line each; normally empty."""
-    cards = Audit(read_cards())
     wrong = []
-    for model, size in SIZE_OF.items():
-        shape, _, _ = reference(cards, model)
-        ours = dataclasses.replace(SIZES[size], rope_theta=shape.rope_theta, rms_norm_eps=shape.rms_norm_eps)
+    for card in Audit(read_cards()):
+        size, (shape, _, _) = card.size, reference(card)
+        ours = dataclasses.replace(card.shape, rope_theta=shape.rope_theta, rms_norm_eps=shape.rms_norm_eps)
         if shape != ours:
             wrong.append(f"{size}: model.SIZES has {ours}, the audit finds {shape}")
-        stated = cards.value(model, "training.training_tokens")
-        if not agree(interval(stated), FAMILY[size]):
-            wrong.append(f"{size}: params.FAMILY has {FAMILY[size]:,.0f} tokens, the card {stated}")
+        stated = card.value("training.training_tokens")
+        if not agree(interval(stated), card.tokens):
+            wrong.append(f"{size}: params.FAMILY has {card.tokens:,.0f} tokens, the card {stated}")
     for size, shape in SIZES.items():
         for tied in (True, False):
             shape = dataclasses.replace(shape, tie_word_embeddings=tied)
@@ -195,60 +190,57 @@ ROWS = {
 
 def parameters(cards: Audit) -> None:
     """The cards' breakdowns: line by line, component by component, and the shares quoted in prose."""
-    for model, size in SIZE_OF.items():
-        line = arithmetic(SIZES[size])
+    for card in cards:
+        line = arithmetic(card.shape)
         total, layers = line["total"][1], line["layers"][1]
-        parts = {"layers": layers, **count(SIZES[size])}
+        parts = {"layers": layers, **count(card.shape)}
         for key in [*line, *LINES]:
             formula, value = line[LINES.get(key, key)]
             if key != "total":
-                cards.check(model, f"parameters.{key}", value, formula, exact=True)
-        cards.check(
-            model, "parameters.non_embedding", layers + line["final_norm"][1],
+                card.check(f"parameters.{key}", value, formula, exact=True)
+        card.check(
+            "parameters.non_embedding", layers + line["final_norm"][1],
             "total without embedding and head",
         )
         for key in ("transformer_share_percent", "transformer_share"):
-            cards.check(model, f"parameters.{key}", 100 * layers / total, "layers / total")
-        for row in cards.rows(model, "parameters.component_table"):
+            card.check(f"parameters.{key}", 100 * layers / total, "layers / total")
+        for row in card.rows("parameters.component_table"):
             name, stated, percent = row.values()
             value = parts[next(part for start, part in ROWS.items() if name.startswith(start))]
             path = "parameters.component_table"
             decimals = 0 if isinstance(percent, int) else None
-            cards.check(model, path, value, "count", part=name, stated=stated, exact=True)
-            cards.check(
-                model, path, 100 * value / total, f"{value:,} / {total:,}", part=name + " percent",
+            card.check(path, value, "count", part=name, stated=stated, exact=True)
+            card.check(
+                path, 100 * value / total, f"{value:,} / {total:,}", part=name + " percent",
                 stated=percent, decimals=decimals,
             )
-        for index, _ in cards.statements(model, "parameters.estimator_rule"):
-            cards.note(
-                model, "parameters.estimator_rule", True, total, "the rule, evaluated for this shape",
+        for index, _ in card.statements("parameters.estimator_rule"):
+            card.note(
+                "parameters.estimator_rule", True, total, "the rule, evaluated for this shape",
                 index=index,
             )
-    small_vocabulary(cards)
+    small_vocabulary(cards["Stentor3-20M"])
 
 
-def small_vocabulary(cards: Audit) -> None:
+def small_vocabulary(card: Card) -> None:
     """The Stentor3-20M card's argument for 4,096 tokens."""
-    model, shape = "Stentor3-20M", SIZES["20m"]
-    total = parameters_of(shape)
-    cards.check(model, "parameters.one_matrix", 4096 * 320, "4096 * 320")
-    cards.check(
-        model, "parameters.one_matrix_share_percent", 100 * 4096 * 320 / total, f"4096 * 320 / {total:,}"
-    )
-    cards.check(
-        model, "parameters.two_32k_matrices", [2.0 * 32768 * 320, 2.0 * 32000 * 320],
+    total = parameters_of(card.shape)
+    card.check("parameters.one_matrix", 4096 * 320, "4096 * 320")
+    card.check("parameters.one_matrix_share_percent", 100 * 4096 * 320 / total, f"4096 * 320 / {total:,}")
+    card.check(
+        "parameters.two_32k_matrices", [2.0 * 32768 * 320, 2.0 * 32000 * 320],
         "2 * 32768 * 320 = 21.0 million (32000: 20.5); 33 million belongs to hidden size 512, "
         "that of the 50M model",
     )
-    cards.check(
-        model, "parameters.backbone", [float(total), 17702400.0],
+    card.check(
+        "parameters.backbone", [float(total), 17702400.0],
         "all of the model; its layers alone are 17.7 million",
     )
     shares = {
         size: round(embedding_share(SIZES[size]), 1) for size in SIZES if SIZES[size].vocab_size == 32768
     }
-    cards.note(
-        model, "parameters.typical_share_at_32k_percent", None, shares,
+    card.note(
+        "parameters.typical_share_at_32k_percent", None, shares,
         "\"typical\" names no model; these are the family's at 32K",
     )
 
@@ -256,34 +248,32 @@ def small_vocabulary(cards: Audit) -> None:
 def ratios(cards: Audit) -> None:
     """Widths and heads against each other, and one model against another."""
     fractions = {"one-quarter": 1 / 4, "one-third": 1 / 3}
-    for model, size in SIZE_OF.items():
-        shape = SIZES[size]
+    for card in cards:
+        shape = card.shape
         kept, heads = shape.num_key_value_heads, shape.num_attention_heads
-        cards.check(
-            model, "architecture.kv_dim", kept * shape.head_dim, f"{kept} * {shape.head_dim}", exact=True
-        )
-        cards.check(model, "architecture.gqa_ratio", heads / kept, "query heads / key/value heads")
-        cards.check(
-            model, "architecture.intermediate_ratio", shape.intermediate_size / shape.hidden_size,
+        card.check("architecture.kv_dim", kept * shape.head_dim, f"{kept} * {shape.head_dim}", exact=True)
+        card.check("architecture.gqa_ratio", heads / kept, "query heads / key/value heads")
+        card.check(
+            "architecture.intermediate_ratio", shape.intermediate_size / shape.hidden_size,
             "intermediate_size / hidden_size",
         )
         for path in ("architecture.kv_cache_reduction_percent", "memory.kv_cache_reduction_percent"):
-            cards.check(model, path, 100 - 100 * kept / heads, f"1 - {kept}/{heads}")
-        for index, statement in cards.statements(model, "architecture.kv_cache_shrink_factor"):
+            card.check(path, 100 - 100 * kept / heads, f"1 - {kept}/{heads}")
+        for index, statement in card.statements("architecture.kv_cache_shrink_factor"):
             holds = math.isclose(fractions[statement["value"].split()[0]], kept / heads)
-            cards.note(
-                model, "architecture.kv_cache_shrink_factor", holds, f"{kept}/{heads}",
+            card.note(
+                "architecture.kv_cache_shrink_factor", holds, f"{kept}/{heads}",
                 "key/value heads / query heads", index=index,
             )
     small, medium, large = (parameters_of(SIZES[size]) for size in ("20m", "50m", "150m"))
     preview = parameters_of(SIZES["12m"])
-    cards.check(
-        "Stentor3-50M", "architecture.relative_size_to_20M", medium / small, f"{medium:,} / {small:,}"
+    cards["Stentor3-50M"].check(
+        "architecture.relative_size_to_20M", medium / small, f"{medium:,} / {small:,}"
     )
-    cards.check(
-        "Portimbria-150M", "architecture.scale_vs_stentor2_12m", large / preview, f"{large:,} / {preview:,}"
+    cards["Portimbria-150M"].check(
+        "architecture.scale_vs_stentor2_12m", large / preview, f"{large:,} / {preview:,}"
     )
-    cards.check("Portimbria-150M", "architecture.context_vs_stentor2_12m", 4096 / 1024, "4,096 / 1,024")
+    cards["Portimbria-150M"].check("architecture.context_vs_stentor2_12m", 4096 / 1024, "4,096 / 1,024")
 
 
 # ----------------------------------------------------------------------------------- memory, adapters, recipe
@@ -295,13 +285,13 @@ def readings(size: float) -> list[float]:
 
 def memory(cards: Audit) -> None:
     """The cards' memory tables and file sizes. A cell may be MB or MiB; a row's sum must use one unit."""
-    for model in ("Stentor3-20M", "Portimbria-150M"):
-        shape = SIZES[SIZE_OF[model]]
+    for card in cards.own[1:]:
+        shape = card.shape
         total, length, path = (
             parameters_of(shape), shape.max_position_embeddings, "memory.vram_table_4096_ctx",
         )
         product = f"{shape.num_key_value_heads} * {shape.head_dim} * {shape.num_hidden_layers}"
-        for row, (each, cached) in zip(cards.rows(model, path), ((4, 4), (2, 2), (1, 2), (0.5, 2))):
+        for row, (each, cached) in zip(card.rows(path), ((4, 4), (2, 2), (1, 2), (0.5, 2))):
             weights, cache = total * each, kv_cache_bytes(shape, length, 1, cached)
             formulas = {
                 "weights": (weights, f"{total:,} * {each} bytes"),
@@ -313,22 +303,22 @@ def memory(cards: Audit) -> None:
                 formulas["kv_cache"] = (cache, formulas["kv_cache"][1] + words)
             for cell, (size, formula) in formulas.items():
                 both = f"{size / 1e6:.1f} MB = {size / 2**20:.1f} MiB = {formula}"
-                cards.check(
-                    model, path, readings(size), both, part=f"{cell} {row['precision']}",
+                card.check(
+                    path, readings(size), both, part=f"{cell} {row['precision']}",
                     stated=row[cell + "_MB"],
                 )
         formula = (f"2 (K and V) * {shape.num_key_value_heads} (kv heads) * {shape.head_dim} (head dim) "
                    f"* {shape.num_hidden_layers} (layers)")
-        holds = cards.value(model, "memory.kv_cache_formula").startswith(formula)
-        cards.note(model, "memory.kv_cache_formula", holds, formula, "this shape's numbers")
-        cards.note(
-            model, "memory.kv_cache_at_1024_vs_4096", True, 1024 / 4096,
+        holds = card.value("memory.kv_cache_formula").startswith(formula)
+        card.note("memory.kv_cache_formula", holds, formula, "this shape's numbers")
+        card.note(
+            "memory.kv_cache_at_1024_vs_4096", True, 1024 / 4096,
             "the cache grows with the length: 1,024 / 4,096",
         )
-    for model in OWN_CARD:
-        total = parameters_of(SIZES[SIZE_OF[model]])
+    for card in cards.own:
+        total = parameters_of(card.shape)
         sizes = ", ".join(f"{each} bytes {each * total / 1e6:.1f} MB" for each in (1, 2, 4))
-        cards.check(model, "use_cases.fp16_size", readings(2.0 * total), f"{total:,} * 2 bytes; {sizes}")
+        card.check("use_cases.fp16_size", readings(2.0 * total), f"{total:,} * 2 bytes; {sizes}")
 
 
 def lora_parameters(shape: ModelConfig, rank: int) -> int:
@@ -347,44 +337,41 @@ def lora_parameters(shape: ModelConfig, rank: int) -> int:
 
 def adapters(cards: Audit) -> None:
     """The LoRA starters: trainable, all, percent."""
-    causes = {
-        "Stentor3-20M": f"on the 50M model it is {lora_parameters(SIZES['50m'], 16):,} of 49.4 million: "
-                        "its numbers",
-        "Portimbria-150M": f"rank 32 gives {lora_parameters(SIZES['150m'], 32):,}",
-    }
-    for model, cause in causes.items():
-        total = parameters_of(SIZES[SIZE_OF[model]])
-        trained = lora_parameters(SIZES[SIZE_OF[model]], cards.value(model, "lora.r"))
-        cards.check(
-            model, "lora.stated_trainable", trained,
+    causes = (
+        f"on the 50M model it is {lora_parameters(SIZES['50m'], 16):,} of 49.4 million: its numbers",
+        f"rank 32 gives {lora_parameters(SIZES['150m'], 32):,}",
+    )
+    for card, cause in zip(cards.own[1:], causes):
+        total = parameters_of(card.shape)
+        trained = lora_parameters(card.shape, card.value("lora.r"))
+        card.check(
+            "lora.stated_trainable", trained,
             f"rank 16 on q, k, v, o: 16 * (inputs + outputs) of each; {cause}",
         )
-        cards.check(
-            model, "lora.stated_all", [float(total + trained), float(total)],
+        card.check(
+            "lora.stated_all", [float(total + trained), float(total)],
             f"{total:,} + {trained:,}, or without the adapter",
         )
-        cards.check(
-            model, "lora.stated_percent", 100 * trained / (total + trained),
+        card.check(
+            "lora.stated_percent", 100 * trained / (total + trained),
             f"{trained:,} / {total + trained:,}",
         )
 
 
 def recipe(cards: Audit) -> None:
     """Initialization and precision recipe: what follows from the depth."""
-    for model in OWN_CARD:
-        layers = SIZES[SIZE_OF[model]].num_hidden_layers
+    for card in cards.own:
+        layers = card.shape.num_hidden_layers
         rule = f"0.02 / sqrt(2 * {layers})"
-        cards.check(model, "initialization.residual_std", 0.02 / math.sqrt(2 * layers), rule)
-        cards.check(
-            model, "precision_recipe.fp32_norm_modules", 2 * layers + 1, f"2 * {layers} + 1", exact=True
+        card.check("initialization.residual_std", 0.02 / math.sqrt(2 * layers), rule)
+        card.check("precision_recipe.fp32_norm_modules", 2 * layers + 1, f"2 * {layers} + 1", exact=True)
+        card.check(
+            "precision_recipe.fp32_critical_layers", 2,
+            card.value("precision_recipe.critical_layer_choice"),
         )
-        cards.check(
-            model, "precision_recipe.fp32_critical_layers", 2,
-            cards.value(model, "precision_recipe.critical_layer_choice"),
-        )
-        for index, statement in cards.statements(model, "initialization.residual_rule"):
-            cards.note(
-                model, "initialization.residual_rule", statement["value"] == rule, rule,
+        for index, statement in card.statements("initialization.residual_rule"):
+            card.note(
+                "initialization.residual_rule", statement["value"] == rule, rule,
                 "2L residual outputs", index=index,
             )
 

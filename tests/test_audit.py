@@ -222,7 +222,7 @@ def test_means_over_chance_depend_on_the_rounding_of_the_scores(findings: dict[s
 
 def test_blimp_readings_are_exhaustive():
     cards = audit.Audit(read_cards())
-    tasks = cards.rows("Stentor2-30M", "blimp.task_accuracy")
+    tasks = cards["Stentor2-30M"].rows("blimp.task_accuracy")
     used = {task["blimp_term"] for task in tasks}
     named = {
         term for terms, optional in audit_results.CATEGORIES.values() for term in [*terms.split(), *optional]
