@@ -25,7 +25,7 @@ from data import title, tokens_of
 from judging.scoreboard import headline
 from model import Llama, ModelConfig, tensor_index
 from params import count, embedding_share, kv_cache_bytes
-from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops, shares
+from publishing.gallery import GALLERY, SEED, STENTOR3, Sample, gallery, loops
 from sample import generate, learned_to_copy, recommended
 from tokenizer import load as load_tokenizer
 from training.curves import number
@@ -87,14 +87,6 @@ def adamw(settings: dict[str, Any]) -> tuple[float, float, float]:
     finetuned = str(settings.get("recipe", "")).startswith("finetune")
     beta2 = settings.get("beta2") or (0.999 if finetuned else 0.95)
     return settings.get("beta1", 0.9), beta2, settings.get("eps", 1e-8)
-
-
-def results_of(evaluation: dict[str, Any]) -> dict[str, dict]:
-    """Benchmark -> result, from the content of evaluation.json; of the first model if it has several."""
-    models = evaluation.get("models")
-    rows = list(models.values()) if isinstance(models, dict) else []
-    results = rows[0] if rows and isinstance(rows[0], dict) else {}
-    return {title: one for title, one in results.items() if isinstance(one, dict)}
 
 
 # --------------------------------------------------------------------------------------------------- the text
@@ -282,7 +274,8 @@ Perplexities can be compared only between models of one vocabulary on one valida
         return text + ("No benchmark was run. `python evaluate.py RUN` runs some; "
                        "`python -m publishing.card RUN` adds them.")
     rows = []
-    for name, result in results_of(found["evaluation"]).items():
+    models = list(found["evaluation"].get("models", {}).values())
+    for name, result in models[0].items() if models else ():      # of the first, if there are several
         score, (low, high) = headline(result)
         rows.append((name, f"{score:.4f}", f"{low:.4f} to {high:.4f}", result.get("chance")))
     return text + table(("benchmark", "score", "95% interval", "chance"), *rows)
@@ -332,6 +325,19 @@ def shown(samples: list[Sample]) -> str:
         parts.append(f"**{sample.kind}** ({end}{repeats}): prompt, then answer\n\n"
                      f"{fenced(printable(sample.prompt))}\n\n{fenced(printable(sample.text))}")
     return "\n\n".join(parts)
+
+
+def measured(samples: str) -> dict[str, float]:
+    """How many samples a card shows (`shown`), and the shares of those that ended, repeat or hold U+FFFD."""
+    parts = re.split(r"^\*\*\w+\*\* \((.*)\): prompt, then answer$", samples, flags=re.MULTILINE)
+    marks, texts = parts[1::2], parts[2::2]
+    number = max(1, len(marks))
+    return {
+        "samples": len(marks),
+        "ended": round(sum("ended by itself" in mark for mark in marks) / number, 3),
+        "looping": round(sum("repeats itself" in mark for mark in marks) / number, 3),
+        "replacement_character": round(sum("\ufffd" in text for text in texts) / number, 3),
+    }
 
 
 def gallery_section(samples: str, found: Numbers) -> str:
@@ -435,10 +441,9 @@ def write_card(run_folder: str | Path) -> Path:
     settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
     if learned_to_copy(folder / "best"):                          # a penalty works against copying
         settings = dataclasses.replace(settings, repetition_penalty=1.0)
-    samples = gallery(folder / "best", settings)
+    texts = shown(gallery(folder / "best", settings))
     asked = {name: getattr(settings, name) for name in GALLERY_SETTINGS}
-    text = card_text(of, folder.resolve().name, shown(samples), shares(samples) | asked | {"seed": SEED},
-                     of.results)
+    text = card_text(of, folder.resolve().name, texts, measured(texts) | asked | {"seed": SEED}, of.results)
     written = {"README.md": text.encode(errors="replace")}
     if (folder / "training_curves.svg").is_file():
         written["training_curves.svg"] = (folder / "training_curves.svg").read_bytes()

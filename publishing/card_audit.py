@@ -22,7 +22,7 @@ from audit.cards import Finding, show
 from common import UserError, command, find_run
 from model import ModelConfig, tensor_index
 from params import count
-from publishing.card import FORM, GALLERY_SETTINGS, card_text, check_complete, numbers
+from publishing.card import FORM, GALLERY_SETTINGS, card_text, check_complete, measured, numbers
 from training.read_run import read_run
 
 LOGGED = ("loss", "eval_loss", "eval_ppl", "seconds", "tokens_per_second")
@@ -121,19 +121,6 @@ def numbers_block(card: str) -> dict[str, Any]:
         return dict(json.loads(found[2]))
     except (ValueError, TypeError) as error:
         raise UserError(f"README.md: the block \"json numbers\" is not a JSON object ({error})") from None
-
-
-def measured(samples: str) -> dict[str, float]:
-    """How many samples the card shows, and the shares of those that ended, repeat or hold U+FFFD."""
-    parts = re.split(r"^\*\*\w+\*\* \((.*)\): prompt, then answer$", samples, flags=re.MULTILINE)
-    marks, texts = parts[1::2], parts[2::2]
-    number = max(1, len(marks))
-    return {
-        "samples": len(marks),
-        "ended": round(sum("ended by itself" in mark for mark in marks) / number, 3),
-        "looping": round(sum("repeats itself" in mark for mark in marks) / number, 3),
-        "replacement_character": round(sum("\ufffd" in text for text in texts) / number, 3),
-    }
 
 
 def sections(card: str) -> dict[str, list[str]]:

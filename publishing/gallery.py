@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample gallery of a model card: fixed prompts, unedited answers, and what was measured on them."""
+"""The sample gallery of a model card: fixed prompts and unedited answers."""
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,13 +86,3 @@ def gallery(folder: Path, settings: SampleSettings) -> list[Sample]:
         # The limit of tokens may have cut the last character.
         found.append(Sample(kind, prompt, text.rstrip("\ufffd"), answer, ended))
     return found
-
-
-def shares(samples: list[Sample]) -> dict[str, float]:
-    """Fractions of the samples that ended by themselves, repeat themselves, or hold U+FFFD."""
-    return {
-        "samples": len(samples),
-        "ended": round(statistics.fmean(sample.ended for sample in samples), 3),
-        "looping": round(statistics.fmean(loops(sample.tokens) for sample in samples), 3),
-        "replacement_character": round(statistics.fmean("\ufffd" in sample.text for sample in samples), 3),
-    }

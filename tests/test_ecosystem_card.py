@@ -101,7 +101,7 @@ def test_gallery_is_unedited_and_measured(ended, text):
     place = text.index("## Samples")
     for sample in samples:
         place = text.index(f"{card.fenced(sample.prompt)}\n\n{card.fenced(sample.text)}", place)
-    assert gallery.shares(samples).items() <= block(text)["gallery"].items()
+    assert card.measured(card.shown(samples)).items() <= block(text)["gallery"].items()
     assert str(SHORT.max_new_tokens) in text[text.index("## Samples"):]
 
 
@@ -122,12 +122,10 @@ def test_shares():
     def sample(tokens, ended, answer):
         return gallery.Sample("prose", "a", answer, tokens, ended)
     round_and_round = sample([5, 6, 7, 8, 9] * 6, False, "x")
-    shares = gallery.shares(
-        [
-            round_and_round, sample(list(range(50)), True, "x"), sample([1], True, "\ufffd"),
-            sample([], False, ""),
-        ]
-    )
+    shares = card.measured(card.shown([
+        round_and_round, sample(list(range(50)), True, "x"), sample([1], True, "\ufffd"),
+        sample([], False, ""),
+    ]))
     assert shares == {"samples": 4, "ended": 0.5, "looping": 0.25, "replacement_character": 0.25}
 
 
