@@ -485,6 +485,11 @@ def read_json(path: str | Path, limit: int = 16 << 20) -> dict:
     return value
 
 
+def optional_json(path: Path) -> dict:
+    """The JSON object in a file (see `read_json`); {} where there is no file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def json_lines(path: Path) -> Iterator[dict]:
     """The JSON objects of a file, one a line; nothing where there is no file.
 

@@ -23,7 +23,9 @@ from typing import Any, Iterator
 import torch
 
 import data
-from common import Parser, UserError, atomic_write, positive, read_json, run_of, sha256_file, wrapped
+from common import (
+    Parser, UserError, atomic_write, optional_json, positive, read_json, run_of, sha256_file, wrapped,
+)
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
 from evaluate import band, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
@@ -243,7 +245,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     model = Llama.from_pretrained(folder).to(device).eval()
     tokenizer = load(folder)
     home = run_of(folder)
-    stored = read_json(home / "run.json") if (home / "run.json").is_file() else {}
+    stored = optional_json(home / "run.json")
     try:
         context = args.context or (stored["settings"]["seq_len"] if stored else None)
         good = context is None or type(context) is int and context > 0

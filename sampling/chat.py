@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError, read_json, wrapped
+from common import UserError, optional_json, wrapped
 from sample import SampleSettings
 from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
 from sampling.template import render
@@ -91,7 +91,7 @@ def template_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     The template is in chat_template.jinja or in tokenizer_config.json; None if there is none.
     """
     file = folder / "tokenizer_config.json"
-    config = read_json(file) if file.is_file() else {}
+    config = optional_json(file)
     names = {}
     for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
         token = config.get(key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import UserError, read_json
+from common import UserError, optional_json, read_json
 from data import Corpus
 from model import ModelConfig
 from training.curves import number, series
@@ -40,8 +40,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """What evaluate.py wrote; {} where it did not run."""
-        file = self.folder / "evaluation.json"
-        return read_json(file) if file.is_file() else {}
+        return optional_json(self.folder / "evaluation.json")
 
     @property
     def steps(self) -> list[dict]:

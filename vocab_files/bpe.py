@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import UserError, atomic_write, read_json
+from common import UserError, atomic_write, optional_json, read_json
 from vocab_files.tokenizer_files import configured_ids
 
 LARGEST = 64 << 20  # bytes of a tokenizer file
@@ -161,8 +161,7 @@ class BPE:
 
     def _special(self, kind: str, names: tuple[str, ...]) -> int | None:
         """Id of the token that tokenizer_config.json names, else of the first known of `names`."""
-        config = self.path.parent / "tokenizer_config.json"
-        stated = read_json(config).get(f"{kind}_token") if config.is_file() else None
+        stated = optional_json(self.path.parent / "tokenizer_config.json").get(f"{kind}_token")
         stated = stated.get("content") if isinstance(stated, dict) else stated
         found = [self.library.id_of(name) for name in (stated, *names) if isinstance(name, str)]
         return next((id for id in found if id is not None), None)
@@ -175,8 +174,7 @@ class BPE:
         it. "add_bos_token": false turns both off; `save_pretrained` writes it, because our training adds
         nothing before a text.
         """
-        config = self.path.parent / "tokenizer_config.json"
-        stated = read_json(config).get("add_bos_token") if config.is_file() else None
+        stated = optional_json(self.path.parent / "tokenizer_config.json").get("add_bos_token")
         if stated is False:
             return []
         if isinstance(self.library, FromJson):

@@ -15,7 +15,7 @@ import operator
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, UserError, atomic_write, read_json
+from common import ROOT, UserError, atomic_write, optional_json
 
 VOCAB_FILE = "tokenmonster.vocab"  # its name in a model folder
 MODULE = "tokenmonster_hf"
@@ -99,7 +99,7 @@ def write_tokenizer_files(folder: str | Path, vocab: bytes, eos_id: int, bos_id:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model = optional_json(folder / "config.json")
     config = tokenizer_config(eos_id, bos_id, pad_id, rows, model.get("max_position_embeddings"))
     atomic_write(folder / f"{MODULE}.py", module_text())
     atomic_write(folder / VOCAB_FILE, vocab)
@@ -116,7 +116,7 @@ def configured_ids(folder: Path) -> dict[str, Any]:
     stated: dict[str, Any] = {}
     stops: set[int] = set()
     for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
-        config = read_json(folder / name) if (folder / name).is_file() else {}
+        config = optional_json(folder / name)
         kinds = ("eos",) if name == "generation_config.json" else ("eos", "bos", "pad")
         try:
             ids = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
