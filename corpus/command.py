@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterable
 
 import tokenizer
-from common import Parser, UserError, command, count_of, numbered
+from common import Parser, UserError, command, count_of, numbered, positive
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
 )
@@ -125,9 +125,6 @@ def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | 
 
 def prepare_command(options: Namespace) -> None:
     """`data.py prepare`. Raises UserError for wrong flags before anything is written."""
-    for name in ("tokens", "source_token_budget", "shard_tokens", "workers"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     if options.validation_share is not None and not 0 < options.validation_share < 1:
         raise UserError(f"--validation-share {options.validation_share}: must be between 0 and 1")
     wanted, mix = options.source or ["builtin"], MIXES[options.mix]
@@ -199,20 +196,20 @@ def parser() -> Parser:
     add("--out", metavar="DIR",
         help="folder of the corpus (default: corpora/builtin, corpora/python-docs, corpora/mine for files, "
              "or corpora/MIX for the hub)")
-    add("--tokens", "--token-budget", type=count_of, metavar="N", help="training tokens (default: all)")
-    add("--source-token-budget", type=count_of, metavar="N", help="at most N of each source")
+    add("--tokens", "--token-budget", type=positive, metavar="N", help="training tokens (default: all)")
+    add("--source-token-budget", type=positive, metavar="N", help="at most N of each source")
     add("--validation-share", type=float, metavar="P",
         help="share of the documents for validation (default: 0.05; hub 0.005)")
-    add("--shard-tokens", type=count_of, default=50_000_000, metavar="N",
+    add("--shard-tokens", type=positive, default=50_000_000, metavar="N",
         help="tokens in one file of the corpus (default: 50M)")
-    add("--workers", type=count_of, metavar="N", help="processes (default: one for each core)")
+    add("--workers", type=positive, metavar="N", help="processes (default: one for each core)")
     for name, purpose in (("info", "documents, tokens, shares, mixture, an excerpt"),
                           ("show", "the text of one row of a training step")):
         add = actions.add_parser(name, help=purpose).add_argument
         add("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
-        add("--seq-len", type=count_of, metavar="N", help="tokens of a row (default: the run's, or 256)")
-        add("--batch-size", type=count_of, metavar="N", help="rows of a step (default: the run's, or 8)")
-        add("--steps", type=count_of, metavar="N", help="length of the run (default: its own, or one epoch)")
+        add("--seq-len", type=positive, metavar="N", help="tokens of a row (default: the run's, or 256)")
+        add("--batch-size", type=positive, metavar="N", help="rows of a step (default: the run's, or 8)")
+        add("--steps", type=positive, metavar="N", help="length of the run (default: its own, or one epoch)")
         add("--seed", type=int, help="seed of the order (default: the run's, or 42)")
     info, show = actions.choices["info"], actions.choices["show"]
     info.add_argument("--mix-at", type=count_of, metavar="STEP", help="print only the shares at one step")

@@ -60,9 +60,6 @@ def opened(options: Namespace) -> Corpus:
     """
     names = ("seq_len", "batch_size", "seed", "steps")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    for name, value in given.items():
-        if name != "seed" and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     folder, settings = Path(options.folder), {"seq_len": 256, "batch_size": 8, "seed": 42}
     if (folder / "run.json").is_file():
         record = read_json(folder / "run.json")

@@ -697,13 +697,13 @@ def test_show_takes_a_run_folder(tmp_path, math_file, capsys):
     (["prepare", "--sorce", "builtin"], "did you mean --source"), (["show"], "DIR"),
     (["prepare", "--tokens", "many"], "not a number"),
     (["prepare", "--mix", "stentor4"], "invalid choice"),
-    (["prepare", "--tokens", "0"], "--tokens 0: must be at least 1"),
-    (["prepare", "--shard-tokens", "-1"], "must be at least 1"),
-    (["prepare", "--workers", "0"], "must be at least 1"),
+    (["prepare", "--tokens", "0"], "--tokens/--token-budget: '0' is not at least 1"),
+    (["prepare", "--shard-tokens", "-1"], "is not at least 1"),
+    (["prepare", "--workers", "0"], "is not at least 1"),
     (["prepare", "--validation-share", "0"], "between 0 and 1"),
     (["prepare", "--source", "../x=setup.py"], "no such kind in this mixture"),
     (["prepare", "--source", "web="], "expected builtin"),
-        (["info", "x", "--seq-len", "0"], "--seq-len 0: must be at least 1")])
+        (["info", "x", "--seq-len", "0"], "--seq-len: '0' is not at least 1")])
 def test_misuse_is_one_line_and_exit_code_2(tmp_path, monkeypatch, command, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, printed, error = command(*arguments)
