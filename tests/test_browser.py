@@ -353,6 +353,19 @@ def test_page_in_the_dark(address, open_browser, tmp_path):
     picture(driver, "generate-dark", tmp_path)
 
 
+def test_the_history_fits_a_phone(address, open_browser):
+    driver = open_browser()
+    phone(driver)
+    driver.get(address)
+    click(driver, "button#generate")
+    wait(lambda: "tokens/s" in text_of(driver, "#generate-status"))
+    buttons = driver.find_elements("css selector", "button")
+    next(button for button in buttons if "History" in button.text).click()
+    wait(lambda: "Hello there" in text_of(driver, "#history") and "seed" in text_of(driver, "#history h4"))
+    assert driver.execute_script(
+        "return document.querySelector('#history section').getBoundingClientRect().right <= innerWidth")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_reaches_every_tab_and_the_explorer_has_the_pages_theme(address, open_browser, dark):
     driver = open_browser(dark=dark)
