@@ -193,7 +193,7 @@ assert len(costs) == B * (T - 1)
 # trains, measures the loss on documents that it never trains on (the validation loss), and saves the model.
 # It also prints the **unigram entropy** ("counting tokens"): the best loss of a model that knows how
 # frequent each token is and nothing else. A loss below it shows that the model uses the context, the tokens
-# before. In the log the loss may jump up at a step, where `norm` is large, and come back; lesson 08 says
+# before. In the log the loss may jump up at a step where `norm` is large, and come back; lesson 08 says
 # what is done about it. (The "entropy of the corpus" beside it is the best loss that any model can have;
 # lesson 12 explains it.)
 
@@ -225,22 +225,16 @@ assert round(len(counted) * counted.batch(0).size, -5) == 400_000 and few < unig
 
 figure, axes = plt.subplots(figsize=(6, 3.5))
 axes.plot(range(1, steps + 1), history.losses, label="training, each step")
-axes.plot(
-    [row["step"] for row in history.evals],
-    [row["eval_loss"] for row in history.evals],
-    "o-",
-    label="validation",
-)
+axes.plot([row["step"] for row in history.evals], [row["eval_loss"] for row in history.evals], "o-",
+          label="validation")
 axes.axhline(math.log(4096), color="grey", linestyle=":", label="ln V: knowing nothing")
 axes.axhline(unigram, color="grey", linestyle="--", label="unigram: frequencies only")
 axes.set(xlabel="step", ylabel="loss (nats per token)", title="From knowing nothing to a little")
 axes.legend()
 save_figure(figure, "01_losses")
 last_loss = history.evals[-1]["eval_loss"]
-print(
-    f"first loss {history.losses[0]:.2f}, last validation loss {last_loss:.2f}, perplexity "
-    f"{math.exp(last_loss):.1f}"
-)
+print(f"first loss {history.losses[0]:.2f}, last validation loss {last_loss:.2f}, "
+      f"perplexity {math.exp(last_loss):.1f}")
 assert history.losses[0] > last_loss + 2
 
 # %% [markdown]

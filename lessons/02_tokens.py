@@ -32,11 +32,9 @@ from tokenizing.view import explain, visible
 from tokenizing.trainer import train_vocab
 
 TEXT = (
-    "A tokenizer cuts a text into pieces. Each piece stands in a list, the vocabulary, and its place in "
-    "that list "
-    "is a number. The model never sees letters: it sees those numbers, one after another, and it learns "
-    "which of "
-    "them tends to follow which."
+    "A tokenizer cuts a text into pieces. Each piece stands in a list, the vocabulary, and its place in that "
+    "list is a number. The model never sees letters: it sees those numbers, one after another, and it learns "
+    "which of them tends to follow which."
 )
 words = tokenizer.load()
 assert len(TEXT) == 244 and words.vocab_size == 4096
@@ -277,7 +275,7 @@ assert len(join_pairs(sample, 200)) < len(join_pairs(sample, 50)) < len(sample)
 # all pieces that occur often and encodes the text with many random selections of them. In each round it
 # throws out the pieces that helped least.
 #
-# We train small vocabularies on other tales of our corpus and cut the forty with each.
+# We train small vocabularies on other tales of our corpus and cut the forty tales with each.
 
 # %%
 folder = OUT / "02_vocabularies"

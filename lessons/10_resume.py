@@ -104,7 +104,7 @@ draw_shapes("10_shapes", {
 #
 # ## The loop, written out
 #
-# To see what each part is needed for, we want a loop from which parts can be removed. It is ten lines that
+# To see what each part is needed for, we want a loop from which parts can be removed. It is a few lines that
 # call the real functions. First we check that it is the same loop: it must give the losses of `train` bit for
 # bit.
 
@@ -307,7 +307,7 @@ for name, problem in problems.items():
     print(f"{name}: {problem.split('lessons/')[-1] if problem else 'complete'}")
 after_damage = quietly(resume=str(damaged_folder))
 print("steps made after the resume:", len(after_damage.losses))
-print("equal to the end of the whole run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
+print("equal to the end of the uninterrupted run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
 
 # %% [markdown]
 # The wrong bit is found before any weight is used. The run continues from the checkpoint before, at step 5,

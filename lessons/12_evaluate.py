@@ -73,13 +73,10 @@ exercises = " ".join(itertools.islice(builtin_documents("math", UNSEEN), 8 if FA
 documentation = next(text for name, text in python_documents("web") if name == "topics/assignment")[:3000]
 english = (
     "The ship had been at anchor for three days when the wind turned at last. Nobody on board had slept "
-    "well. The "
-    "cook, who liked to talk, had said nothing since Sunday, and the captain walked up and down the deck "
-    "with his "
-    "hands behind his back, counting the steps. A boy sat on a coil of rope and watched the gulls. He "
-    "had never "
-    "been so far from home, and he did not yet know whether he liked it. When the anchor came up, black and "
-    "dripping, everybody began to shout at once."
+    "well. The cook, who liked to talk, had said nothing since Sunday, and the captain walked up and down "
+    "the deck with his hands behind his back, counting the steps. A boy sat on a coil of rope and watched "
+    "the gulls. He had never been so far from home, and he did not yet know whether he liked it. When the "
+    "anchor came up, black and dripping, everybody began to shout at once."
 )
 texts = {"exercises": exercises, "documentation": documentation, "story": english}
 found = {}

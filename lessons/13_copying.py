@@ -94,7 +94,8 @@ print(f"counted in {len(counts)} tales: {sum(counts) / len(counts):.2f}")
 # %%
 assert round(names_again, 2) == 11.06 and round(names_saved, 1) == 21.1
 assert names_saved > saved["a thing"] + saved["he or she"]
-assert abs(sum(counts) / len(counts) - names_again) < 5 * 3.5 / math.sqrt(len(counts))
+spread = float(torch.tensor(counts, dtype=torch.float32).std())
+assert abs(sum(counts) / len(counts) - names_again) < 5 * spread / math.sqrt(len(counts))  # 5 standard errors
 
 seeds = [42, 43, 44] if LONG else [42]
 runs = {seed: copying_run(seed) for seed in seeds}
@@ -370,14 +371,18 @@ assert [int(seed) for seed in three] == [42, 43, 44]
 weights = {seed: one["weight"] for seed, one in three.items()}
 missed = {seed: {name: one["off"][name]["later"] - one["off"]["none"]["later"] for name in second}
           for seed, one in three.items()}
-assert set(opened.values()) == {300} and round(weights["42"]["1.3"], 2) == 0.66
+apart = [row["name_first"] - row["name_later"]
+         for one in three.values() for row in one["evaluations"] if row["step"] >= 300]
+assert set(opened.values()) == {300} and min(apart) > 1 and round(weights["42"]["1.3"], 2) == 0.66
 assert movers == {"42": "1.3", "43": "1.3", "44": "1.1"} and lookers["43"] != movers["43"]
 assert round(three["42"]["off"]["1.3"]["later"], 2) == 1.82
 assert abs(three["42"]["off"]["1.3"]["first"] - 1.82) < 0.1
 assert 0.45 < weights["42"]["1.0"] / weights["42"]["1.3"] < 0.55 and round(missed["42"]["1.0"], 2) == 0.57
 assert abs(missed["42"]["1.1"]) < 0.01 and abs(missed["42"]["1.2"]) < 0.01
 assert min(weights["43"][name] for name in second) > 0.3 and min(missed["43"].values()) > 0.2
-assert max(missed["43"].values()) < 0.86 and round(missed["43"]["1.3"], 2) == 0.85
+assert max(missed["43"], key=missed["43"].get) == "1.3" and round(missed["43"]["1.3"], 2) == 0.85
+whole_43 = three["43"]["off"]["none"]
+assert 0.45 < missed["43"]["1.3"] / (whole_43["first"] - whole_43["later"]) < 0.55
 assert sorted(round(number, 1) for number in missed["44"].values()) == [0.0, 0.4, 0.4, 0.7]
 assert all(one["off"][name]["kept"] < one["off"]["none"]["kept"] for one in three.values() for name in second)
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Read this lesson as a page or notebook: `python lessons/build.py 14` writes both to lessons/built/.
 
 # %% [markdown]
 # # 14. Scaling in ten minutes

@@ -4,6 +4,7 @@
 Without a file the text is the lesson's own. `cells` is how many cells run after the changed one (default 1).
 """
 MODEL, TRAIN, DATA, SCALING = "model.py", "train.py", "data.py", "lessons/scaling.py"
+HEADS, THREE = "lessons/heads.py", 'three = read_json(STORED / "13_copying.json")["results"]'
 COMPUTE, KINDS = 'save_figure(figure, "14_compute")', 'save_figure(figure, "14_kinds")'
 STD = ("residual_std if scaled else std)", "0.2)")
 
@@ -261,12 +262,11 @@ MUTATIONS = {
         ("assert torch.finfo(torch.float32).bits == 32\n", "torch.float32, torch.float16 = torch.float64, "
          "torch.float64\n"
          "assert torch.finfo(torch.float32).bits == 32\n", None, "", 0),
-        ('save_figure(figure, "09_spacing")', "old = torch.bfloat16, torch.float16, torch.float32\n"
-         "torch.bfloat16, torch.float16, torch.float32 = torch.float64, torch.bfloat16, torch.float16"),
-        ('save_figure(figure, "09_spacing")', "torch.float32 = torch.float64"),
+        ('save_figure(figure, "09_spacing")',
+         "kinds = dict(zip(kinds, (torch.float64, torch.float16, torch.bfloat16)))"),
+        ('save_figure(figure, "09_spacing")', "torch.float16 = torch.bfloat16"),
         ("weight += 0.001", "weight += 0.01"),
-        ('table(("format", "1 plus', 'torch.bfloat16 = torch.float8_e5m2\ntable(("format", "1 plus'),
-        ('table(("format", "1 plus', "torch.bfloat16 = torch.float32\ntable((\"format\", \"1 plus"),
+        ('table(("format", "1 plus', 'eps["BF16"] *= 2\ntable(("format", "1 plus'),
         ('ends[name, start] = float(weight)', "ends[name, start] = 1.0"),
         ('runs["BF16 products"] = trained("bf16", round_weights=False)',
          'runs["BF16 products"] = trained("bf16", round_weights=True)'),
@@ -293,8 +293,7 @@ MUTATIONS = {
         ("[1, 2, 3, 4, 5, 6, 7, 8]", "[1, 2, 3, 4, 5, 6, 7, 7]"),
         ("print(f\"{source}; torch", "compiled = {'graphs': {**compiled['graphs'], 'one length': [1]}}\n"
          "print(f\"{source}; torch"),
-        ('table(header, [(name', 'ends["BF16", 1.0], ends["FP32", 1.0] = 2.0, 1.0\ntorch.bfloat16 = '
-         'torch.float32\n'
+        ('table(header, [(name', 'ends["BF16", 1.0], ends["FP32", 1.0], eps["BF16"] = 2.0, 1.0, 0.001\n'
          "table(header, [(name"),
     ],
     "10": [
@@ -385,6 +384,63 @@ MUTATIONS = {
          "sum(",
          None, "", 0),
         ("half = z / (1 + z * z / count)", "half = 0 * z", "evaluate.py", "at_least_12 =", 0),
+    ],
+    "13": [
+        ("drawn = expected_drawn(tales.NODES)", "drawn = expected_drawn(tales.NODES)\n"
+         "tales.HEROES, tales.OTHERS = tales.HEROES[:5], tales.OTHERS[:7]", None, "", 0),
+        ("round(math.log(6), 2) == 1.79 and round(math.log(8), 2) == 2.08",
+         "round(math.log(7), 2) == 1.79 and round(math.log(9), 2) == 2.08", None, "", 0),
+        ("number / len(node.options)", "number", HEADS, "drawn = expected_drawn", 2),
+        ("math.log(values) for what, (number, values)", "math.log2(values) for what, (number, values)"),
+        ('"he or she": (pronouns, 2)', '"he or she": (pronouns, 2**30)'),
+        ("counts.append(len(named) - len(set(named)))", "counts.append(len(named))"),
+        ('settings = read_json(run / "run.json")["settings"]',
+         'settings = {**read_json(run / "run.json")["settings"], "seed": 43}', None, "", 0),
+        ('settings = read_json(run / "run.json")["settings"]',
+         'settings = {**read_json(run / "run.json")["settings"], "steps": 600}', None, "", 0),
+        ("run = runs[42]\n", "run = runs[42]\nimport model, types\nLlama = types.SimpleNamespace("
+         "from_pretrained=lambda _: model.Llama(model.SIZES['tiny']))\n", None, "", 0),
+        ("tokenizer.load().vocab_size == 4096", 'tokenizer.load("builtin-512").vocab_size == 4096', None,
+         "", 0),
+        ('later = [row["name_later"] for row in rows]', 'later = [row["name_later"] for row in rows[::-1]]',
+         None, "", 0),
+        ('first = [row["name_first"] for row in rows]', 'first = [row["name_later"] for row in rows]',
+         None, "", 0),
+        ("len(document.ids) - 1 for document", "len(document.text) for document", None, "", 0),
+        ("((same, True), (other, False))", "((same, False), (other, True))", HEADS,
+         "snapshots = sorted((run"),
+        ("looks(folder, documents[:2 if FAST else 8], coder)",
+         "looks(snapshots[-1], documents[:2 if FAST else 8], coder)"),
+        ("int(end.same.argmax())", "int(end.same.argmin())"),
+        ("assert round(hero, 2) == 6.60", 'hero, counted["a thing"] = others, counted["he or she"]\n'
+         "assert round(hero, 2) == 6.60", None, "", 0),
+        ("assert layers == 2 and heads == 4", "layers, heads = end.same.T.shape\n"
+         "assert layers == 2 and heads == 4", None, "", 0),
+        ("y[..., head * F:(head + 1) * F] = means[number][head * F:(head + 1) * F]", "pass", HEADS,
+         "prompts = openings("),
+        ("second = [label((where,)) for where in SECOND]\n",
+         "second = [label(((0, head),)) for head in range(heads)]\n", None, "", 0),
+        (THREE, THREE + "\nthree = dict(reversed(three.items()))"),
+        (THREE, THREE + "\nthree = {'42': three['43'], '43': three['44'], '44': three['42']}"),
+        ('row["name_later"] > 1)', 'row["name_later"] > 0.1)'),
+        (THREE, THREE + "\nthree['44']['evaluations'][-1]['name_later'] = 1.5"),
+        ('movers = {seed: head_needed(one["off"])', 'movers = {seed: head_needed(three["42"]["off"])'),
+        ('lookers = {seed: max(one["weight"], key=one["weight"].get)', "lookers = {seed: movers[seed]"),
+        (THREE, THREE + "\nthree['42']['off']['1.3']['first'] = 1.6"),
+        (THREE, THREE + "\nthree['42']['off']['1.1']['later'] += 0.02"),
+        (THREE, THREE + "\nthree['42']['off']['1.2']['later'] += 0.02"),
+        (THREE, THREE + "\nthree['43']['weight']['1.1'] = 0.1"),
+        (THREE, THREE + "\nthree['43']['off']['1.2']['later'] = 0.2"),
+        (THREE, THREE + "\nthree['43']['off']['1.1']['later'] = 1.2"),
+        (THREE, THREE + "\nthree['43']['off']['none']['first'] = 1.5"),
+        (THREE, THREE + "\nthree['44']['off']['1.0']['kept'] = 12"),
+        ('gain = [(row["name_first"] - row["name_later"]) * names_again', 'gain = [row["name_later"]'),
+        ("    assert gain[-1] / names_saved > 0.7", "    tokens_a_tale *= 2\n"
+         "    assert gain[-1] / names_saved > 0.7", None, "", 0),
+        ('last["name_later"]) * names_again\nbound', 'last["name_later"]) * tokens_a_tale\nbound'),
+        ("sentences\"]) for row in rows]", "sentences\"]) for row in rows[::-1]]"),
+        ('table(("head", "weight on what followed"', "end = end._replace(followed=end.same)\n"
+         'table(("head", "weight on what followed"'),
     ],
     "14": [
         ("    train_all,\n)", "    train_all,\n)\nLENGTH = 128"),

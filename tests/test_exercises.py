@@ -23,6 +23,15 @@ WRONG = {
         (" * weight", "", "the weight is missing"),
         ("torch.rsqrt(mean_square + eps)", "1 / (mean_square + eps)", "the root is missing"),
         ("    mean_square", "    x = x - x.mean(dim=-1, keepdim=True)\n    mean_square", "that is LayerNorm"),
+        ("x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True)", "by the standard deviation"),
+        ("dim=-1", "dim=1", "the mean is over the positions"),
+        ("torch.rsqrt(mean_square + eps)", "1 / (x.norm(dim=-1, keepdim=True) + eps)",
+         "the length of x, with"),
+        ("torch.rsqrt(mean_square + eps)", "1 / x.norm(dim=-1, keepdim=True)", "the length of x, the root"),
+        ("torch.rsqrt(", "torch.sqrt(", "x is multiplied by the root"),
+        ("x.pow(2).mean", "x.abs().mean", "this is the mean of |x|"),
+        (") * weight", ") * (1 + weight)", "multiplies by 1 + weight"),
+        ("    return x *", "    x *", "is the last line a `return`?"),
     ],
     "rotary": [
         ("2) / F)", "2) / F / 2)", "the exponent is -j/F"),
@@ -35,7 +44,16 @@ WRONG = {
          "(a * angle.sin() - b * angle.cos(), b * angle.sin() + a * angle.cos())",
          "cosine and sine are exchanged"),
         ("torch.cat(turned, dim=-1)", "x", "nothing is turned"),
-        ("    turned =", "    a, b = x[..., ::2], x[..., 1::2]\n    turned =", "the largest difference"),
+        ("    turned =", "    a, b = x[..., ::2], x[..., 1::2]\n    turned =",
+         "from neighbours and come back"),
+        ("(a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())",
+         "(a := a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())", "from the new a"),
+        ("torch.cat(turned, dim=-1)", "torch.stack(turned, dim=-1).flatten(-2)", "come back as neighbours"),
+        ("-torch.arange(0, F, 2)", "-2 * torch.arange(0, F, 2)", "the exponent is -4j/F"),
+        ("torch.arange(0, F, 2)", "torch.arange(2, F + 1, 2)", "j begins at 1"),
+        ("2) / F)", "2) // F)", "divide with /"),
+        ("a, b = x.chunk", "b, a = x.chunk", "the two halves are exchanged"),
+        ("torch.cat(turned, dim=-1)", "turned[0]", "only half of the features"),
     ],
     "attention": [
         ("repeat_interleave(group, dim=1)", "repeat(1, group, 1, 1)", "the heads are grouped the other way"),
@@ -48,6 +66,17 @@ WRONG = {
         ("dim=-1)       #", "dim=-2)       #", "the softmax is over the queries"),
         (".triu(1)", ".triu(0)", "a position does not read itself"),
         (".triu(1)", ".tril(-1)", "the mask lies the other way"),
+        (".triu(1)", ".triu(2)", "reads one later position too"),
+        ("later, -math.inf", "~later, -math.inf", "only later positions are read"),
+        ("score.masked_fill(later, -math.inf)", "score + later * -math.inf", "0 times -inf is nan"),
+        ("math.sqrt(q.shape[3])", "math.sqrt(q.shape[2])", "divided by sqrt(T)"),
+        ("math.sqrt(q.shape[3])", "math.sqrt(q.shape[1] * q.shape[3])", "the root of H times F"),
+        ("torch.softmax(score.masked_fill(later, -math.inf), dim=-1)",
+         "score.masked_fill(later, -math.inf).exp()", "the weights do not sum to 1"),
+        ("weight @ v", "weight", "these are the weights"),
+        ("q @ k.transpose", "k @ q.transpose", "q and k are exchanged"),
+        ("dim=-1)       #", "dim=1)       #", "the softmax is over the heads"),
+        ("v = v.repeat_interleave(group, dim=1)", "v = v.repeat(1, group, 1, 1)", "the values are grouped"),
     ],
     "swiglu": [
         ("F.silu(x @ gate.t()) * (x @ up.t())", "(x @ gate.t()) * F.silu(x @ up.t())", "on the up branch"),
@@ -58,6 +87,13 @@ WRONG = {
         ("F.silu(x @ gate.t()) * ", "F.silu(x @ gate.t()) + ", "the branches are added"),
         (" * (x @ up.t())", "", "the up branch is missing"),
         ("F.silu(x @ gate.t()) * (x @ up.t())", "F.silu((x @ gate.t()) * (x @ up.t()))", "after the product"),
+        ("(x @ up.t())", "F.silu(x @ up.t())", "silu is on both branches"),
+        ("F.silu(x @ gate.t()) * (x @ up.t())", "(x @ gate.t()) * F.sigmoid(x @ up.t())", "the same z twice"),
+        ("F.silu(", "F.tanh(", "this is tanh"),
+        ("x @ up.t()", "x @ gate.t()", "the gate is used twice"),
+        ("hidden @ down.t()", "hidden", "the product with down is missing"),
+        ("return hidden @ down.t()", "return F.silu(hidden @ down.t())", "a second silu comes at the end"),
+        ("return hidden @ down.t()", "return x + hidden @ down.t()", "x is added"),
     ],
     "cross_entropy": [
         (".mean()", ".sum()", "the losses are summed"),
@@ -71,20 +107,43 @@ WRONG = {
         (".mean()", ".sum(dim=1).mean()", "divided by B;"),
         ("    logits = logits[:, :-1] ", "    input_ids = input_ids.roll(1, dims=1)\n"
          "    logits = logits[:, 1:] ", "the shift goes the other way"),
+        ("input_ids[:, 1:, None]", "input_ids[:, :-1, None]", "both are cut in the same way"),
+        ("logits[:, :-1] ", "logits[:, 1:] ", "both lose the first position"),
+        ("torch.logsumexp(logits, dim=2) - chosen", "-torch.softmax(logits, dim=2).gather(2, "
+         "input_ids[:, 1:, None])", "the logarithm is missing"),
+        ("    chosen", "    logits = torch.softmax(logits, dim=2)\n    chosen", "softmax is taken twice"),
+        ("torch.logsumexp(logits, dim=2) - chosen", "-torch.log_softmax(logits, dim=1).gather(2, "
+         "input_ids[:, 1:, None])", "softmax is over the positions"),
+        ("torch.logsumexp(logits, dim=2) - chosen", "-torch.log_softmax(logits, dim=2)",
+         "over all tokens of"),
+        ("torch.logsumexp(logits, dim=2)", "(logits - logits.max()).exp().sum(dim=2).log()",
+         "not added again"),
+        (".mean()", "", "one number for each prediction"),
+        (".mean()", ".mean() / 2.302585092994046", "to base 10"),
     ],
     "adamw": [
         ("w * (1 - lr * decay)", "w", "the weight does not decay"),
         ("1 - lr * decay", "1 - decay", "not multiplied by the rate"),
         ("    m = 0.9", "    g, decay = g + decay * w, 0.0\n    m = 0.9", "that is Adam with L2"),
-        ("0.9 * m + 0.1 * g", "0.95 * m + 0.05 * g", "the largest difference"),
+        ("0.9 * m + 0.1 * g", "0.95 * m + 0.05 * g", "m runs with b2"),
         ("lr * step, m, v", "lr * step, v, m", "in the wrong order"),
         ("(m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)", "m / (v.sqrt() + 1e-8)",
          "the moments are not corrected"),
         ("0.05 * g * g", "0.05 * g.abs()", "v keeps |g|"),
         (".sqrt() + 1e-8", " + 1e-8).sqrt(", "eps is under the root"),
         (".sqrt() + 1e-8", " + 1e-8", "the root of v is missing"),
-        ("0.9 * m + ", "", "the largest difference"),
+        ("0.9 * m + ", "", "m forgets the steps before"),
         ("    m = 0.9", "    t = t + 1\n    m = 0.9", "one too high"),
+        ("    m = 0.9", "    t = t - 1\n    m = 0.9", "one too low"),
+        ("- lr * step", "+ lr * step", "the step goes uphill"),
+        ("(m / (1 - 0.9**t)) / ((v / (1 - 0.95**t))", "(m / (1 - 0.95**t)) / ((v / (1 - 0.9**t))",
+         "the corrections are exchanged"),
+        (".sqrt() + 1e-8", ".sqrt()", "0 / 0 is nan"),
+        ("v / (1 - 0.95**t)", "v", "v is not corrected"),
+        ("m / (1 - 0.9**t)", "m", "m is not corrected"),
+        ("0.9 * m + 0.1 * g", "0.9 * m + g", "the factor 1 - b1 of g is missing"),
+        ("0.95 * v + ", "", "v forgets the steps before"),
+        ("w * (1 - lr * decay) - lr * step", "(w - lr * step) * (1 - lr * decay)", "the decay comes after"),
     ],
     "schedule": [
         ("step / warmup_steps", "(step + 1) / warmup_steps", "the warmup begins above 0"),
@@ -96,6 +155,18 @@ WRONG = {
         ("0.5 * (1 + math.cos(math.pi * done))", "1.0", "stays at its peak"),
         ("done = (step - warmup_steps)", "done = (step - warmup_steps + 1)", "begins one step early"),
         ("    if step", "    warmup_steps = 0\n    if step", "the warmup is missing"),
+        ("    if step < warmup_steps:\n        return", "    warm =",
+         "the cosine is taken in the warmup too"),
+        ("peak * step / warmup_steps", "step / warmup_steps", "the peak is missing in the warmup"),
+        ("peak * 0.5 *", "peak *", "the factor 0.5 is missing"),
+        ("step / warmup_steps", "step / steps", "the warmup rises over all steps"),
+        ("math.pi * done", "math.pi * done / 2", "ends at half of the peak"),
+        ("math.pi * done", "done", "the angle is `done`"),
+        ("math.cos(", "math.sin(", "this is a sine"),
+        ("(1 + math", "(1 - math", "the rate rises after the warmup"),
+        ("if step <", "if step >", "the two branches are exchanged"),
+        ("peak * 0.5 * (1 +", "0.1 * peak + 0.9 * peak * 0.5 * (1 +", "ends at a tenth of the peak"),
+        ("    return peak * 0.5", "    peak * 0.5", "it returned NoneType"),
     ],
     "packing": [
         ("[*document, separator]", "[separator, *document]", "the separator comes before each document"),
@@ -107,6 +178,14 @@ WRONG = {
         ("+ 1, seq_len)", "+ 1, seq_len - 1)", "the rows overlap"),
         ("    return [stream", "    return [([*document, separator] + [separator] * seq_len)[:seq_len] "
          "for document in documents]\n    return [stream", "a row of its own"),
+        ("    return [stream", "    return [row for document in documents for row in [[*document, separator]"
+         "[i:i + seq_len] for i in range(0, len(document) + 1, seq_len)]]\n    return [stream",
+         "each document begins a new row"),
+        ("[*document, separator]", "[separator, *document, separator]", "before and after each document"),
+        ("    return", "    stream.append(separator)\n    return", "a separator too many"),
+        ("range(0, len(stream) - seq_len + 1, seq_len)", "range(len(stream) // seq_len)", "one token after"),
+        ("    return", "    return stream\n    return", "the list that it returned holds int"),
+        ("    return", "    import numpy\n    return numpy.array(stream)\n    return", "it returned ndarray"),
     ],
     "top_p": [
         ("before < p", "before + probability <= p", "the token that crosses p must be kept"),
@@ -120,6 +199,16 @@ WRONG = {
         ("order[before < p]", "order[:int((before < p).sum()) + 1]", "one token too many"),
         ("order[before < p]", "order", "nothing is removed"),
         ("order[before < p]", "order[probability >= 1 - p]", "kept by their own probability"),
+        ("order[before < p]", "order[probability > p]", "a probability above p"),
+        ("torch.softmax(logits, dim=0).sort", "logits.sort", "take the softmax first"),
+        ("torch.full_like(logits, -math.inf).scatter(0, kept, logits[kept])",
+         "logits.masked_fill(before >= p, -math.inf)", "the mask is in sorted order"),
+        ("order[before < p]", "order[:int(p * len(order))]", "a share p of the tokens"),
+        ("before < p", "before < 1 - p", "p and 1 - p are exchanged"),
+        ("before < p", "before > p", "that should be removed are kept"),
+        ("kept, logits[kept]", "kept, logits", "the logits of other tokens"),
+        ("torch.full_like(logits, -math.inf).scatter(0, kept, logits[kept])", "logits[kept]",
+         "only the kept logits"),
     ],
     "ungreedy": [
         ("return best", "return longest", "this is greedy"),
@@ -131,6 +220,13 @@ WRONG = {
         ("tokenizer.weigh(data, start, covered, 0, number, first, second, 0).score",
          "len(records[first].token) + len(records[second].token)", "the score of `weigh` decides"),
         ("start, covered, 0", "start, len(records[first].token), 0", "`covered` is the length of the"),
+        ("score > best_score", "score < best_score", "the lowest score won"),
+        ("start + len(records[first].token), end", "start + covered, end", "where the candidate ends"),
+        ("best, best_score = first", "best, best_score = number", "the place among the candidates"),
+        ("best, best_score = first", "best, best_score = records[first].id", "the id of the token"),
+        ("records[longest].alt1, records[longest].alt2", "records[longest].alt2, records[longest].alt1",
+         "alt2 is tried before alt1"),
+        ("    return best", "", "is the last line a `return`"),
     ],
     "prefix_matching": [
         ("[s + 1 for s", "[s for s", "this is the weight on the earlier occurrences"),
@@ -143,6 +239,11 @@ WRONG = {
         ("weights[:, t, followed]", "weights[:, followed, t]", "rows and columns are exchanged"),
         (".mean(dim=0) ", ".mean() ", "the heads are averaged"),
         (".mean(dim=0) ", ".sum(dim=0) ", "the positions are added up"),
+        (".mean(dim=0) ", ".mean(dim=1) ", "one number for each position"),
+        ("followed].sum(dim=1)", "followed].max(dim=1).values", "the largest weight of a position"),
+        ("[s + 1 for s", "[s + 2 for s", "two places after"),
+        ("for s in range(t)", "for s in range(len(ids) - 1)", "whose token occurs only later"),
+        ("for s in range(t)", "for s in range(1, t)", "position 0 is left out"),
     ],
     "power_law": [
         ("(losses - floor).log()", "losses.log()", "the floor is not subtracted"),
@@ -160,9 +261,25 @@ WRONG = {
          "    slope = (x * y).sum() / (x * x).sum()", "subtract the means first"),
         ("    return", "    slope = (y[-1] - y[0]) / (x[-1] - x[0])\n    return torch.stack([(y[0] - slope * "
          "x[0]).exp(), -slope])\n    return", "the first and the last point only"),
+        ("(losses - floor).log()", "losses.log() - floor", "subtracted from the logarithm"),
+        ("(losses - floor)", "(losses / floor)", "the loss is divided by the floor"),
+        ("(losses - floor)", "(floor - losses)", "only a positive number has a logarithm"),
+        ("sizes.log(), (losses - floor).log()", "sizes.log2(), (losses - floor).log2()", "a = 2^height"),
+        (".sum() / ((x - x.mean()) ** 2).sum()", ".mean() / x.var()", "by n and the other by n - 1"),
+        ("(y.mean() - slope * x.mean())", "y.mean()", "the height in the middle of the points"),
+        ("(y.mean() - slope * x.mean())", "(y.mean() + slope * x.mean())", "here it is added"),
+        ("(y.mean() - slope * x.mean())", "(y[0] - slope * x[0])", "a comes from one point"),
     ],
 }
 ROUNDS = max(map(len, WRONG.values()))
+MANY = """\
+import sys
+import pytest
+for answers in sys.argv[2:]:
+    print("graded:", answers)
+    tests = [f"{sys.argv[1]}/test_{name}.py" for name in open(f"{answers}/names").read().split()]
+    pytest.main(["-p", "no:cacheprovider", "-q", *tests, f"--answers={answers}"])
+"""
 
 
 def grade(answers: Path, *names: str) -> tuple[int, str]:
@@ -202,17 +319,27 @@ def test_stub_and_solution_have_the_same_signature():
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("number", range(ROUNDS))
-def test_wrong_answers_get_the_line_that_helps(tmp_path, number):
-    """Wrong answer `number` of every exercise that has so many, graded together."""
-    chosen = {name: wrong[number] for name, wrong in WRONG.items() if number < len(wrong)}
-    for name, (right, wrong, _) in chosen.items():
-        text = (EXERCISES / "solutions" / f"{name}.py").read_text(encoding="utf-8")
-        assert right in text, f"the solution of {name} no longer holds {right!r}"
-        (tmp_path / f"{name}.py").write_text(text.replace(right, wrong))
-    code, printed = grade(tmp_path, *chosen)
-    silent = {name: message for name, (_, _, message) in chosen.items() if message not in printed}
-    assert code == 1 and not silent, (silent, printed)
+def test_wrong_answers_get_the_line_that_helps(tmp_path):
+    """Round n grades wrong answer n of every exercise that has so many; one process grades all rounds."""
+    rounds = [{name: wrong[n] for name, wrong in WRONG.items() if n < len(wrong)} for n in range(ROUNDS)]
+    folders = [tmp_path / str(n) for n in range(ROUNDS)]
+    for folder, chosen in zip(folders, rounds):
+        folder.mkdir()
+        (folder / "names").write_text(" ".join(chosen))
+        for name, (right, wrong, _) in chosen.items():
+            text = (EXERCISES / "solutions" / f"{name}.py").read_text(encoding="utf-8")
+            assert right in text, f"the solution of {name} no longer holds {right!r}"
+            (folder / f"{name}.py").write_text(text.replace(right, wrong))
+    done = subprocess.run([sys.executable, "-c", MANY, str(EXERCISES), *map(str, folders)], cwd=ROOT,
+                          capture_output=True, text=True)
+    parts = done.stdout.split("graded: ")[1:]
+    assert len(parts) == ROUNDS, done.stdout + done.stderr
+    silent = [(name, wrong, message) for chosen, printed in zip(rounds, parts)
+              for name, (_, wrong, message) in chosen.items() if message not in printed]
+    assert not silent, silent
+    for chosen, printed in zip(rounds, parts):
+        failed = set(re.findall(r"^FAILED \S*test_(\w+)\.py", printed, re.MULTILINE))
+        assert failed == set(chosen), printed
 
 
 def test_every_exercise_has_six_wrong_answers():

@@ -4,6 +4,7 @@ numbers. lessons/yours uses the same functions.
 """
 from __future__ import annotations
 
+import copy
 import importlib.util
 import linecache
 import traceback
@@ -33,10 +34,11 @@ def load(file: Path, name: str) -> ModuleType:
 
 
 def call(function: Callable, *inputs: Any, **named: Any) -> Any:
-    """What the answer returns for copies of `inputs`. An answer that is not written yet, or that raises, ends
-    the test.
+    """What the answer returns for copies of `inputs` (tensors and lists).
+
+    An answer that is not written yet, or that raises, ends the test.
     """
-    copies = [value.clone() if isinstance(value, Tensor) else value for value in inputs]
+    copies = [copy.deepcopy(value) if isinstance(value, (Tensor, list)) else value for value in inputs]
     return attempt(getattr(function, "__name__", type(function).__name__), function, *copies, **named)
 
 
@@ -71,9 +73,12 @@ def same(found: Tensor, right: Tensor, tolerance: float) -> bool:
 
 
 def judge(name: str, found: Any, right: Tensor, mistakes: dict[str, Tensor], tolerance: float = 1e-5) -> None:
-    """Compare an answer with the real module's result; `mistakes` maps what may have gone wrong to the result
-    that it gives.
+    """Compare an answer with the real module's result.
+
+    `mistakes` maps what may have gone wrong to the result that it gives.
     """
+    if found is None:
+        fail(f"{name} returned None: is the last line a `return`?")
     if not isinstance(found, Tensor):
         fail(f"{name} returned {type(found).__name__}; expected a tensor of shape {tuple(right.shape)}")
     found = found.detach()
@@ -84,6 +89,9 @@ def judge(name: str, found: Any, right: Tensor, mistakes: dict[str, Tensor], tol
         fail(f"{name} returned shape {tuple(found.shape)}; expected {tuple(right.shape)}")
     if same(found, right, tolerance):
         return
+    if bool((found.isnan() & ~right.isnan()).any()):
+        fail(f"{name} has nan at {tuple((found.isnan() & ~right.isnan()).nonzero()[0].tolist())}: 0 / 0, "
+             "inf - inf, 0 * inf, and the root or logarithm of a negative number give nan")
     difference = (found.double() - right.double()).abs()
     difference[found.double() == right.double()] = 0.0            # also where both are the same infinity
     difference = difference.nan_to_num(nan=float("inf"))

@@ -14,19 +14,20 @@ def run(step, gradients, w, lr, decay):
     return w
 
 
-def variant(coupled=False, corrected=True, late=0, inside=False, squared=True, exchanged=False, times_lr=True,
-            order=(0, 1), root=True, fresh=False):
-    """AdamW with one part changed."""
+def variant(means=(0.9, 0.95), corrections=(0.9, 0.95), old=(1, 1), new=(1, 1), coupled=False, late=0,
+            inside=False, squared=True, times_lr=True, order=(0, 1), root=True, sign=1, after=False):
+    """AdamW with one part changed. `old` and `new` are factors of the parts of m and v."""
     def step(w, g, m, v, t, lr, decay):
         g = g + decay * w if coupled else g
-        b1, b2 = (0.95, 0.9) if exchanged else (0.9, 0.95)
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * (g * g if squared else g.abs())
-        m, v = ((1 - b1) * g, (1 - b2) * g * g) if fresh else (m, v)
-        one, two = (1 - b1 ** (t + late), 1 - b2 ** (t + late)) if corrected else (1, 1)
+        m = old[0] * means[0] * m + new[0] * (1 - means[0]) * g
+        v = old[1] * means[1] * v + new[1] * (1 - means[1]) * (g * g if squared else g.abs())
+        one, two = (torch.tensor(1 - b ** (t + late)) for b in corrections)
         below = (v / two + 1e-8).sqrt() if inside else ((v / two).sqrt() if root else v / two) + 1e-8
         shrink = 0 if coupled else decay * (lr if times_lr else 1)
+        moved = sign * lr * m / one / below
         moments = (m, v)
-        return w * (1 - shrink) - lr * m / one / below, moments[order[0]], moments[order[1]]
+        w = (w - moved) * (1 - shrink) if after else w * (1 - shrink) - moved
+        return w, moments[order[0]], moments[order[1]]
     return step
 
 
@@ -42,24 +43,48 @@ def test_adamw_step(answer):
     mistakes = {
         "the decay is added to the gradient: that is Adam with L2; shrink w": variant(coupled=True),
         "the decay is not multiplied by the rate: w (1 - lr decay)": variant(times_lr=False),
-        "b1 and b2 are exchanged": variant(exchanged=True),
+        "the decay comes after the update; it takes the weight before it": variant(after=True),
+        "the step goes uphill: subtract lr times the quotient": variant(sign=-1),
+        "b1 and b2 are exchanged": variant((0.95, 0.9), (0.95, 0.9)),
+        "m runs with b2; its factors are b1 and 1 - b1": variant((0.95, 0.95)),
+        "v runs with b1; its factors are b2 and 1 - b2": variant((0.9, 0.9)),
+        "the corrections are exchanged: m by 1 - b1^t, v by 1 - b2^t": variant(corrections=(0.95, 0.9)),
+        "m is not corrected: divide it by 1 - b1^t": variant(corrections=(0, 0.95)),
+        "v is not corrected: divide it by 1 - b2^t": variant(corrections=(0.9, 0)),
+        "the factor 1 - b1 of g is missing": variant(new=(10, 1)),
+        "the factor 1 - b2 of g squared is missing": variant(new=(1, 20)),
+        "m forgets the steps before: m = b1 m + (1 - b1) g": variant(old=(0, 1)),
+        "v forgets the steps before: v = b2 v + (1 - b2) g^2": variant(old=(1, 0)),
         "the moments come back in the wrong order: (w, m, v)": variant(order=(1, 0)),
         "the root of v is missing": variant(root=False),
-        "the moments of the step before are not used: m = b1 m + (1 - b1) g": variant(fresh=True),
-        "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": variant(corrected=False),
+        "the moments of the step before are not used: m = b1 m + (1 - b1) g": variant(
+            old=(0, 0)),
+        "the moments are not corrected: divide m by 1 - b1^t and v by 1 - b2^t": variant(corrections=(0, 0)),
+        "the step counter is one too low: the first step has t = 1, and 1 - b^0 is 0": variant(late=-1),
         "the step counter is one too high: the first step has t = 1": variant(late=1),
         "eps is under the root; add it after": variant(inside=True),
         "v keeps |g|; it is the mean of g squared": variant(squared=False),
     }
     results = {message: run(step, gradients, w, lr, decay) for message, step in mistakes.items()}
     results["the weight does not decay"] = run(variant(), gradients, w, lr, 0.0)
-    step = answer("adamw_step")
+    found = run(checked(answer("adamw_step")), gradients, w, lr, decay)
+    judge("the weight after four steps", found, layer.weight.detach(), results, tolerance=1e-6)
 
-    def checked(*inputs):
+
+def test_a_gradient_of_zero(answer):
+    w, zero = torch.ones(2, 3), torch.zeros(2, 3)
+    mistakes = {"eps is not under the fraction bar, and 0 / 0 is nan: divide by sqrt(...) + eps": (
+        torch.full((2, 3), float("nan")))}
+    found = run(checked(answer("adamw_step")), [zero], w, 0.01, 0.5)
+    judge("the weight after a gradient of 0", found, w * (1 - 0.01 * 0.5), mistakes)
+
+
+def checked(step):
+    """The answer's step; it ends the test if it does not return three tensors."""
+    def run_one(*inputs):
         found = call(step, *inputs)
         if not (isinstance(found, tuple) and len(found) == 3):
-            fail("adamw_step must return three tensors: the new (w, m, v)")
+            fail("adamw_step must return three tensors, the new (w, m, v); it returned "
+                 f"{type(found).__name__}")
         return found
-
-    found = run(checked, gradients, w, lr, decay)
-    judge("the weight after four steps", found, layer.weight.detach(), results)
+    return run_one

@@ -23,12 +23,32 @@ def test_attention(answer):
             torch.softmax(score.masked_fill(later, 0.0), dim=3) @ values),
         "later positions are cut off after the softmax, so the weights do not sum to 1: mask before": (
             torch.softmax(score, dim=3).masked_fill(later, 0.0) @ values),
+        "later positions are set to 0 by a product, and 0 times -inf is nan: use masked_fill": (
+            torch.full_like(q, math.nan)),
+        "a position reads one later position too: triu(1) are the later ones": (
+            torch.softmax(score.masked_fill(everything.triu(2), -math.inf), dim=3) @ values),
+        "only later positions are read, so the last position has none: mask the later ones": (
+            torch.softmax(score.masked_fill(~later, -math.inf), dim=3) @ values),
         "a position does not read itself": (
             torch.softmax(score.masked_fill(everything.triu(0), -math.inf), dim=3) @ values),
         "the mask lies the other way: a position reads itself and later ones": (
             torch.softmax(score.masked_fill(later.t(), -math.inf), dim=3) @ values),
         "the scores are not divided by sqrt(F)": attention_written_out(q * 8**0.5, k, v),
         "the scores are divided by F; by sqrt(F) is right": attention_written_out(q / 8**0.5, k, v),
+        "the scores are divided by sqrt(T); F is the last axis of q": (
+            attention_written_out(q * (8 / 6) ** 0.5, k, v)),
+        "the scores are divided by the root of H times F; F is the width of one head": (
+            attention_written_out(q / 4**0.5, k, v)),
+        "q and k are exchanged: the row of a score belongs to the query, the column to the key": (
+            torch.softmax(score.transpose(2, 3).masked_fill(later, -math.inf), dim=3) @ values),
+        "the weights do not sum to 1: exp of the scores is not divided by its sum": (
+            score.masked_fill(later, -math.inf).exp() @ values),
+        "these are the weights; the result is weights times values": (
+            torch.softmax(score.masked_fill(later, -math.inf), dim=3)),
+        "the values are grouped the other way; repeat each head of v as those of k": (
+            torch.softmax(score.masked_fill(later, -math.inf), dim=3) @ v.repeat(1, 2, 1, 1)),
+        "the softmax is over the heads; it is over the keys, the last axis": (
+            torch.softmax(score.masked_fill(later, -math.inf), dim=1) @ values),
         "the heads are grouped the other way: repeat each head (0 0 1 1), not the row of heads (0 1 0 1)": (
             attention_written_out(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1))),
         "the softmax is over the queries; it is over the keys, the last axis": (

@@ -15,8 +15,25 @@ def test_cross_entropy(answer):
     right = next_token_loss(logits, ids)
     unshifted = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
     backwards = F.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten())
+    chance = torch.softmax(logits[:, :-1], dim=2)
+    over_positions = torch.log_softmax(logits[:, :-1], dim=1)
     mistakes = {
         "position t is judged on its own token; shift, so that it is judged on token t + 1": unshifted,
+        "both are cut in the same way, so position t is judged on its own token; ids begin at 1": (
+            F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, :-1].flatten())),
+        "both lose the first position, so position t is judged on its own token; logits end at T - 1": (
+            F.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, 1:].flatten())),
+        "the logarithm is missing: this is the mean of -p": -chance.gather(2, ids[:, 1:, None]).mean(),
+        "softmax is taken twice: F.cross_entropy wants logits": (
+            F.cross_entropy(chance.flatten(0, 1), ids[:, 1:].flatten())),
+        "softmax is over the positions; it is over the vocabulary, the last axis": (
+            -over_positions.gather(2, ids[:, 1:, None]).mean()),
+        "the mean is over all tokens of the vocabulary; take the one that comes next": (
+            -torch.log_softmax(logits[:, :-1], dim=2).mean()),
+        "the largest logit was subtracted under the sum and not added again": (
+            right - logits[:, :-1].max()),
+        "one number for each prediction came back; take their mean": (
+            -chance.gather(2, ids[:, 1:, None])[:, :, 0].log()),
         "the shift goes the other way: logits without the last position, ids without the first": backwards,
         "the losses are summed; take the mean": right * 15,
         "the sum is divided by B*T; there are B*(T-1) predictions": right * 5 / 6,
@@ -26,6 +43,7 @@ def test_cross_entropy(answer):
         "this is the logarithm of the mean probability; take the mean of the logarithms": -torch.softmax(
             logits[:, :-1], dim=2).gather(2, ids[:, 1:, None]).mean().log(),
         "this is in bits; use the natural logarithm": right / math.log(2),
+        "this is the logarithm to base 10; use the natural one": right / math.log(10),
         "the sign is wrong": -right,
     }
     judge("cross_entropy", call(answer("cross_entropy"), logits, ids), right, mistakes)

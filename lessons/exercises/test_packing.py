@@ -34,6 +34,8 @@ def padded(documents, sep, seq_len):
 
 
 MISTAKES = {
+    "a separator too many comes at the end, and fills a row: one after each document is enough": (
+        lambda d, sep, n: cut([*joined(d, after=[sep]), sep], n)),
     "the separator after each document is missing": lambda d, sep, n: cut(joined(d), n),
     "the separator comes before each document; it ends it": lambda d, sep, n: cut(joined(d, before=[sep]), n),
     "each document is cut or padded to a row of its own; let it go on in the next row": lambda d, sep, n: [
@@ -46,6 +48,12 @@ MISTAKES = {
     "a last row that is not full is left out; yours was padded": padded,
     "a last row that is not full is left out; yours was kept": lambda d, sep, n: cut(
         joined(d, after=[sep]), n, n - 1),
+    "each document begins a new row, and its last row is shorter; the next document continues that row": (
+        lambda d, sep, n: [row for document in d for row in cut([*document, sep], n, n - 1)]),
+    "a separator comes before and after each document; it only ends it": lambda d, sep, n: cut(
+        joined(d, before=[sep], after=[sep]), n),
+    "each row begins one token after the one before; it begins seq_len tokens after it": lambda d, sep, n: [
+        joined(d, after=[sep])[start:start + n] for start in range(len(joined(d, after=[sep])) // n)],
     "the rows overlap; the next one begins where the one before ended": lambda d, sep, n: [
         joined(d, after=[sep])[start:start + n]
         for start in range(0, len(joined(d, after=[sep])) - n + 1, n - 1)],
@@ -66,9 +74,9 @@ def test_pack(answer, corpus):
     check(answer, documents, real.eos_id, seq_len, expected)
 
 
-@pytest.mark.parametrize("seq_len", [3, 4])
+@pytest.mark.parametrize("seq_len", [3, 4, 5])
 def test_pack_to_the_last_token(answer, seq_len):
-    """Nine tokens with their separators: three full rows of three, or two of four and a rest."""
+    """Nine tokens with their separators: three full rows of three, two of four and a rest, one of five."""
     stream = [5, 6, 7, 0, 8, 9, 5, 6, 0]
     expected = [stream[start:start + seq_len] for start in range(0, 9 // seq_len * seq_len, seq_len)]
     check(answer, [[5, 6, 7], [8, 9, 5, 6]], 0, seq_len, expected)
@@ -77,13 +85,16 @@ def test_pack_to_the_last_token(answer, seq_len):
 def check(answer, documents, separator, seq_len, expected):
     """Compare the rows; name the usual mistakes."""
     rows = call(answer("pack"), documents, separator, seq_len)
+    if not isinstance(rows, list):
+        fail(f"pack must return a list of lists; it returned {type(rows).__name__}")
+    other = next((row for row in rows if not isinstance(row, list)), None)
+    if other is not None:
+        fail(f"pack must return a list of lists; the list that it returned holds {type(other).__name__}")
     if rows == expected:
         return
     for message, wrong in MISTAKES.items():
         if rows == wrong(documents, separator, seq_len):
             fail(f"pack: {message}")
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        fail("pack must return a list of lists")
     lengths = [len(row) for row in rows if len(row) != seq_len]
     if lengths:
         fail(f"pack: every row has {seq_len} tokens; one of yours has {lengths[0]}")

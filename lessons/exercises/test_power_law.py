@@ -27,6 +27,8 @@ def test_power_law(answer):
     height, slope = least_squares(x, y)
     no_means = (x * y).sum() / (x * x).sum()
     ends = (y[-1] - y[0]) / (x[-1] - x[0])
+    short = 4 / 5 * slope                                         # sums divided by n, below by n - 1
+    steps = ((y[1:] - y[:-1]) / (x[1:] - x[:-1])).mean()
     mistakes = {
         "the floor is not subtracted: this is the fit of a loss that falls to 0": (
             law(*least_squares(x, LOSSES.log()))),
@@ -39,11 +41,30 @@ def test_power_law(answer):
         "a and alpha are exchanged": torch.stack([-slope, height.exp()]),
         "no logarithm is taken: this is a straight line in the numbers themselves": (
             law(*least_squares(SIZES, LOSSES - FLOOR))),
-        "only the size is on a logarithmic axis; the loss must be too": law(*least_squares(x, LOSSES - FLOOR)),
+        "only the size is on a logarithmic axis; the loss must be too": (
+            law(*least_squares(x, LOSSES - FLOOR))),
         "x and y are exchanged: the size is fitted as a function of the loss": law(*least_squares(y, x)),
         "this slope is that of a line through (0, 0): subtract the means first": (
             law(y.mean() - no_means * x.mean(), no_means)),
         "the line goes through the first and the last point only": law(y[0] - ends * x[0], ends),
+        "the floor is subtracted from the logarithm; it is log(loss - floor)": (
+            law(*least_squares(x, LOSSES.log() - FLOOR))),
+        "the loss is divided by the floor; subtract the floor": (
+            law(*least_squares(x, (LOSSES / FLOOR).log()))),
+        "logarithms to base 2 and exp do not fit together: a = 2^height": (
+            law(*least_squares(SIZES.log2(), (LOSSES - FLOOR).log2()))),
+        "one sum is divided by n and the other by n - 1: take two sums, or two means": (
+            law(y.mean() - short * x.mean(), short)),
+        "the slope is the mean of the slopes between neighbours; take the least squares": (
+            law(y.mean() - steps * x.mean(), steps)),
+        "a is the height in the middle of the points; it is the height at log(size) = 0": (
+            law(y.mean(), slope)),
+        "the height at 0 is mean(y) - slope * mean(x); here it is added": (
+            law(y.mean() + slope * x.mean(), slope)),
+        "a comes from one point; the line goes through the mean of all points": (
+            law(y[0] - slope * x[0], slope)),
+        "only a positive number has a logarithm: is it loss - floor, with the argument `floor`?": (
+            torch.full((2,), float("nan"), dtype=torch.float64)),
     }
     found = call(answer("power_law"), SIZES, LOSSES, FLOOR)
     judge("power_law", found, fit_power_law(SIZES, LOSSES, FLOOR), mistakes)

@@ -25,6 +25,16 @@ def test_prefix_matching(answer):
             score(lambda t: [s - 1 for s in earlier[t] if s])),
         "only the last earlier occurrence is counted: add up all": score(lambda t: [earlier[t][-1] + 1]),
         "only the first occurrence is counted: add up all": score(lambda t: [earlier[t][0] + 1]),
+        "this is the weight two places after the earlier occurrences; what followed is one place after": (
+            score(lambda t: [s + 2 for s in earlier[t] if s + 2 < T])),
+        "position 0 is left out: s begins at 0": score(
+            lambda t: [s + 1 for s in earlier[t] if s], over=[t for t in counted if earlier[t] != [0]]),
+        "the largest weight of a position is taken; add them up": torch.stack(
+            [weights[:, t, [s + 1 for s in earlier[t]]].max(dim=1).values for t in counted]).mean(dim=0),
+        "positions whose token occurs only later count too: s < t": score(
+            lambda t: [s + 1 for s in earlier[t]], over=range(T - 1)),
+        "one number for each position came back; take the mean over positions, not over heads": torch.stack(
+            [weights[:, t, [s + 1 for s in earlier[t]]].sum(dim=1) for t in counted]).mean(dim=1),
         "the mean is over all positions; only those whose token occurred before count": (
             score(lambda t: [s + 1 for s in earlier[t]], over=range(T))),
         "the weights of one position are averaged; they are to be added up": torch.stack(

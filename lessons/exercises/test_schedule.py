@@ -17,8 +17,9 @@ def test_learning_rate(answer):
     config = train.TrainSettings(learning_rate=peak, warmup_steps=warmup, steps=steps, schedule="cosine")
     function = answer("learning_rate")
     found = [call(function, step, peak, warmup, steps) for step in range(steps)]
-    if not all(isinstance(rate, (int, float)) for rate in found):
-        fail("learning_rate must return a number")
+    for step, rate in enumerate(found):
+        if not isinstance(rate, (int, float)):
+            fail(f"learning_rate must return a number; for step {step} it returned {type(rate).__name__}")
     done = [(step - warmup) / (steps - warmup) for step in range(steps)]
     rise = [step / warmup for step in range(warmup)]
     wrong = {
@@ -35,6 +36,26 @@ def test_learning_rate(answer):
         "the fall begins one step early: at step number warmup_steps the cosine is at its top": rise
         + [cosine((s - warmup + 1) / (steps - warmup)) for s in range(warmup, steps)],
         "the rate stays at its peak after the warmup": rise + [1.0] * (steps - warmup),
+        "the peak is missing in the warmup: peak * step / warmup_steps": [r / peak for r in rise]
+        + [cosine(d) for d in done[warmup:]],
+        "the peak is missing: this runs from 0 to 1": [r / peak for r in rise]
+        + [cosine(d) / peak for d in done[warmup:]],
+        "the factor 0.5 is missing: 1 + cos goes from 2 to 0": rise + [2 * cosine(d) for d in done[warmup:]],
+        "the warmup rises over all steps; it reaches the peak at warmup_steps": [s / steps for s in
+                                                                               range(warmup)]
+        + [cosine(d) for d in done[warmup:]],
+        "the cosine ends at half of the peak: the angle is pi * done": rise
+        + [cosine(d / 2) for d in done[warmup:]],
+        "the angle is `done`; it is pi * done": rise + [cosine(d / math.pi) for d in done[warmup:]],
+        "this is a sine; use the cosine": rise + [0.5 * (1 + math.sin(math.pi * d)) for d in done[warmup:]],
+        "the rate rises after the warmup: 1 + cos falls, 1 - cos rises": rise
+        + [1 - cosine(d) for d in done[warmup:]],
+        "the fall ends at a tenth of the peak; it would reach 0": rise
+        + [0.1 + 0.9 * cosine(d) for d in done[warmup:]],
+        "the two branches are exchanged: below warmup_steps it is the straight line": (
+            [cosine(d) for d in done[:warmup + 1]] + [s / warmup for s in range(warmup + 1, steps)]),
+        "the straight line of the warmup is missing: the cosine is taken in the warmup too": (
+            [cosine(d) for d in done]),
         "the warmup is missing": [cosine(s / steps) for s in range(steps)],
     }
     right = (

@@ -33,23 +33,27 @@ method is called by "print()" to compute the \u201cinformal\u201d or nicely prin
 """
 
 
-def variant(words, data, start, numbers=(1, 2, 3), alternatives=2, last_wins=False, longest=False):
+def variant(words, data, start, numbers=(1, 2, 3), alternatives=2, last_wins=False, longest=False,
+            lowest=False, one_middle=False, exchanged=False, returned="first"):
     """The step with one part changed."""
     records, end = words.vocab.records, len(data) - 1
     candidate = words.longest(data, start, end)
     tried, best = [candidate, records[candidate].alt1, records[candidate].alt2], None
+    tried = [tried[0], tried[2], tried[1]] if exchanged else tried
     for number, first in zip(numbers, tried[:1 + alternatives]):
-        middle = start + len(records[first].token) if first is not None else end
+        covered = len(records[candidate].token)
+        middle = start + (covered if one_middle else len(records[first].token)) if first is not None else end
         second = words.longest(data, middle, end) if first is not None else None
         if second is None:
             continue
-        covered = len(records[candidate].token)
         score = words.weigh(data, start, covered, 0, number, first, second, 0).score
         if longest:
             score = len(records[first].token) + len(records[second].token)
-        if best is None or score > best[0] or (last_wins and score == best[0]):
-            best = (score, first, second)
-    return best[1]
+        score = -score if lowest else score
+        if best is None or score > best["score"] or (last_wins and score == best["score"]):
+            best = {"score": score, "first": first, "second": second, "number": number,
+                    "id": records[first].id, "token": records[first].token}
+    return best[returned]
 
 
 MISTAKES = {
@@ -60,6 +64,14 @@ MISTAKES = {
     "the second alternative (alt2) is not tried": {"alternatives": 1},
     "of equal scores the last won; the first must": {"last_wins": True},
     "the pair that covers most bytes won; the score of `weigh` decides": {"longest": True},
+    "the pair with the lowest score won; the highest must": {"lowest": True},
+    "`second` begins where the candidate ends, not where the longest token ends": {"one_middle": True},
+    "alt2 is tried before alt1": {"exchanged": True},
+    "the second token of the pair came back; return the first": {"returned": "second"},
+    "the place among the candidates (1, 2 or 3) came back; return the number of the record": {
+        "returned": "number"},
+    "the id of the token came back; return the number of its record": {"returned": "id"},
+    "the token itself came back; return the number of its record": {"returned": "token"},
 }
 
 
@@ -71,9 +83,6 @@ def test_ungreedy_step(answer):
     right = [turn.winner.first for turn in turns]
     results = {message: [variant(words, data, turn.start, **changed) for turn in turns]
                for message, changed in MISTAKES.items()}
-    results["the second token of the pair came back; return the first"] = [t.winner.second for t in turns]
-    results["the token itself came back; return the number of its record"] = [
-        words.vocab.records[number].token for number in right]
     assert [variant(words, data, turn.start) for turn in turns] == right
     assert all(wrong != right for wrong in results.values())      # the text shows every mistake
     function = answer("ungreedy_step")
@@ -83,9 +92,23 @@ def test_ungreedy_step(answer):
     for message, wrong in results.items():
         if found == wrong:
             fail(f"ungreedy_step: {message}")
+    if None in found:
+        fail("ungreedy_step returned None: is the last line a `return`, and is it reached?")
     number = next(i for i, (mine, theirs) in enumerate(zip(found, right)) if mine != theirs)
     turn, records = turns[number], words.vocab.records
     pairs = [(branch.first, records[branch.first].token, records[branch.second].token, branch.score)
              for branch in turn.branches]
     fail(f"ungreedy_step: at {turn.start} record {found[number]!r} was chosen; "
          f"(record, token, next, score) there: {pairs}")
+
+
+def test_at_the_end_of_a_text(answer):
+    """Nothing can follow the last token, so there is no pair."""
+    words = tokenizer.load()
+    for text in ("stops", "looks"):
+        data = tokenizer.normalize(text) + b"\0"
+        last = list(words.turns(data[:-1]))[-1]
+        found = call(answer("ungreedy_step"), words, data, last.start)
+        if found != last.record:
+            fail(f"ungreedy_step: nothing follows the last token of {text!r}, so the longest is taken: "
+                 f"record {last.record}, not {found!r}")
