@@ -85,7 +85,7 @@ assert words.decode(ids) == text
 #
 # Our corpus here is the built-in one, its mathematics part: exercises with solutions that a program wrote. It
 # needs no download. `data.py:Corpus.batch` needs only the number of the step, so we may look at any batch of
-# a training run before training. We take 4 rows of 64 tokens.
+# a training run before training. We take 4 rows of 64 tokens. In the text of a row, [ | ] is the separator.
 
 # %%
 folder = corpus("math")
@@ -93,7 +93,8 @@ B, T = 4, 64
 batches = data.Corpus(folder, seq_len=T, batch_size=B, total_steps=100, seed=1)
 batch = batches.batch(0)
 print("shape:", batch.shape, " first ids:", batch[0, :8].tolist())
-print("row 0 as text:", words.decode(batch[0].tolist()))
+documents = words.decode(batch[0].tolist()).split("\r")      # the separator is the character CR (lesson 02)
+print("row 0 as text:", " [ | ] ".join(documents))
 print("the same again:", (batches.batch(0) == batch).all())
 assert batch.shape == (4, 64)
 assert (batches.batch(0) == batch).all()

@@ -283,8 +283,8 @@ table(("key/value heads", "cache in MiB, 16-bit numbers", "attention parameters"
 
 # %% [markdown]
 # The cache is proportional to the number of key/value heads: 60.0 MiB with all ten, 12.0 with the two that
-# the model has, 6.0 with one. For comparison, the complete model in the same format has 38.8 MiB of weights. One
-# key/value head for all query heads ("multi-query", Shazeer 2019) gives the smallest cache; two is the
+# the model has, 6.0 with one. For comparison, the complete model in the same format has 38.8 MiB of weights.
+# One key/value head for all query heads ("multi-query", Shazeer 2019) gives the smallest cache; two is the
 # compromise of this model.
 #
 # ## Back to the question

@@ -83,6 +83,7 @@ save_figure(figure, "09_spacing")
 # %%
 eps = {name: torch.finfo(dtype).eps for name, dtype in kinds.items()}      # the spacing just above 1
 assert round(eps["BF16"], 4) == 0.0078 and round(eps["FP16"], 5) == 0.00098
+assert float(torch.tensor(1.0).bfloat16() + eps["BF16"]) == 1 + eps["BF16"]
 assert eps["BF16"] / eps["FP16"] == 8 and eps["BF16"] / eps["FP32"] == 65_536
 assert torch.finfo(torch.float16).max == 65504
 assert round(torch.finfo(torch.float16).smallest_normal, 5) == 0.00006

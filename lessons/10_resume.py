@@ -307,7 +307,8 @@ for name, problem in problems.items():
     print(f"{name}: {problem.split('lessons/')[-1] if problem else 'complete'}")
 after_damage = quietly(resume=str(damaged_folder))
 print("steps made after the resume:", len(after_damage.losses))
-print("equal to the end of the uninterrupted run:", after_damage.losses == whole.losses[-len(after_damage.losses):])
+end = whole.losses[-len(after_damage.losses):]
+print("equal to the end of the uninterrupted run:", after_damage.losses == end)
 
 # %% [markdown]
 # The wrong bit is found before any weight is used. The run continues from the checkpoint before, at step 5,

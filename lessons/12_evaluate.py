@@ -300,7 +300,8 @@ for name, lengths in chosen.items():
 #
 # ## What is published
 #
-# A published model is a folder. This is the one that your run wrote, `best/`:
+# A published model is a folder. This is the one that the run wrote, `best/`. (The command `python train.py`
+# also writes `README.md` into it, the model card. The small model of this lesson has none.)
 
 # %%
 assert scores["chance"] == 0.25 and scores["items"] == len(items)
@@ -388,5 +389,6 @@ finish("12_evaluate", results)
 #    and give the interval. Then write twenty for something that it cannot know.
 # 2. Write the cross-entropy, on which all numbers of this lesson are based, in
 #    `lessons/exercises/cross_entropy.py` and run `pytest lessons/exercises/test_cross_entropy.py`.
-# 3. Read the `README.md` that your run wrote, as a stranger would. `python params.py --audit` with the run's
-#    folder checks its numbers against the files. Change one digit by hand and run it again.
+# 3. Train with `python train.py --size tiny --out runs/mine` and read `runs/mine/best/README.md`, the card
+#    that it wrote, as a stranger would. `python params.py --audit runs/mine` checks its numbers against the
+#    files. Change one digit of the card by hand and run it again.
