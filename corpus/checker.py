@@ -128,20 +128,11 @@ def check_program(text: str) -> Program:
     return Program(parses, runs, calls.count(">>> ") + bool(calls), results - wrong if runs else 0)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """What was found in a sheet of exercises."""
-
-    answers: int
-    right: int
-
-
-def check_sheet(text: str) -> Sheet:
-    """Compare the answers with the right ones.
+def right_answers(text: str) -> int:
+    """How many answers on a sheet of exercises are right.
 
     Exercises after one that the grammar cannot read count as wrong.
     """
     reading = exercises.GRAMMAR.read(text)
-    sorts = [sort for sort, _, _ in reading.spans if sort == "answer"]
-    wrong = sum(sort == "answer" for sort in reading.mistakes)
-    return Sheet(max(text.count("Answer:"), len(sorts)), len(sorts) - wrong)
+    answers = sum(sort == "answer" for sort, _, _ in reading.spans)
+    return answers - sum(sort == "answer" for sort in reading.mistakes)

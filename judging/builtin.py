@@ -54,7 +54,7 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
             "right results": (sum(program.right for program in written),
                               sum(program.examples for program in written)),
         },
-        "exercises": {"right answers": (sum(checker.check_sheet(text).right for text in answered), count)},
+        "exercises": {"right answers": (sum(map(checker.right_answers, answered)), count)},
         "way": way,
     }
 
