@@ -8,6 +8,7 @@ nothing changes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import os
 import random
@@ -30,8 +31,6 @@ from tokenizer import lost_text
 
 MOST_ANSWERS, MOST_COLUMNS, MOST_MODELS = 5, 12, 4
 REFRESH = 0.1                                # seconds between two updates of a growing answer
-# (loader, folder, time of its weights) -> LoadedModel or Contender; both are only read
-LOADED: dict[tuple[Callable, Path, int], Any] = {}
 LOADING = threading.Lock()
 SHORT = {"temperature": "T", "top_p": "top-p", "top_k": "top-k", "min_p": "min-p",
          "repetition_penalty": "penalty"}
@@ -48,13 +47,14 @@ def opened(place: str | None, load: Callable[[Path], Any]) -> Any:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{place}: its weights are gone; choose another model")
-    key = (load, folder, files[0].stat().st_mtime_ns)
     with LOADING:
-        if key not in LOADED:
-            while len(LOADED) >= MOST_MODELS:
-                del LOADED[next(iter(LOADED))]
-            LOADED[key] = load(folder)
-        return LOADED[key]
+        return remembered(load, folder, files[0].stat().st_mtime_ns)
+
+
+@functools.lru_cache(MOST_MODELS)
+def remembered(load: Callable[[Path], Any], folder: Path, changed: int) -> Any:
+    """`load(folder)`, a LoadedModel or Contender, which is only read; `changed`: the time of its weights."""
+    return load(folder)
 
 
 def prompt_in(field: str | None) -> str:
