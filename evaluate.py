@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import statistics
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 # First, because torch takes seconds to import: Ctrl-C during that time gives one line (common.before_run).
 from common import UserError, find_run, progress, run, sha256_file
@@ -58,10 +59,9 @@ def begin(tokenizer: Tokenizer) -> list[int]:
     return tokenizer.prefix_ids or [tokenizer.eos_id]
 
 
-def common_beginning(sequences: list[list[int]]) -> int:
-    """How many leading tokens all sequences share."""
-    columns = zip(*sequences)
-    return next((i for i, tokens in enumerate(columns) if len(set(tokens)) > 1), min(map(len, sequences)))
+def common_beginning(sequences: Sequence[list[int]]) -> int:
+    """How many leading tokens all sequences share. The function of os.path takes lists of anything."""
+    return len(os.path.commonprefix(sequences))
 
 
 def shared_prefix(group: list[Query]) -> int:

@@ -211,14 +211,6 @@ def ask() -> str | None:
             return said
 
 
-def last_of(texts: Iterator[str]) -> str:
-    """The last of the growing texts: the complete answer."""
-    text = ""
-    for text in texts:
-        pass
-    return text
-
-
 def show(
     loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, other: str, blind: bool,
     place: str | None,
@@ -240,7 +232,7 @@ def show(
     headed = []
     for letter, player in zip("AB", pair):
         started = time.perf_counter()
-        text = last_of(player.answer(prompt, settings, seed))
+        text = ["", *player.answer(prompt, settings, seed)][-1]   # the complete answer
         seconds = time.perf_counter() - started
         title = f"{letter}: {player.name}, {player.parameters / 1e6:.1f}M parameters, {seconds:.1f} s"
         headed.append(f"{letter if blind else title}\n\n{text}")
