@@ -57,7 +57,8 @@ def result(of: Run) -> str:
     size = "own shape" if of.settings.get("model") else of.settings.get("size", "")
     text = (f"A language model of {count(of.config)['total']:,} parameters ({size}), trained from "
             f"{'the weights of ' + str(of.settings['init']) if of.settings.get('init') else 'scratch'} on "
-            f"{of.tokens:,} tokens{f' in {clock(of.seconds)}' if of.seconds else ''}"
+            f"{of.tokens:,} tokens{' of ' + of.info['data'] if of.info.get('data') else ''}"
+            f"{f' in {clock(of.seconds)}' if of.seconds else ''}"
             f"{' on ' + of.info['device'] if of.info.get('device') else ''}.")
     best = of.best
     if best:

@@ -75,6 +75,7 @@ def test_a_run_has_every_part(run):
                   "tales, validation", "What it writes", "token by token", "parameters are", "Cost",
                   "Settings that differ", "do next"):
         assert words in found.text, words
+    assert re.search(r"from scratch on 256 tokens of \S+builtin in \d+ s on cpu\.", found.text)
     for row in read_samples(run):
         assert row["text"][:60] in found.text
     assert found.names.count("svg") == 2
