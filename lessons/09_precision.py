@@ -199,11 +199,12 @@ save_figure(figure, "09_master_weights")
 # see in which format each one computes.
 
 # %%
-assert abs(loss_at_end["BF16 products"] - loss_at_end["FP32"]) < 0.03
-assert lost["BF16 weights"] > 0.3 and lost["FP32"] < 0.05
+# "Seen" is what nine seeds gave with each of three instruction sets (AVX-512, AVX2, neither).
+assert abs(loss_at_end["BF16 products"] - loss_at_end["FP32"]) < 0.003      # seen: at most 0.0003
+assert lost["BF16 weights"] > 0.25 and lost["FP32"] < 0.002          # in the short form: 0.34 and 0.0002
 if not FAST:
-    assert 0.4 < lost["BF16 weights"] < 0.5
-    assert loss_at_end["BF16 weights"] > loss_at_end["FP32"] + 0.03
+    assert 0.45 < lost["BF16 weights"] < 0.5                # seen: 0.477 to 0.489
+    assert loss_at_end["BF16 weights"] > loss_at_end["FP32"] + 0.04         # seen: 0.084 to 0.092 higher
     unmoved = runs["BF16 weights"][1]
     assert numpy.mean(unmoved[late]) > numpy.mean(unmoved[steps // 4:steps // 2])
 
@@ -413,7 +414,8 @@ print("the two replicas still hold the same weights, bit for bit:", equal)
 # measurement, and says so.
 
 # %%
-assert max(differences) < 1e-5 and equal and len(replicas) == 2
+assert max(differences) < 1e-5                  # seen: at most 2e-6; FP32 numbers near 8 are 1e-6 apart
+assert equal and len(replicas) == 2
 
 RECORDED = {
     "graphs": {

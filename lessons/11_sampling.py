@@ -295,9 +295,9 @@ print(f"of {len(in_form)} answers {sum(in_form)} have the right form, {sum(right
 # %% [markdown]
 # The small model has learned the form almost completely: it answers a sum with a sum, colours with colours,
 # "even or odd" with one of the two. Most answers are wrong. The model does not yet use the numbers of the
-# question; it answers with numbers that are *frequent* in such answers. Most right answers are to questions
-# with few possible answers. For "even or odd" guessing is right in half of the cases, so such a row alone
-# does not show that the model can do it. Lesson 12 says how many right answers would.
+# question; it answers with numbers that are *frequent* in such answers. About half of the right answers are
+# to one question, "even or odd". There guessing is right in half of the cases, so such a row alone does not
+# show that the model can do it. Lesson 12 says how many right answers would.
 #
 # **Loops.** We let the model write a hundred tokens in three ways, and count which share of all sequences
 # of four tokens has occurred before in the same text.
@@ -305,6 +305,8 @@ print(f"of {len(in_form)} answers {sum(in_form)} have the right form, {sum(right
 # %%
 if not own and not FAST:
     assert sum(in_form) > 0.9 * len(in_form) and 0 < sum(right.values()) < len(in_form) / 4
+    even_or_odd = next(number for kind, number in right.items() if "even or odd" in kind)
+    assert 1 / 3 < even_or_odd / sum(right.values()) < 2 / 3
 
 starts = ["Question:", "Question: What is", "Question: Which is larger,", "Question: Mia has",
           "Question: Copy:", "Question: Write"][: 3 if FAST else 6]
