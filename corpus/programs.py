@@ -12,7 +12,7 @@ import functools
 import re
 from typing import Callable
 
-from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, Written
+from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, Written, parse, said
 
 SORTS = {
     "ONE": Sort(("x", "n", "number")),
@@ -96,7 +96,7 @@ def program_nodes(name: str, kinds: str, about: str, body: str) -> tuple[Node, .
             if part[:1] != "<" or len(part) != 3:
                 nodes.append(Text(part))
             elif slot in drawn:
-                nodes.append(Copy("name", functools.partial(value_of, slot=slot)))
+                nodes.append(Copy("name", said(slot).value))
             else:
                 drawn.add(slot)
                 nodes.append(New(slot, sorts[slot]))
@@ -125,17 +125,8 @@ def argument(kind: str, slot: str) -> list[Node]:
     sort = {"D": "DIGIT", "L": "DIGIT", "C": "COUNT", "T": "STRING", "W": "STRING"}[kind]
     if kind not in "LW":
         return [New(slot + "0", sort)]
-    items = [
-        [New(f"{slot}{place}", sort)] + ([Text(", ")] if place + 1 < count else [])
-        for count in (2, 3, 4)
-        for place in range(count)
-    ]
-    lists = (items[:2], items[2:5], items[5:9])
-    return [
-        Text("["),
-        Choice(tuple(tuple(node for item in chosen for node in item) for chosen in lists)),
-        Text("]"),
-    ]
+    lists = (", ".join(f"{{{slot}{place}={sort}}}" for place in range(count)) for count in (2, 3, 4))
+    return [Text("["), *parse(f"[{'|'.join(lists)}]"), Text("]")]
 
 
 def function_of(body: str, parameters: int) -> Callable:
@@ -145,11 +136,6 @@ def function_of(body: str, parameters: int) -> Callable:
     head = ", ".join(f"v{place}" for place in range(1, parameters + 1))
     exec(f"def function({head}):\n" + "".join(f"    {line}\n" for line in plain.split("\n")), scope)
     return scope["function"]
-
-
-def value_of(slots: Slots, slot: str) -> str:
-    """What was drawn in a slot."""
-    return slots[slot][1]
 
 
 def result_of(slots: Slots, call: int, kinds: str, function: Callable) -> str:

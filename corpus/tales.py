@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse
+from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse, said
 
 # Heroes and those they meet have different names: no tale has two animals of one name.
 HEROES = "Nora Lena Clara Oscar Finley Hugo".split()
@@ -113,17 +113,16 @@ def copied(ref: str) -> Copy:
     slot, _, part = ref.partition(".")
     if slot in PEOPLE:
         if not part:
-            return Copy("name", lambda slots: slots[f"{slot}.name"][1])
+            return Copy("name", said(f"{slot}.name").value)
         if part == "kind":
-            return Copy("kind", lambda slots: slots[f"{slot}.kind"][1])
+            return Copy("kind", said(f"{slot}.kind").value)
         if part == "home":
             return Copy("home", lambda slots: HOMES[slots[f"{slot}.kind"][1]])
         return Copy(part, lambda slots: part if slots[f"{slot}.name"][1] in BOYS else PRONOUNS[part])
-    if f"{slot}" in "tuvw":
-        return Copy(
-            "look" if part == "look" else "thing", lambda slots: slots[f"{slot}.{part or 'thing'}"][1]
-        )
-    return Copy(SLOT_SORT[slot], lambda slots: slots[slot][1])
+    if slot in "tuvw":
+        part = part or "thing"
+        return Copy(part, said(f"{slot}.{part}").value)
+    return Copy(SLOT_SORT[slot], said(slot).value)
 
 
 SLOT_SORT = {
