@@ -2,7 +2,9 @@
 """Fixtures that all tests share. The real vocabularies and samples are not part of the repository:
 STENTOR_SHARED names their folder.
 """
+import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -51,8 +53,8 @@ def pytest_cmdline_main(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that both processes end at about the same time."""
-    longest = ["test_readme.py", "test_train.py"]
+    """In the processes of pytest-xdist the longest files first, so that both end at about the same time."""
+    longest = ["test_readme.py", "test_train.py"] if "PYTEST_XDIST_WORKER" in os.environ else []
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
@@ -90,9 +92,10 @@ def two_sources(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    """Generated mathematics with the built-in vocabulary: the same on every Python version. Prepared once for
-    all processes of pytest-xdist.
+def generated(tmp_path_factory) -> Path:
+    """Generated mathematics with the built-in vocabulary: the same on every Python version.
+
+    Prepared once for all processes of pytest-xdist.
     """
     from common import UserError
     from corpus.command import prepare_builtin
@@ -106,3 +109,19 @@ def corpus(tmp_path_factory) -> Path:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def corpus(generated, tmp_path_factory) -> Path:
+    """The tokens of `generated` in a corpus whose entropy is unknown, as that of a user's text.
+
+    A training run on it measures losses only. On `generated` it also samples and judges texts at each
+    evaluation, which takes much longer than the steps of a test.
+    """
+    folder = shutil.copytree(generated, tmp_path_factory.mktemp("corpora") / "math")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["recipe"]["sources"] = {"math": "a user's text"}
+    for split in ("train", "validation"):
+        del manifest["sources"]["math"][split]["nats"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

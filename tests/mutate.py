@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutation check: change the core files in one place each, and report every change that no fast test notices.
 
-    python tests/mutate.py --seed 1                    # 60 mutations, drawn from all places of all core files
+    python tests/mutate.py --seed 1 2                  # 60 mutations a seed, from all core files
     python tests/mutate.py --seed 1 --only model.py    # of one file
     python tests/mutate.py --list 20 --seed 1          # print what would be changed, and stop
 
 A mutation changes one comparison, sign, constant, order of operands, axis or default, or removes one
-statement. Each is tried in a copy of this checkout: first by the test files that import the module, then, if
-these pass, by the complete fast tier. A mutation that nothing notices needs a test, or a reason why it makes
-no difference.
+statement, in a copy of this checkout. The fast tier runs there once unchanged, and records which functions of
+the core files each test calls. A mutation is then tried by the tests that call its function, the fastest
+files first; if these pass, by the tests that start a program. No other test can notice it, but for those that
+read the source, and these are not asked. A mutation outside of functions is tried by all tests that call
+something in its file. One that nothing notices needs a test, or a reason why it makes no difference.
+
+Each attempt is a forked copy of this process, which has torch imported already (POSIX only).
 """
 from __future__ import annotations
 
 import argparse
 import ast
 import copy
+import json
 import os
 import random
-import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
+
+import pytest
+import safetensors.torch  # noqa: F401  so that the forked processes need not import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ["common", "tokenizer", "model", "params", "precision", "data", "sample", "train", "evaluate"]
@@ -101,62 +108,163 @@ def sites(source: str) -> list[tuple[int, str, str, str]]:
     return found
 
 
-def tests_naming(module: str) -> list[str]:
-    """The test files that import this module, those with its name first."""
-    pattern = re.compile(rf"^(?:import|from) {module}\b", re.MULTILINE)
-    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if pattern.search(path.read_text())]
-    files.sort(key=lambda path: f"test_{module}" not in path.name)
-    return [f"tests/{path.name}" for path in files]
+def function_at(source: str, line: int) -> int | None:
+    """The first line of the innermost function around a line, None outside of functions."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    first = {node: min([node.lineno, *(found.lineno for found in node.decorator_list)]) for node in functions}
+    return max((first[node] for node in functions if first[node] <= line <= node.end_lineno), default=None)
 
 
-def noticed(folder: Path, tests: list[str]) -> bool:
-    """Whether a fast test fails in this copy, or does not come back."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
-            cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode not in (0, 5)
+class Calls:
+    """A pytest plugin that records of each test: its seconds, whether it starts a program, and which
+    functions of the core files (name, first line) it or one of its fixtures calls.
+    """
+
+    def __init__(self, folder: Path):
+        self.names = {str(folder / f"{name}.py"): f"{name}.py" for name in CORE}
+        self.now: set[tuple[str, int]] = set()
+        self.of_fixture: dict[Any, set[tuple[str, int]]] = {}     # of those that several tests share
+        self.starts, self.tests = False, []
+        sys.addaudithook(self.audit)
+
+    def audit(self, event: str, _: tuple) -> None:
+        if event in ("subprocess.Popen", "os.fork"):
+            self.starts = True
+
+    def trace(self, frame: Any, *_: Any) -> None:
+        name = self.names.get(frame.f_code.co_filename)
+        if name:
+            self.now.add((name, frame.f_code.co_firstlineno))
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        outside, self.now = self.now, set()
+        yield
+        self.of_fixture.setdefault(fixturedef, set()).update(self.now)
+        self.now = outside
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        self.now, self.starts, started = set(), False, time.monotonic()
+        sys.settrace(self.trace)
+        yield
+        sys.settrace(None)
+        fixtures = [found for several in item._fixtureinfo.name2fixturedefs.values() for found in several]
+        calls = self.now.union(*(self.of_fixture.get(found, ()) for found in fixtures))
+        self.tests.append({"id": item.nodeid, "seconds": time.monotonic() - started, "starts": self.starts,
+                           "calls": sorted(calls)})
+
+
+def in_copy(folder: Path, tests: list[str], record: Path | None = None) -> int:
+    """The exit code of pytest on these tests in the copy at `folder`, in a forked process.
+
+    With `record`, all tests run, and what `Calls` found is written into that file.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(folder)
+            sys.path[:] = [place for place in sys.path if not place or ROOT not in Path(place).parents]
+            os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+            sys.dont_write_bytecode = True
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(nowhere, descriptor)
+            calls = [Calls(folder)] if record else []
+            options = ["-n0"] if record else ["-x", "-n0"]
+            code = pytest.main(["-q", "-p", "no:cacheprovider", *options, *tests], plugins=calls)
+            if record:
+                record.write_text(json.dumps(calls[0].tests))
+        finally:
+            os._exit(code)
+    give_up = time.monotonic() + (4 * SECONDS if record else SECONDS)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > give_up:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return -signal.SIGKILL
+        time.sleep(0.05)
+
+
+def cheapest_first(tests: list[dict]) -> list[str]:
+    """The ids of these tests, file by file: a file's own set-up is then made once."""
+    seconds: dict[str, float] = {}
+    for test in tests:
+        file = test["id"].split("::")[0]
+        seconds[file] = seconds.get(file, 0) + test["seconds"]
+    tests = sorted(tests, key=lambda test: (seconds[test["id"].split("::")[0]], test["id"].split("::")[0],
+                                            test["seconds"]))
+    return [test["id"] for test in tests]
+
+
+def noticed(folder: Path, record: list[dict], name: str, function: int | None) -> bool:
+    """Whether a test fails in this copy, or does not come back."""
+    near = [test for test in record
+            if any(file == name and function in (None, line) for file, line in test["calls"])]
+    starts = [test for test in record if test["starts"] and test not in near]
+    for tests in (near, starts):
+        if tests and in_copy(folder, cheapest_first(tests)) not in (0, 5):
+            return True
+    return False
 
 
 def main() -> int:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    parser.add_argument("--seed", type=int, default=1, help="of the draw (default: 1)")
-    parser.add_argument("--count", type=int, default=60, help="mutations (default: 60)")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="of the draws (default: 1)")
+    parser.add_argument("--count", type=int, default=60, help="mutations a seed (default: 60)")
     parser.add_argument("--only", metavar="FILE", help="of this core file only")
-    parser.add_argument("--list", type=int, metavar="N", help="print N drawn mutations and stop")
-    parser.add_argument("--nearest", action="store_true", help="only the test files that import the module")
+    parser.add_argument("--list", type=int, metavar="N", help="print N drawn mutations a seed and stop")
     options = parser.parse_args()
     files = [options.only] if options.only else [f"{name}.py" for name in CORE]
     every = [(name, *site) for name in files for site in sites((ROOT / name).read_text(encoding="utf-8"))]
-    print(f"{len(every)} places in {len(files)} files; seed {options.seed}", flush=True)
-    drawn = random.Random(options.seed).sample(every, options.list or options.count)
-    survivors = []
+    print(f"{len(every)} places in {len(files)} files", flush=True)
+    draws = {seed: random.Random(seed).sample(every, options.list or options.count) for seed in options.seed}
+    if options.list:
+        for seed, drawn in draws.items():
+            print(f"seed {seed}", *(described(*mutation) for mutation in drawn), sep="\n")
+        return 0
+    survivors = 0
     with tempfile.TemporaryDirectory(prefix="stentor-mutate-") as scratch:
-        folder = Path(scratch) / "checkout"
-        if not options.list:
-            outputs = shutil.ignore_patterns("runs", "corpora", "__pycache__", ".venv*", ".pytest_cache")
-            shutil.copytree(ROOT, folder, ignore=outputs)
-        for count, (name, line, kind, text, changed) in enumerate(drawn, 1):
-            report = f"{count:3} {name}:{line} {kind}: {text[:150]}"
-            if options.list:
-                print(report)
-                continue
-            started, original = time.monotonic(), (ROOT / name).read_text(encoding="utf-8")
-            (folder / name).write_text(changed)
-            caught = noticed(folder, tests_naming(name[:-3])) or (not options.nearest and noticed(folder, []))
-            (folder / name).write_text(original)
-            result = "noticed" if caught else "NOT NOTICED"
-            print(f"{report}  [{result}, {time.monotonic() - started:.0f} s]", flush=True)
-            if not caught:
-                survivors.append(report)
-    if not options.list:
-        print(f"{len(drawn) - len(survivors)} of {len(drawn)} noticed", *survivors, sep="\n")
+        folder, record = Path(scratch).resolve() / "checkout", Path(scratch) / "calls.json"
+        outputs = shutil.ignore_patterns("runs", "corpora", "__pycache__", ".venv*", ".pytest_cache")
+        shutil.copytree(ROOT, folder, ignore=outputs)
+        if code := in_copy(folder, [], record):
+            print(f"without a mutation, the fast tier ends with exit code {code}", file=sys.stderr)
+            return 2
+        tests = json.loads(record.read_text())
+        print(f"{len(tests)} tests, {sum(test['seconds'] for test in tests):.0f} s", flush=True)
+        for seed, drawn in draws.items():
+            survivors += tried(folder, tests, seed, drawn)
     return 1 if survivors else 0
+
+
+def described(name: str, line: int, kind: str, text: str, changed: str) -> str:
+    """A mutation in one line."""
+    return f"{name}:{line} {kind}: {text[:150]}"
+
+
+def tried(folder: Path, tests: list[dict], seed: int, drawn: list[tuple]) -> int:
+    """Try these mutations, print the result of each, and return how many nothing noticed."""
+    survivors = []
+    for count, (name, line, kind, text, changed) in enumerate(drawn, 1):
+        started, original = time.monotonic(), (ROOT / name).read_text(encoding="utf-8")
+        (folder / name).write_text(changed, encoding="utf-8")
+        caught = noticed(folder, tests, name, function_at(original, line))
+        (folder / name).write_text(original, encoding="utf-8")
+        report = f"{count:3} {described(name, line, kind, text, changed)}"
+        result = "noticed" if caught else "NOT NOTICED"
+        print(f"{report}  [{result}, {time.monotonic() - started:.0f} s]", flush=True)
+        if not caught:
+            survivors.append(report)
+    print(f"seed {seed}: {len(drawn) - len(survivors)} of {len(drawn)} noticed", *survivors, sep="\n",
+          flush=True)
+    return len(survivors)
 
 
 if __name__ == "__main__":

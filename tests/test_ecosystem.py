@@ -124,10 +124,6 @@ def check_loaded(shared, tmp_path, environment, size):
     assert report["saved_again"] == [True, True, True]
 
 
-def test_loads_in_transformers(shared, tmp_path):
-    check_loaded(shared, tmp_path, "tf5", "20m")
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize("size", VOCABULARIES)
 @pytest.mark.parametrize("environment", ["tf4", "tf5"])

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,8 @@ import pytest
 from corpus.command import prepare_files
 import params
 import tokenizer
-from common import ROOT, UserError, folder_problem
+from common import UserError, folder_problem
+from in_process import run_script
 from publishing import card
 from publishing import card_audit
 from publishing import gallery
@@ -214,12 +214,7 @@ def test_mistakes_are_one_line(tmp_path, ended):
 
 
 def test_the_folder_passes_its_audit(ended):
-    done = subprocess.run(
-        [sys.executable, ROOT / "params.py", "--audit", ended.folder],
-        cwd=ended.folder.parent,
-        capture_output=True,
-        text=True,
-    )
+    done = run_script("params.py", "--audit", ended.folder, folder=ended.folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

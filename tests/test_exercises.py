@@ -4,11 +4,11 @@ answers get the line that helps.
 """
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from in_process import run_pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = ROOT / "lessons" / "exercises"
@@ -285,13 +285,7 @@ for answers in sys.argv[2:]:
 def grade(answers: Path, *names: str) -> tuple[int, str]:
     """Exit code and output of grading these answers."""
     tests = [str(EXERCISES / f"test_{name}.py") for name in names]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "--answers", str(answers)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest(*tests, f"--answers={answers}")
 
 
 def test_every_exercise_has_stub_grader_solution_and_a_wrong_answer():

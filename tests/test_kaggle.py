@@ -6,13 +6,12 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import data
 from corpus.command import parser, prepare_files
 from common import ROOT
 from corpus.builtin import builtin_documents
+from in_process import run_script
 from publishing.kaggle_notebook import write_notebooks
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "KAGGLE.md").read_text(encoding="utf-8"), flags=re.S)
@@ -53,12 +52,7 @@ def test_training_commands_are_understood(tmp_path):
         if "--resume" in words:
             assert words[words.index("--resume") + 1] == f"{tmp_path}/input/run/run-1" and "--out" in words
             continue  # it needs a run; tests/test_train.py resumes from a folder into another
-        done = subprocess.run(
-            [sys.executable, *words, "--dry-run", "--recipe", "laptop"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        done = run_script(*words, "--dry-run", "--recipe", "laptop")
         assert done.returncode == 0 and not (tmp_path / "working").exists(), done.stderr
 
 
@@ -79,6 +73,6 @@ def test_preparing_as_on_the_page_with_local_files(tmp_path):
         if "--source" in arguments:
             at, vocab = arguments.index("--source"), arguments.index("--vocab")
             arguments = arguments[:at] + local + arguments[at + 2:vocab] + arguments[vocab + 2:]
-        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = run_script(*arguments)
         assert done.returncode == 0, done.stderr
     assert set(data.read_manifest(tmp_path / "corpus")["sources"]) == {"web", "code", "math"}

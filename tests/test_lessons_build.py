@@ -8,12 +8,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import traceback
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
+from in_process import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))
@@ -98,15 +99,11 @@ def test_every_lesson_becomes_cells_and_html_without_leftovers(build, path):
     )[0]
 
 
-def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
-    environment = {
-        **os.environ,
-        "LESSON_FAST": "1",
-        "LESSON_HOME": str(tmp_path / "home"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(ROOT / "lessons" / "build.py"), "07", "--out", str(tmp_path / "built")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+def test_a_lesson_is_built_with_its_outputs(build, tmp_path, monkeypatch):
+    from lessons import tools
+    for name, value in (("FAST", True), ("HOME", tmp_path), ("OUT", tmp_path / "runs")):
+        monkeypatch.setattr(tools, name, value)
+    done = run_script("lessons/build.py", "07", "--out", tmp_path / "built", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(file.name for file in (tmp_path / "built").iterdir()) == [
         "07_block_size.html",
@@ -142,13 +139,7 @@ def test_a_lesson_is_built_with_its_outputs(build, tmp_path):
 
 
 def test_an_unknown_lesson_is_one_clear_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "lessons" / "build.py"), "99"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "LESSON_HOME": str(tmp_path)},
-    )
+    done = run_script("lessons/build.py", "99", folder=tmp_path)
     assert (
         done.returncode == 2
         and len(done.stderr.strip().splitlines()) == 1

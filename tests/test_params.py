@@ -15,6 +15,7 @@ import torch
 import params
 from common import UserError
 from audit import cost
+from in_process import run_script
 from model import SIZES, KVCache, Llama, ModelConfig
 from params import arithmetic, count, embedding_share, flops, kv_cache_bytes, training_memory
 
@@ -420,8 +421,7 @@ def test_mistakes_are_one_clear_line(
 
 
 def test_exit_code_of_a_mistake():
-    command = [sys.executable, "params.py", "--num-key-value-heads", "3", "--head-dim", "31"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_script("params.py", "--num-key-value-heads", "3", "--head-dim", "31")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "not a multiple" in done.stderr and "odd" in done.stderr
 

@@ -3,19 +3,22 @@
 of train.py's flags.
 """
 import dataclasses
-import os
+import functools
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
 import train
+from corpus import builtin
+from in_process import run_script
 from params import CARD_OF, count
 from model import SIZES
+from publishing import card
+from training import learned
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,9 +46,9 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
-    """A folder with the user's files that the README speaks of, the built-in corpus, and one short run to
-    sample from.
+def workplace(tmp_path_factory) -> Iterator[Path]:
+    """A folder with the user's files that the README speaks of, a twentieth of the built-in corpus, and one
+    short run to sample from. What the runs write as samples is short.
     """
     folder = tmp_path_factory.mktemp("readme")
     prose = "\n\n".join(
@@ -59,9 +62,14 @@ def workplace(tmp_path_factory) -> Path:
     (folder / "my_programs").mkdir()
     shutil.copy(ROOT / "common.py", folder / "my_programs")
     shutil.copy(ROOT / "train.py", folder / "my_programs")
-    assert run(folder, MAIN_JOB).strip()
-    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "20m")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        for name, kind in builtin.KINDS.items():
+            patch.setitem(builtin.KINDS, name, dataclasses.replace(kind, documents=kind.documents // 20))
+        patch.setattr(learned, "continuations", functools.partial(learned.continuations, most=20))
+        patch.setattr(card, "STENTOR3", dataclasses.replace(card.STENTOR3, max_new_tokens=5))
+        assert run(folder, MAIN_JOB).strip()
+        shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "20m")
+        yield folder
 
 
 def run(folder: Path, command: str) -> str:
@@ -75,15 +83,7 @@ def run(folder: Path, command: str) -> str:
         words += ["--limit", "20"]
     if script == "sample.py":
         words += ["--max-new-tokens", "5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *words[2:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+    done = run_script(script, *words[2:], folder=folder)
     assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
     return done.stdout
 

@@ -112,7 +112,7 @@ def test_cached_logits_equal_uncached_and_fast_equals_plain(size):
     """Prefill of 1 to 65 tokens in one pass, then steps, for one row and for three, against one uncached
     forward.
     """
-    model = model_of(size, max_position_embeddings=80)
+    model = model_of(size, max_position_embeddings=80, vocab_size=512)
     fast = FastDecoder(model)
     for batch, length in [(1, 1), (3, 5), (1, 63), (3, 64), (1, 65), (1, 76)]:
         ids = torch.randint(
@@ -135,7 +135,7 @@ def test_cached_logits_equal_uncached_and_fast_equals_plain(size):
             torch.testing.assert_close(fast_cache.values, plain_cache.values, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", ["30m", "20m", "150m"])
+@pytest.mark.parametrize("size", ["30m", "20m"])
 def test_cached_logits_up_to_the_context_limit(size):
     model = model_of(size, layers=1)
     limit = model.config.max_position_embeddings
@@ -162,16 +162,16 @@ def test_greedy_tokens_equal_transformers(size, penalty, tmp_path):
     with torch.inference_mode():
         expected = theirs.generate(
             torch.tensor([ids]),
-            max_new_tokens=256,
+            max_new_tokens=100,
             do_sample=False,
             repetition_penalty=penalty,
             eos_token_id=None,
             pad_token_id=0,
         )[0, 20:].tolist()
-    assert len(expected) == 256
+    assert len(expected) == 100
     greedy = {"temperature": 0, "repetition_penalty": penalty}
-    assert generate(model, ids, 256, **greedy) == expected
-    assert generate(model, ids, 256, **greedy, next_logits=FastDecoder(model)) == expected
+    assert generate(model, ids, 100, **greedy) == expected
+    assert generate(model, ids, 100, **greedy, next_logits=FastDecoder(model)) == expected
 
 
 def test_same_seed_same_tokens_and_row_i_is_the_same_alone():
@@ -503,10 +503,10 @@ def test_a_template_that_cannot_be_used_is_named(run_folder, tmp_path, command, 
 
 def test_a_template_that_never_ends_is_stopped(run_folder, tmp_path, monkeypatch):
     pytest.importorskip("jinja2", reason="jinja2 renders chat templates")
-    monkeypatch.setattr(template, "SECONDS", 3)
+    monkeypatch.setattr(template, "SECONDS", 0.5)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     form = chat.format_of(foreign_chat(run_folder, tmp_path / "m", endless))
-    assert "it was not finished after 3 seconds" in form.note
+    assert "it was not finished after 0.5 seconds" in form.note
     assert form.prompt([("user", "Hi")]) == "<|user|>Hi<|assistant|>"
 
 

@@ -42,11 +42,11 @@ def screen(text: str, columns: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shown(corpus, tmp_path_factory) -> tuple[str, list[str]]:
+def shown(generated, tmp_path_factory) -> tuple[str, list[str]]:
     """A run on a pseudo-terminal of 80 columns: its raw output, and the lines of the screen."""
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
-    words = ["--size", "tiny", "--data", corpus, "--device", "cpu", "--precision", "fp32", "--steps", "24",
+    words = ["--size", "tiny", "--data", generated, "--device", "cpu", "--precision", "fp32", "--steps", "24",
              "--seq-len", "32", "--batch-size", "2", "--eval-steps", "8", "--max-eval-samples", "2",
              "--logging-steps", "2"]
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}

@@ -17,6 +17,7 @@ import torch
 
 import model as real
 import tokenizer
+from in_process import run_pytest
 from vocab_files.bpe import FromBytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,13 +152,7 @@ def test_the_folder_of_one_file_opens_everywhere(tmp_path):
 
 
 def grade(*options: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "lessons/yours", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest("lessons/yours", *options)
 
 
 def test_the_reference_passes():
