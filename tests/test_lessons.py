@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lesson_mutations import MUTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))
@@ -242,6 +243,20 @@ def test_prose_stays_within_the_markdown_that_is_built(lesson):
             assert not re.search(r"^[ \t]+(?:[-*]|\d+\.) ", plain, flags=re.MULTILINE), (
                 f"a nested list: {text}"
             )
+
+
+def test_each_change_of_the_table_finds_its_text():
+    """The rows of lesson_mutations.py; `python tests/mutate_lessons.py` tries what they do."""
+    lost = []
+    for lesson in LESSONS:
+        cells = cells_of(lesson.read_text(encoding="utf-8"))
+        code = [text for kind, text in cells if kind == "code"]
+        for old, _, *rest in MUTATIONS[lesson.stem[:2]]:
+            file, before = (*rest, None, "")[:2]
+            places = sum((before if file else old) in text for text in code)
+            if places != 1 or file and (ROOT / file).read_text(encoding="utf-8").count(old) != 1:
+                lost.append((lesson.stem, old))
+    assert not lost
 
 
 # --------------------------------------------------------------------------------------------------- they run
