@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training says of the built-in corpus: bound, loss by source, samples, facts kept, snapshots."""
 import csv
+import dataclasses
 import json
 import math
 
@@ -73,9 +74,11 @@ def test_documents_that_do_not_fit_into_the_model_are_not_measured(folder):
     assert nothing.measure(None) == {} and nothing.sample(None) == ""
 
 
-def test_an_older_generator_is_left_beside(folder, tmp_path):
+def test_an_older_generator_is_left_beside(tmp_path, monkeypatch):
     """A folder of another generator stays as it is, and a new one is prepared beside it."""
     from corpus.command import prepare_builtin
+    few = dataclasses.replace(builtin.KINDS["math"], documents=400)
+    monkeypatch.setitem(builtin.KINDS, "math", few)
     old = prepare_builtin(tmp_path / "builtin", kinds=("math",))
     manifest = json.loads((old / "manifest.json").read_text(encoding="utf-8"))
     manifest["recipe"]["sources"]["math"] = "built-in exercises, generator tales-0"

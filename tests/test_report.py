@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of a run: its parts, old runs, running ones, several; nothing that a run says becomes HTML."""
+import functools
 import html.parser
 import json
 import re
@@ -15,6 +16,7 @@ from corpus.documents import builtin_source
 from corpus.prepare import prepare
 from model import ModelConfig
 from publishing.report import main, report
+from training import learned
 from training.curves import Line, chart, loss_chart
 from training.log import read_log, read_samples
 
@@ -23,12 +25,14 @@ SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 1024, tie_word_embeddings=True)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Four steps on a small built-in corpus, evaluated twice."""
+    """Four steps on a small built-in corpus, evaluated twice, with short samples."""
     folder = tmp_path_factory.mktemp("report")
     sources = [builtin_source(kind) for kind in builtin.KINDS]
     corpus = prepare(sources, folder / "builtin", source_token_budget=12_000, validation_share=0.2)
-    train.train(model=SMALL, data=str(corpus), out=str(folder / "run"), steps=4, eval_steps=2, seq_len=32,
-                batch_size=2, max_eval_samples=12, logging_steps=1, device="cpu", precision="fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned, "continuations", functools.partial(learned.continuations, most=60))
+        train.train(model=SMALL, data=str(corpus), out=str(folder / "run"), steps=4, eval_steps=2, seq_len=32,
+                    batch_size=2, max_eval_samples=12, logging_steps=1, device="cpu", precision="fp32")
     return folder / "run"
 
 
