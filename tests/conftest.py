@@ -54,7 +54,9 @@ def pytest_cmdline_main(config):
 
 def pytest_collection_modifyitems(items):
     """In the processes of pytest-xdist the longest files first, so that both end at about the same time."""
-    longest = ["test_readme.py", "test_train.py"] if "PYTEST_XDIST_WORKER" in os.environ else []
+    longest = ["test_train.py", "test_readme.py", "test_sample.py", "test_sample_views.py", "test_yours.py",
+               "test_train_faults.py", "test_train_terminal.py"]
+    longest = longest if "PYTEST_XDIST_WORKER" in os.environ else []
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
