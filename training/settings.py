@@ -107,8 +107,8 @@ FINETUNING = {
 # "other" either (laptop, for six of the sizes), the defaults of TrainSettings hold.
 RECIPES = {
     "laptop": {
-        "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1400, "learning_rate": 4e-3, "schedule": "wsd",
-                 "stable_steps": 700, "eval_steps": 350, "max_eval_samples": 96, "logging_steps": 25},
+        "tiny": {"seq_len": 256, "batch_size": 8, "steps": 1200, "learning_rate": 5e-3, "schedule": "wsd",
+                 "stable_steps": 550, "eval_steps": 300, "max_eval_samples": 96, "logging_steps": 25},
         "20m": {"steps": 850, "learning_rate": 1e-3, "schedule": "wsd", "stable_steps": 425,
                 "eval_steps": 425, "max_eval_samples": 96},
     },
