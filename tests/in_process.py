@@ -7,6 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import ModuleType
 
 import pytest
 
@@ -42,6 +43,14 @@ def run_pytest(*words: str) -> tuple[int, str]:
         patch.setattr(sys, "stderr", printed)
         patch.setattr(sys, "path", list(sys.path))
         code = pytest.main(["-p", "no:cacheprovider", *words])
-    sys.modules.clear()                                           # graders have a conftest of their own
+    for name, module in list(sys.modules.items()):
+        if name not in modules and not is_library(module):
+            del sys.modules[name]                                 # graders have a conftest of their own
     sys.modules.update(modules)
     return int(code), printed.getvalue()
+
+
+def is_library(module: ModuleType) -> bool:
+    """Whether a module belongs to Python or to an installed package; torch cannot be imported twice."""
+    file = getattr(module, "__file__", None)
+    return file is None or file.startswith((sys.prefix, sys.base_prefix))

@@ -323,6 +323,7 @@ MUTATIONS = {
         ("content[len(content) // 2] ^= 1", "content[len(content) // 2] ^= 0"),
         ("folder_problem(damaged_folder / name)", 'folder_problem(damaged_folder / "last")'),
         ("after_damage = quietly(resume=str(damaged_folder))",
+         "shutil.rmtree(OUT / '10_other', ignore_errors=True)\n"
          "after_damage = quietly(**{**plan, 'seed': 11}, "
          "out=str(OUT / '10_other'))"),
     ],

@@ -4,6 +4,8 @@ answers get the line that helps.
 """
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
