@@ -167,20 +167,20 @@ def settings(corpus, out, **others):
 
 
 @on_gpu
-def test_losses_equal_those_of_the_cpu_and_a_resumed_run_goes_on(corpus, tmp_path):
-    cpu = train(**settings(corpus, tmp_path / "cpu", device="cpu")).losses
-    gpu = train(**settings(corpus, tmp_path / "gpu", device="cuda", micro_batch=4)).losses
+def test_losses_equal_those_of_the_cpu_and_a_resumed_run_goes_on(generated, tmp_path):
+    cpu = train(**settings(generated, tmp_path / "cpu", device="cpu")).losses
+    gpu = train(**settings(generated, tmp_path / "gpu", device="cuda", micro_batch=4)).losses
     assert max(abs(a - b) for a, b in zip(cpu, gpu, strict=True)) < 1e-3
-    first = train(**settings(corpus, tmp_path / "part", device="cuda", micro_batch=4, stop_after=4))
+    first = train(**settings(generated, tmp_path / "part", device="cuda", micro_batch=4, stop_after=4))
     second = train(resume=str(first.folder))
     assert max(abs(a - b) for a, b in zip(gpu, first.losses + second.losses, strict=True)) < 1e-3
 
 
 @on_gpu
 @pytest.mark.parametrize("precision", ["tpu-bf16", "t4-fp16", "bf16"])
-def test_recipes_run_and_stay_near_fp32(corpus, tmp_path, precision):
-    fp32 = train(**settings(corpus, tmp_path / "fp32", device="cuda")).losses
-    low = train(**settings(corpus, tmp_path / precision, device="cuda", precision=precision)).losses
+def test_recipes_run_and_stay_near_fp32(generated, tmp_path, precision):
+    fp32 = train(**settings(generated, tmp_path / "fp32", device="cuda")).losses
+    low = train(**settings(generated, tmp_path / precision, device="cuda", precision=precision)).losses
     assert max(abs(a - b) for a, b in zip(fp32, low, strict=True)) < 0.03
     assert (torch.get_float32_matmul_precision() == "high") == (precision != "t4-fp16")
 

@@ -119,8 +119,8 @@ def kill_and_resume(folder: Path, corpus: Path, kills: int, steps: int, seed: in
 
 @pytest.mark.parametrize("kills",
     [pytest.param(3, marks=pytest.mark.ci), pytest.param(50, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, corpus, kills):
-    made = kill_and_resume(tmp_path, corpus, kills, steps=4 * kills, seed=kills)
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, generated, kills):
+    made = kill_and_resume(tmp_path, generated, kills, steps=4 * kills, seed=kills)
     assert made["kills"] == kills
 
 

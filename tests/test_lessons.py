@@ -262,12 +262,12 @@ def test_each_change_of_the_table_finds_its_text():
 # --------------------------------------------------------------------------------------------------- they run
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, corpus):
+def home(tmp_path_factory, generated):
     """One folder for what all lessons write. The built-in mathematics is in it before a lesson's time is
     taken: a reader prepares it once.
     """
     folder = tmp_path_factory.mktemp("lessons")
-    shutil.copytree(corpus, folder / "corpora" / "lesson-math")
+    shutil.copytree(generated, folder / "corpora" / "lesson-math")
     return folder
 
 

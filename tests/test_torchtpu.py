@@ -193,15 +193,15 @@ def largest_difference(folder: Path, one: str, two: str, key: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def runs(corpus, tmp_path_factory) -> Path:
+def runs(generated, tmp_path_factory) -> Path:
     """Twelve steps of `tiny` on TorchTPU's device and on the CPU, and a run that saves memory."""
     folder = tmp_path_factory.mktemp("runs")
     for precision in ("tpu-bf16", "fp32"):
-        common = [*SETTINGS, "--data", str(corpus), "--precision", precision]
+        common = [*SETTINGS, "--data", str(generated), "--precision", precision]
         text = train(folder, *common, "--out", f"{precision}-chip")
         assert "device    tpu (a TPU, found by TorchTPU), in " in text
         train(folder, *common, "--out", f"{precision}-cpu", chip=False)
-    thrifty = [*SETTINGS, *THRIFTY, "--data", str(corpus), "--precision", "fp32"]
+    thrifty = [*SETTINGS, *THRIFTY, "--data", str(generated), "--precision", "fp32"]
     train(folder, *thrifty, "--out", "thrifty-chip")
     return folder
 
@@ -225,8 +225,8 @@ class TestOthers:
         print(f"thrifty: largest difference of loss {found:.1e}")
         assert found < 1e-4
 
-    def test_interrupted_and_resumed_is_the_same_run(self, runs, corpus, tmp_path):
-        common = [*SETTINGS, "--data", str(corpus), "--precision", "tpu-bf16"]
+    def test_interrupted_and_resumed_is_the_same_run(self, runs, generated, tmp_path):
+        common = [*SETTINGS, "--data", str(generated), "--precision", "tpu-bf16"]
         train(tmp_path, *common, "--out", "cut", "--stop-after", "7")
         train(tmp_path, "--resume", "cut")
         for name in ("last/model.safetensors", "last/optimizer.safetensors", "best/model.safetensors"):
