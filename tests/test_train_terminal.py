@@ -19,6 +19,7 @@ from corpus.documents import builtin_source
 from corpus.prepare import prepare
 from model import ModelConfig
 from training.log import rounded_time
+from training.settings import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ModelConfig(4096, 32, 64, 2, 2, 1, 16, 128, tie_word_embeddings=True)
@@ -127,7 +128,8 @@ def test_dry_run_says_where_each_setting_comes_from(corpus, tmp_path, capsys):
     train.train(**run(corpus, tmp_path / "run", model=None, size="tiny", dry_run=True))
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert rows["beta2"].split() == ["beta2", "0.95", "default", "(training/settings.py)"]
-    assert rows["learning_rate"].split()[1:] == ["0.004", "recipe", "laptop", "(training/settings.py)"]
+    peak = str(RECIPES["laptop"]["tiny"]["learning_rate"])
+    assert rows["learning_rate"].split()[1:] == [peak, "recipe", "laptop", "(training/settings.py)"]
     assert rows["steps"].split()[1:] == ["2", "flag"]
     assert rows["loss_chunk"].split()[1:] == ["none", "device", "(training/resolve.py)"]
     assert "stable_steps" not in rows                             # a cosine schedule ignores them
