@@ -46,6 +46,9 @@ def run_pytest(*words: str) -> tuple[int, str]:
     for name, module in list(sys.modules.items()):
         if name not in modules and not is_library(module):
             del sys.modules[name]                                 # graders have a conftest of their own
+            room, _, file = name.rpartition(".")
+            if room in modules:                           # else `from room import file` finds it again
+                vars(modules[room]).pop(file, None)
     sys.modules.update(modules)
     return int(code), printed.getvalue()
 
@@ -53,4 +56,4 @@ def run_pytest(*words: str) -> tuple[int, str]:
 def is_library(module: ModuleType) -> bool:
     """Whether a module belongs to Python or to an installed package; torch cannot be imported twice."""
     file = getattr(module, "__file__", None)
-    return file is None or file.startswith((sys.prefix, sys.base_prefix))
+    return file is None or "site-packages" in Path(file).parts or file.startswith(sys.base_prefix)
