@@ -712,6 +712,8 @@ def test_defaults_of_a_config_written_by_others(folder):
     assert (config.num_key_value_heads, config.head_dim, config.rope_theta) == (4, 4, 5e4)
     edit_config(folder, remove=("rope_parameters",), rope_scaling={"rope_type": "default", "rope_theta": 7e4})
     assert ModelConfig.from_json(folder / "config.json").rope_theta == 7e4
+    edit_config(folder, rope_scaling={"rope_type": None, "rope_theta": 6e4})      # null is as if not given
+    assert ModelConfig.from_json(folder / "config.json").rope_theta == 6e4
 
 
 @pytest.mark.parametrize("depth, part", [

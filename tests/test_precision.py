@@ -172,11 +172,10 @@ def test_loss_scaling_halves_on_overflow_and_doubles_after_the_interval():
 def test_the_dtype_follows_the_capability(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert precision.choose_precision("cuda", False)[0] == "t4-fp16"  # a T4, whatever emulation says
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert (
-        precision.choose_precision("cuda", False)[0] == "tpu-bf16"
-        and precision.choose_precision("cuda", True)[0] == "t4-fp16"
-    )
+    for capability in ((8, 0), (9, 0)):                           # an A100, the first with bfloat16; an H100
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        assert precision.choose_precision("cuda", False)[0] == "tpu-bf16"
+        assert precision.choose_precision("cuda", True)[0] == "t4-fp16"
     assert (
         precision.choose_precision("xla", False)[0] == "tpu-bf16"
         and precision.choose_precision("mps", False)[0] == "fp32"
