@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the fast tier in many environments and print one row for each.
 
-    python tests/matrix.py                 # every row; about 3 minutes each on 2 cores
+    python tests/matrix.py                 # every row; about 2.5 minutes each on 2 cores
     python tests/matrix.py --list          # the rows
     python tests/matrix.py oldest blank    # rows whose name contains one of these words
 
@@ -102,7 +102,7 @@ def run_row(row: Row, environments: Path, base: Path) -> tuple[str, bool]:
     minutes = (time.monotonic() - started) / 60
     counts = re.findall(r"(\d+) (passed|failed|errors?|skipped)", done.stdout)
     numbers = {what.rstrip("s"): number for number, what in counts}
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, flags=re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, flags=re.MULTILINE)
     versions = subprocess.run(
         [str(python), "-c", "import numpy, torch; print(torch.__version__, numpy.__version__)"],
         capture_output=True, text=True, check=True,
