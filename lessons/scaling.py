@@ -142,7 +142,7 @@ def train_all(tasks: list[Task]) -> dict[Task, list[Measured]]:
     """Train all models, two at a time, and keep each result under OUT/scaling.
 
     Each is trained by a separate program on one thread: a small model does not keep two threads busy, and the
-    result then does not depend on the number of cores.
+    result then does not depend on the number of cores. The longest come first, so that both ends are close.
     """
     def run(task: Task) -> list[Measured]:
         kept = OUT / "scaling" / f"{'-'.join(map(str, (Path(task.folder).name, *task[1:])))}.json"
@@ -154,8 +154,10 @@ def train_all(tasks: list[Task]) -> dict[Task, list[Measured]]:
             atomic_write(kept, done.stdout)
         return [Measured(**row) for row in json.loads(kept.read_text())]
 
+    longest = sorted(tasks, key=lambda task: task.width**2 * task.layers * task.steps, reverse=True)
     with ThreadPoolExecutor(2) as both:
-        return dict(zip(tasks, both.map(run, tasks)))
+        found = dict(zip(longest, both.map(run, longest)))
+    return {task: found[task] for task in tasks}
 
 
 # ---------------------------------------------------------------------------------------------------- the fit
