@@ -128,7 +128,7 @@ class Audit:
 
     @property
     def own(self) -> list[Card]:
-        """The three with a card of their own: Stentor2-30M, Stentor3-20M, Portimbria-150M."""
+        """The three models that have a card of their own: Stentor2-30M, Stentor3-20M, Portimbria-150M."""
         return [self[model] for model in OWN_CARD]
 
     def rest(self) -> None:
