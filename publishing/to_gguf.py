@@ -202,8 +202,8 @@ def fallbacks(types: dict[str, tuple[str, list[int]]], file_type: str) -> str:
     kinds = Counter(types[name][0] for name in other)
     held = ", ".join(f"{count} as {kind}" for kind, count in sorted(kinds.items()))
     return (
-        f"{len(other)} matrices have rows whose length is not a multiple of 256, the block of the K types; "
-        f"llama.cpp stored them with blocks of 32 instead: {held}"
+        f"stored by llama.cpp with blocks of 32, because the length of their rows is not a multiple of 256 "
+        f"(the block of the K types): {held}"
     )
 
 
