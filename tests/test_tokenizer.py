@@ -174,6 +174,23 @@ def test_plain_and_numpy_are_equal_on_odd_texts(builtin):
         assert fast(tokenizer, text, rng.choice((7, 50, 300, 65536))) == ids, text
 
 
+def test_the_tables_hold_the_scores_of_weigh(builtin):
+    """For any two records, each byte after them, with a virtual space and in a b branch: the sum of the three
+    shares is the score that `weigh` gives, also for pairs that hardly any text brings together.
+    """
+    rng, tables, records = random.Random(8), builtin.fast, builtin.vocab.records
+    long = [number for number, record in enumerate(records) if record.words > 1]
+    deleting = [number for number, record in enumerate(records) if record.token.startswith(b"\x7f")]
+    for _ in range(4000):
+        first, second = (rng.choice(rng.choice((range(len(records)), long, deleting))) for _ in range(2))
+        virtual, b, byte = rng.randrange(2), rng.randrange(2), bytes([rng.randrange(256)])
+        data = records[first].token[virtual:] + records[second].token[b:] + byte
+        expected = builtin.weigh(data, 0, 0, virtual, 1, first, second, b).score
+        shares = (tables.second, tables.second_b)[b][tables.ending[first]]
+        after = tables.after[tables.after_letter[second] + tables.following[data[-1]]]
+        assert tables.first[virtual][first] + shares[second] + after == expected, (first, second, virtual, b, byte)
+
+
 def test_plain_and_numpy_are_equal_on_the_real_vocabularies(real):
     rng = random.Random(5)
     for _ in range(60):
