@@ -266,8 +266,8 @@ def learned_lines(row: dict) -> Iterator[str]:
         yield (f"loss on a name: {row['name_first']:.2f} nats at its first mention, {row['name_later']:.2f} "
                "later")
     if kept and kept["tales"]:
-        yield (f"of {kept['tales']} tales that it wrote, {kept['name']} keep the names, {kept['pronoun']} "
-               f"the pronouns, {kept['thing']} the things; {kept['faultless']} have no mistake")
+        yield (f"tales that it wrote: {kept['tales']}; names kept in {kept['name']}, pronouns in "
+               f"{kept['pronoun']}, things in {kept['thing']}; without a mistake {kept['faultless']}")
 
 
 def way(row: dict) -> str:
