@@ -542,12 +542,12 @@ def check_split(name: str, split: str, record: dict) -> None:
 def check_manifest(manifest: dict) -> None:
     """Validate every field; raises ValueError, KeyError, TypeError or AttributeError."""
     require(manifest["format"] == FORMAT, "unknown format")
-    coder, sources, mixture = manifest["tokenizer"], manifest["sources"], manifest["mixture"]
-    require(is_count(coder["vocab_size"], 2**16 + 1), "vocab_size")
-    require(is_count(coder["eos_id"], coder["vocab_size"]), "eos_id")
-    require(isinstance(coder["fingerprint"], str), "tokenizer fingerprint")
-    require(len(coder["files"]) > 0, "tokenizer files")
-    require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in coder["files"].keys()), "tokenizer file name")
+    about, sources, mixture = manifest["tokenizer"], manifest["sources"], manifest["mixture"]
+    require(is_count(about["vocab_size"], 2**16 + 1), "vocab_size")
+    require(is_count(about["eos_id"], about["vocab_size"]), "eos_id")
+    require(isinstance(about["fingerprint"], str), "tokenizer fingerprint")
+    require(len(about["files"]) > 0, "tokenizer files")
+    require(all(re.fullmatch(r"[\w-][\w.-]*", name) for name in about["files"].keys()), "tokenizer file name")
     require(0 < len(sources) <= 64, "sources")
     require(all(type(kept) is bool for kept in manifest.get("lines", {}).values()), "lines")
     for side in ("start", "end"):

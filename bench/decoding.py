@@ -38,7 +38,6 @@ import torch
 from torch import Tensor
 
 import evaluate
-import tokenizer
 from bench.weight_forms import bytes_read
 from common import Parser, UserError, run
 from sampling.fast_decoder import FastDecoder
@@ -47,6 +46,7 @@ from model import SIZES, Llama, ModelConfig
 from sample import Draw, NextLogits, SampleSettings, decode
 from publishing.to_gguf import export
 from sampling.answers import load_model_of
+from tokenizer import load as load_tokenizer
 
 # Our form of the weights -> llama.cpp's type with as many bytes a weight (q8_0: 34 bytes for 32 weights).
 LLAMA_CPP = {"fp32": "f32", "bf16": "f16", "int8": "q8_0"}
@@ -240,7 +240,7 @@ def main() -> int:
             folder = load_model_of(args.run).folder
         else:
             folder = scratch / "model"
-            Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=tokenizer.load().eos_id)
+            Llama(SIZES[args.size]).save_pretrained(folder, eos_token_id=load_tokenizer().eos_id)
         for context in args.contexts:
             compare(folder, context, args.tokens, args.rounds, machine, args.device, scratch)
     if args.text:

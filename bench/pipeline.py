@@ -43,10 +43,10 @@ def cpu_seconds(work: Callable[[], object], at_least: float = 1.0) -> float:
 def bench_prepare(options) -> None:
     """Stages of a preparation on one core, for documents of each kind."""
     import data
-    import tokenizer
     from corpus.builtin import builtin_documents
     from corpus.documents import path_source
-    coder = tokenizer.load(options.vocab) if options.vocab else tokenizer.load()
+    from tokenizer import load as load_tokenizer
+    tokenizer = load_tokenizer(options.vocab) if options.vocab else load_tokenizer()
     given = dict(entry.split("=", 1) for entry in options.source or [])
     print(f"{'source':8}{'MB':>8}{'tokens':>12}{'clean':>9}{'split':>9}{'encode':>9}   seconds per MB of text"
           f"{'tokens/s':>14}")
@@ -56,12 +56,14 @@ def bench_prepare(options) -> None:
         texts = list(itertools.islice(texts, 300))
         megabytes = sum(len(text.encode()) for text in texts) / 1e6
         cleaned = [data.clean_text(text, kind == "code") for text in texts]
-        tokens = sum(len(coder.encode(text, document=True)) + 1 for text in cleaned)
+        tokens = sum(len(tokenizer.encode(text, document=True)) + 1 for text in cleaned)
         clean = cpu_seconds(
             lambda texts=texts, code=kind == "code": [data.clean_text(text, code) for text in texts]
         )
         split = cpu_seconds(lambda cleaned=cleaned: [data.split_key(text) for text in cleaned])
-        encode = cpu_seconds(lambda cleaned=cleaned: [coder.encode(text, document=True) for text in cleaned])
+        encode = cpu_seconds(
+            lambda cleaned=cleaned: [tokenizer.encode(text, document=True) for text in cleaned]
+        )
         rate = tokens / (clean + split + encode)
         seconds_per_token += data.average_share(data.START[kind], data.END[kind]) / rate
         stages = "".join(f"{value / megabytes:9.3f}" for value in (clean, split, encode))

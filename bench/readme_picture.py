@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
-import tokenizer
 from common import ROOT, Parser, UserError, atomic_write, read_json, run
 from model import SIZES, Llama
 from publishing.report import document, states
 from sampling.explore import colour_by_surprise, reading, surprise_legend, word_starts
+from tokenizer import load as load_tokenizer
 from training.curves import GREY, WIDTH, levels_of, loss_chart
 from training.log import read_log
 from training.read_run import read_run
@@ -51,13 +51,13 @@ def record(folder: Path) -> dict:
     """
     of = read_run(folder)
     found = states(of)
-    words = tokenizer.load(folder / "best")
-    ids = document(of, words)
+    tokenizer = load_tokenizer(folder / "best")
+    ids = document(of, tokenizer)
     if len(found) < 3 or not ids:
         raise UserError(f"{folder}: three snapshots and the corpus are needed; train it again")
     texts, steps = [], {}
     for label, snapshot in (found[0], found[1], found[-1]):
-        choices = reading(Llama.from_pretrained(snapshot).eval(), words, ids[:SHOWN])
+        choices = reading(Llama.from_pretrained(snapshot).eval(), tokenizer, ids[:SHOWN])
         texts = [choice.text for choice in choices if choice.text]
         steps[label] = [round(choice.share, 3) for choice in choices if choice.text]
     return {"tokens": texts, "steps": steps}

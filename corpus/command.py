@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable
 
-import tokenizer
 from common import Parser, UserError, command, count_of, numbered, positive
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
@@ -25,6 +24,7 @@ from corpus.prepare import OtherRecipe, prepare
 from corpus.python_docs import KINDS as PYTHON_KINDS
 from corpus.report import info_command, show_command
 from data import BUILTIN_KINDS, END, START, read_manifest, title, tokens_of
+from tokenizer import load as load_tokenizer
 
 
 # ------------------------------------------------------------------------------------------------- mixtures
@@ -85,7 +85,7 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
 
     `by` is the command that does the same; `what` is the line to print before the work begins.
     """
-    fingerprint = (tokenizer.load(vocab) if vocab else tokenizer.load()).fingerprint
+    fingerprint = (load_tokenizer(vocab) if vocab else load_tokenizer()).fingerprint
     wanted = {source.name: source.identity for source in sources}
     for folder in numbered(out):
         if (folder / "manifest.json").is_file():

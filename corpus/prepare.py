@@ -29,7 +29,6 @@ from typing import Any, Iterable, Iterator, NamedTuple
 
 import numpy as np
 
-import tokenizer
 from common import (
     FolderBusy, UserError, atomic_write, lock_folder, progress, read_json, sha256_file, utf8_path,
 )
@@ -38,6 +37,7 @@ from data import (
     ANNEAL, END, FORMAT, SPLITS, START, average_share, check_split, clean_text, lost_notes, read_manifest,
     split_key,
 )
+from tokenizer import load as load_tokenizer, lost_characters
 
 SHARD_TOKENS = 50_000_000  # 100 MB a shard
 PIECE = 1 << 17  # characters
@@ -62,7 +62,7 @@ def pieces_of(documents: Iterable[str | None], characters: int = PIECE,
         yield piece
 
 
-tokenizer_of = functools.lru_cache(maxsize=1)(tokenizer.load)     # loaded once in each process
+tokenizer_of = functools.lru_cache(maxsize=1)(load_tokenizer)     # loaded once in each process
 
 
 class Tokenized(NamedTuple):
@@ -84,10 +84,10 @@ class Tokenized(NamedTuple):
 
 def tokenize_piece(texts: list[str | None], folder: str, validation_below: int, clean: dict) -> Tokenized:
     """Clean, split and tokenize documents: the work of a worker process."""
-    coder = tokenizer_of(folder)
+    tokenizer = tokenizer_of(folder)
     cleaned = [clean_text(text or "", **clean) for text in texts]
-    encoded = coder.encode_many(cleaned, document=True)
-    documents = [np.array(ids + [coder.eos_id] if text else [], dtype="<u2")
+    encoded = tokenizer.encode_many(cleaned, document=True)
+    documents = [np.array(ids + [tokenizer.eos_id] if text else [], dtype="<u2")
                  for ids, text in zip(encoded, cleaned)]
     return Tokenized(
         validation=np.array([split_key(text) < validation_below for text in cleaned]),
@@ -96,7 +96,7 @@ def tokenize_piece(texts: list[str | None], folder: str, validation_below: int, 
         tokens=np.concatenate(documents),
         nats=np.array([getattr(text, "nats", math.nan) if text == result else math.nan
                        for text, result in zip(texts, cleaned)]),
-        lost=np.array([tokenizer.lost_characters(coder, text) for text in cleaned]),
+        lost=np.array([lost_characters(tokenizer, text) for text in cleaned]),
         without_text=np.array([text is None for text in texts]),
     )
 
@@ -308,13 +308,14 @@ def prepare(
     more than a tenth of its rows have no text.
     """
     out = utf8_path(out)
-    coder = tokenizer.load(vocab) if vocab else tokenizer.load()
-    if coder.vocab_size > 1 << 16:
-        raise UserError(f"{vocab}: {coder.vocab_size} tokens; shards hold 16-bit numbers, at most {1 << 16}")
+    tokenizer = load_tokenizer(vocab) if vocab else load_tokenizer()
+    if tokenizer.vocab_size > 1 << 16:
+        raise UserError(f"{vocab}: {tokenizer.vocab_size} tokens; shards hold 16-bit numbers, at most "
+                        f"{1 << 16}")
     names = [source.name for source in sources]
     start, end = shares_of(start or START, names), shares_of(end or END, names)
     recipe = {
-        "tokenizer": coder.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
         "sources": {source.name: source.identity for source in sources},
         "one_mode": one_mode,
         "start": start,
@@ -341,7 +342,7 @@ def prepare(
                             "GB free; lower --tokens")
         for file in list(out.rglob(".*.tmp")):  # a killed preparation left them
             file.unlink()
-        coder.save_pretrained(out / "tokenizer")
+        tokenizer.save_pretrained(out / "tokenizer")
         for source in sources:
             share = average_share(start[source.name], end[source.name])
             limits = [source_token_budget, token_budget and max(1, round(token_budget * share))]
@@ -353,9 +354,9 @@ def prepare(
             "command": command,
             "recipe": recipe,
             "tokenizer": {
-                "fingerprint": coder.fingerprint,
-                "vocab_size": coder.vocab_size,
-                "eos_id": coder.eos_id,
+                "fingerprint": tokenizer.fingerprint,
+                "vocab_size": tokenizer.vocab_size,
+                "eos_id": tokenizer.eos_id,
                 "files": {file.name: sha256_file(file) for file in files},
             },
             "mixture": {"start": start, "end": end, "anneal": ANNEAL},

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-import tokenizer
 from common import Flow, UserError, for_terminal, read_json, save_figure, wrapped
 from data import SPLITS, Corpus, lost_notes, mixture_table, steps_for_epochs
+from tokenizer import load as load_tokenizer
 
 
 def plot_mixture(corpus: Corpus, path: str | Path) -> None:
@@ -49,7 +49,7 @@ def describe(corpus: Corpus) -> str:
     tails = [f"{name} {starts[-1] % corpus.seq_len}" for name, starts in zip(titles, corpus.starts)]
     lines.append(wrapped(f"rows of {corpus.seq_len} tokens have no padding; tokens left over at the end of "
                          f"each source: {', '.join(tails)}", "", "  "))
-    text = tokenizer.load(corpus.vocab_path).decode(corpus.batch(0)[0].tolist())
+    text = load_tokenizer(corpus.vocab_path).decode(corpus.batch(0)[0].tolist())
     return "\n".join([*lines, wrapped(f"step 0, row 0: {text[:300]!r}", "", "  ")])
 
 
@@ -100,9 +100,9 @@ def show_command(options: Namespace) -> None:
                         f"{corpus.batch_size} rows")
     source, block = corpus.locate(step * corpus.batch_size + number)
     print(f"step {step}, row {number}: block {block} of {corpus.blocks[source]} of {corpus.titles[source]}\n")
-    coder = tokenizer.load(corpus.vocab_path)
+    tokenizer = load_tokenizer(corpus.vocab_path)
     row = corpus.batch(step)[number]  # (T,)
     documents = np.split(row, np.flatnonzero(row == corpus.eos_id) + 1)
-    texts = [Flow().add(coder.decode(document.tolist(), skip_special=True), last=True)
+    texts = [Flow().add(tokenizer.decode(document.tolist(), skip_special=True), last=True)
              for document in documents]
     print("\n----- separator -----\n".join(texts))

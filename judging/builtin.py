@@ -19,6 +19,7 @@ import torch
 from corpus import builtin, checker, exercises, programs
 from evaluate import check_finite, wilson_interval
 from model import Llama
+from tokenizer import Tokenizer
 from training import learned
 from training.learned import Document, continuations, openings
 
@@ -33,16 +34,16 @@ LABELS = {
 }
 
 
-def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any]:
+def judge_builtin(model: Llama, tokenizer: Tokenizer, count: int = COUNT) -> dict[str, Any]:
     """Shares and losses of a model that was trained on the built-in corpus."""
-    way = ways(model, coder)
-    tales = sampled(model, coder, openings(count, UNSEEN), learned.TEMPERATURE)
+    way = ways(model, tokenizer)
+    tales = sampled(model, tokenizer, openings(count, UNSEEN), learned.TEMPERATURE)
     heads = [programs.program(UNSEEN + number).text for number in range(count)]
     heads = [text[:text.index('."""')] for text in heads]  # cut at the end of a word and a token
-    written = [checker.check_program(text) for text in sampled(model, coder, heads, 0)]
+    written = [checker.check_program(text) for text in sampled(model, tokenizer, heads, 0)]
     asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
     asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]
-    answered = [text.split(" Question:")[0] for text in sampled(model, coder, asked, 0)]
+    answered = [text.split(" Question:")[0] for text in sampled(model, tokenizer, asked, 0)]
     kept = learned.shares(tales)
     right = kept["faultless"] / max(1, kept["tales"])
     return {
@@ -59,19 +60,20 @@ def judge_builtin(model: Llama, coder: Any, count: int = COUNT) -> dict[str, Any
     }
 
 
-def sampled(model: Llama, coder: Any, prompts: list[str], temperature: float) -> list[str]:
+def sampled(model: Llama, tokenizer: Tokenizer, prompts: list[str], temperature: float) -> list[str]:
     """A continuation for each prompt, AT_ONCE at a time."""
     return [text for start in range(0, len(prompts), AT_ONCE)
-            for text in continuations(model, coder, prompts[start:start + AT_ONCE],
+            for text in continuations(model, tokenizer, prompts[start:start + AT_ONCE],
                                       temperature=temperature, seed=start)]
 
 
-def ways(model: Llama, coder: Any) -> dict[str, dict[str, float]]:
+def ways(model: Llama, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
     """Kind -> unigram entropy, loss, bound in nats per token, share of the way, standard error."""
     device, found = next(model.parameters()).device, {}
     for kind, about in builtin.KINDS.items():
         written = [about.grammar.write(UNSEEN + 10**6 + number) for number in range(DOCUMENTS)]
-        documents = [Document(text, [coder.eos_id, *coder.encode(text, document=True), coder.eos_id], nats)
+        end = [tokenizer.eos_id]
+        documents = [Document(text, end + tokenizer.encode(text, document=True) + end, nats)
                      for text, nats in written]
         losses = learned.losses_by_source(model, {kind: documents}, device)
         check_finite(torch.from_numpy(numpy.concatenate(losses[kind])))

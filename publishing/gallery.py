@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-import tokenizer
 from model import Llama
 from sample import Draw, SampleSettings
 from sampling.many import decode_many
+from tokenizer import load as load_tokenizer
 
 # The kinds of prompt that the cards show, and the beginning of a tale; the wording is ours.
 PROMPTS = {
@@ -73,16 +73,16 @@ def continuations(
 
 def gallery(folder: Path, settings: SampleSettings) -> list[Sample]:
     """One answer of the model in `folder` to each prompt; the same weights give the same gallery."""
-    model, words = Llama.from_pretrained(folder).eval(), tokenizer.load(folder)
+    model, tokenizer = Llama.from_pretrained(folder).eval(), load_tokenizer(folder)
     asked = [(kind, prompt) for kind, prompts in PROMPTS.items() for prompt in prompts]
-    encoded = [words.encode(prompt, document=True) for _, prompt in asked]
+    encoded = [tokenizer.encode(prompt, document=True) for _, prompt in asked]
     found = []
     for (kind, prompt), ids, new in zip(
-        asked, encoded, continuations(model, encoded, settings, words.eos_id)
+        asked, encoded, continuations(model, encoded, settings, tokenizer.eos_id)
     ):
-        ended = new[-1:] == [words.eos_id]
+        ended = new[-1:] == [tokenizer.eos_id]
         answer = new[:-1] if ended else new
-        text = words.decode(ids + answer)[len(words.decode(ids)):]
+        text = tokenizer.decode(ids + answer)[len(tokenizer.decode(ids)):]
         # The limit of tokens may have cut the last character.
         found.append(Sample(kind, prompt, text.rstrip("\ufffd"), answer, ended))
     return found

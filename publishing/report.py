@@ -15,7 +15,6 @@ import math
 import sys
 from pathlib import Path
 
-import tokenizer
 from audit.cost import HARDWARE, KG_CO2_PER_KWH, THIS_MACHINE_WATTS, energy
 from common import Parser, UserError, atomic_write, command, newest_run, output_file, run
 from judging.curve import published
@@ -24,6 +23,7 @@ from params import count, flops
 from publishing.report_page import bar, commands, explorer, page, paragraph, table, terms
 from sampling.answers import valid_text
 from sampling.explore import Choice, reading
+from tokenizer import Tokenizer, load as load_tokenizer
 from training.curves import COLOURS, Line, chart, levels_of, loss_chart, number, share_chart
 from training.log import read_samples
 from training.read_run import Run, read_run
@@ -131,13 +131,13 @@ def states(of: Run) -> list[tuple[str, Path]]:
     return [(f"step {int(folder.name):,}", folder) for folder in found]
 
 
-def document(of: Run, words: tokenizer.Tokenizer) -> list[int]:
+def document(of: Run, tokenizer: Tokenizer) -> list[int]:
     """A validation document of the first source, with a separator before and after, cut to TOKENS; or []."""
     if of.corpus is None:
         return []
     chosen = of.corpus.documents(of.corpus.names[0], 50)
     fitting = [ids for ids in chosen if TOKENS[0] <= len(ids) <= TOKENS[1]] or chosen
-    ids = [words.eos_id, *fitting[0].tolist()] if fitting else []
+    ids = [tokenizer.eos_id, *fitting[0].tolist()] if fitting else []
     return ids[:min(TOKENS[1], of.config.max_position_embeddings)]
 
 
@@ -146,13 +146,13 @@ def seen(of: Run) -> str:
     folders = states(of)
     if not folders:
         return ""
-    words = tokenizer.load(folders[-1][1])
-    ids = document(of, words)
+    tokenizer = load_tokenizer(folders[-1][1])
+    ids = document(of, tokenizer)
     if len(ids) < 2:
         return paragraph("The token explorer needs the corpus, which is no longer in "
                          f"{of.info.get('data')}.", "soft")
     read: list[tuple[str, list[Choice]]] = [
-        (label, reading(Llama.from_pretrained(folder).eval(), words, ids)) for label, folder in folders]
+        (label, reading(Llama.from_pretrained(folder).eval(), tokenizer, ids)) for label, folder in folders]
     what = "Move the slider: the tokens turn from red to green as the model learns. " if len(read) > 1 else ""
     return ("<h3>A validation document, token by token</h3>"
             + paragraph(f"{what}The model never trained on this text. Point at a token, tap it, or use the "

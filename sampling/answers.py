@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-import tokenizer
 from common import UserError, find_run, run_of
 from model import Llama
 from sample import Draw, NextLogits, SampleSettings, decode, recommended
 from sampling.weights import quantized
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load as load_tokenizer
 
 BASE_MODEL = "A base model continues text. It is not an assistant and was never taught to answer."
 
@@ -47,13 +46,13 @@ def load_model_of(
         raise UserError("--device cuda: torch finds no CUDA device; leave the flag out to use the CPU")
     folder = find_run(run_or_folder)
     name = name_of(folder)
-    its_tokenizer = tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     model, next_logits = quantized(Llama.from_pretrained(folder).to(device).eval(), weights)
-    if its_tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(f"{folder}: the vocabulary has {its_tokenizer.vocab_size} tokens but the model "
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens but the model "
                         f"{model.config.vocab_size}; the vocabulary belongs to another model")
     settings = recommended(model.config, folder)
-    return LoadedModel(name, folder, model, next_logits, its_tokenizer, settings)
+    return LoadedModel(name, folder, model, next_logits, tokenizer, settings)
 
 
 def name_of(folder: Path) -> str:
@@ -72,14 +71,14 @@ def valid_text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def prompt_ids(its_tokenizer: Tokenizer, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids of a prompt, at least one: a foreign tokenizer's `prefix_ids` (empty for ours), then the text.
 
     As on the cards, there is no separator before the prompt. An empty prompt is the start of a document: only
     the separator.
     """
-    ids = [*its_tokenizer.prefix_ids, *its_tokenizer.encode(prompt, document=True)]
-    return ids or [its_tokenizer.eos_id]
+    ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt, document=True)]
+    return ids or [tokenizer.eos_id]
 
 
 @dataclass
@@ -102,17 +101,17 @@ def respond(
     several tokens: the text grows when the character is complete. Raises UserError for a prompt that the
     model cannot read.
     """
-    model, its_tokenizer = loaded.model, loaded.tokenizer
-    ids = prompt_ids(its_tokenizer, prompt) if isinstance(prompt, str) else prompt
+    model, tokenizer = loaded.model, loaded.tokenizer
+    ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     answers = [Answer(settings, seed) for settings, seed in draws]
-    streams = [its_tokenizer.stream() for _ in draws]
+    streams = [tokenizer.stream() for _ in draws]
     for stream in streams:
         stream.feed(ids)
-    rows = [Draw(model, ids, settings, seed, its_tokenizer.stop_ids) for settings, seed in draws]
+    rows = [Draw(model, ids, settings, seed, tokenizer.stop_ids) for settings, seed in draws]
     yield answers
     for tokens, _ in decode(model, ids, rows, loaded.next_logits):
         for answer, stream, token in zip(answers, streams, tokens):
-            answer.ended |= token in its_tokenizer.stop_ids
+            answer.ended |= token in tokenizer.stop_ids
             if token is not None and not answer.ended:
                 answer.ids.append(token)
                 answer.text += stream.feed([token])

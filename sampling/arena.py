@@ -82,18 +82,18 @@ def foreign(folder: Path) -> Contender:
     load_model = transformers.AutoModelForCausalLM.from_pretrained
     try:
         model = load_model(folder, use_safetensors=True, dtype=torch.float32, **options).eval()
-        its_tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: transformers does not load this as a causal model: {reason}") from None
     config = model.config
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024)
-    starts = (its_tokenizer.bos_token_id, its_tokenizer.eos_token_id, 0)
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
     start = next(token for token in starts if token is not None)      # for an empty prompt
 
     def answer(prompt: str, settings: SampleSettings, seed: int) -> Iterator[str]:
         settings.check()
-        ids = its_tokenizer(prompt)["input_ids"] or [start]           # with BOS if the tokenizer adds one
+        ids = tokenizer(prompt)["input_ids"] or [start]           # with BOS if the tokenizer adds one
         if len(ids) > limit:
             raise UserError(f"the prompt has {len(ids)} tokens for {folder.name}, "
                             f"which reads at most {limit}")
@@ -111,8 +111,8 @@ def foreign(folder: Path) -> Contender:
                 max_new_tokens=room, repetition_penalty=settings.repetition_penalty, pad_token_id=start,
                 **choice,
             )[0]
-        before = its_tokenizer.decode(ids, skip_special_tokens=True)
-        yield its_tokenizer.decode(new, skip_special_tokens=True)[len(before):]
+        before = tokenizer.decode(ids, skip_special_tokens=True)
+        yield tokenizer.decode(new, skip_special_tokens=True)[len(before):]
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Contender(name_of(folder), parameters, answer)

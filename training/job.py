@@ -20,13 +20,13 @@ import torch
 
 import data
 import precision
-import tokenizer
 from common import UserError, command, find_run, numbered, read_json, say
 from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
 from corpus.prepare import OtherRecipe
 from devices.device import Device
 from devices.open import keep_freed_memory, open_device
 from model import SIZES, ModelConfig
+from tokenizer import Tokenizer, find as find_vocabulary, load as load_tokenizer
 from training.learned import Learned
 from training.resolve import (
     check_settings, checked, default_values, fit_on_chip, for_device, recipe_values, resumed_run,
@@ -46,7 +46,7 @@ class Job:
     precision_reason: str
     corpus: data.Corpus
     validation: data.Corpus                                       # batches of one row
-    tokenizer: Any
+    tokenizer: Tokenizer
     folder: Path
     resumed: Path | None                                          # the run that is resumed
     init: Path | None                                             # the model folder of the first weights
@@ -226,16 +226,16 @@ def open_job(given: dict[str, Any]) -> Job:
     corpus = data.Corpus(folder, settings.seq_len, settings.batch_size, settings.steps, settings.seed)
     validation = data.Corpus(folder, settings.seq_len, 1, split="validation")
 
-    coder = tokenizer.load(corpus.vocab_path)
-    check_vocabulary(coder, corpus, config, init, resumed, record)
-    if coder.vocab_size < config.vocab_size:
-        notes.append(f"the vocabulary has {coder.vocab_size} ids; the model's other "
-                     f"{config.vocab_size - coder.vocab_size} rows stay unused")
+    tokenizer = load_tokenizer(corpus.vocab_path)
+    check_vocabulary(tokenizer, corpus, config, init, resumed, record)
+    if tokenizer.vocab_size < config.vocab_size:
+        notes.append(f"the vocabulary has {tokenizer.vocab_size} ids; the model's other "
+                     f"{config.vocab_size - tokenizer.vocab_size} rows stay unused")
     if init and not recipe.startswith("finetune") and not resumed:
         notes.append("the cards publish settings for fine-tuning: --recipe finetune-stentor3 or "
                      "finetune-portimbria")
     reason = {"flag": f"--precision {key}", "run": f"as {resumed}"}.get(origin["precision"], reason)
-    return Job(settings, origin, config, device, reason, corpus, validation, coder, out, resumed, init,
+    return Job(settings, origin, config, device, reason, corpus, validation, tokenizer, out, resumed, init,
                micro_batch, notes)
 
 
@@ -291,23 +291,23 @@ def check_out(out: Path, resumed: Path | None) -> None:
         raise UserError(f"{out}: nothing can be written into {parent}; choose another --out")
 
 
-def check_vocabulary(coder: tokenizer.Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
+def check_vocabulary(tokenizer: Tokenizer, corpus: data.Corpus, config: ModelConfig, init: Path | None,
                      resumed: Path | None, record: dict) -> None:
     """Raise UserError unless corpus, model, --init and the resumed run have the same token ids."""
     if resumed:
-        for what, now in (("corpus", corpus.fingerprint), ("vocabulary", coder.fingerprint)):
+        for what, now in (("corpus", corpus.fingerprint), ("vocabulary", tokenizer.fingerprint)):
             if record.get(what) != now:
                 raise UserError(f"{resumed}: it was trained on another {what} ({record.get(what)}), not on "
                                 f"{now}; name the right one with --data")
-    if coder.vocab_size > config.vocab_size:
-        raise UserError(f"{corpus.folder}: its vocabulary has {coder.vocab_size} ids, the model only "
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{corpus.folder}: its vocabulary has {tokenizer.vocab_size} ids, the model only "
                         f"{config.vocab_size}; prepare it with another --vocab")
     if init:
         try:
-            theirs = tokenizer.load(init).fingerprint
+            theirs = load_tokenizer(init).fingerprint
         except UserError:
             return  # weights without a tokenizer: nothing to compare
-        if theirs != coder.fingerprint:
+        if theirs != tokenizer.fingerprint:
             raise UserError(f"{corpus.folder}: prepared with another vocabulary than that of {init}; "
                             f"prepare it with --vocab {shlex.quote(str(init))}")
 
@@ -329,10 +329,10 @@ def corpus_folder(settings: TrainSettings, device: Device, notes: list[str]) -> 
     vocab, tag = VOCABULARY.get(settings.size), ""
     if settings.init:
         vocab = find_run(settings.init)
-        tag = f"-{tokenizer.load(vocab).fingerprint[:8]}"
+        tag = f"-{load_tokenizer(vocab).fingerprint[:8]}"
     elif vocab:
         try:
-            vocab = tokenizer.find(vocab, network=False)
+            vocab = find_vocabulary(vocab, network=False)
             tag = f"-{vocab.stem}"
         except UserError:
             notes.append(f"the vocabulary of {settings.size} is not on this machine: the built-in one is "

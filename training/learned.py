@@ -24,6 +24,7 @@ from corpus import builtin, checker, tales
 from corpus.documents import builtin_source
 from model import Llama
 from sampling.many import decode_many
+from tokenizer import Tokenizer
 
 SAMPLES = 12                                                      # continuations at each evaluation
 TOKENS = 4_500                                                    # of complete documents at each evaluation
@@ -60,7 +61,7 @@ def knows_its_entropy(corpus: data.Corpus) -> bool:
     return bool(sources) and all(known.get(kind) == identity for kind, identity in sources.items())
 
 
-def validation_documents(corpus: data.Corpus, coder: Any, tokens: int) -> dict[str, list[Document]]:
+def validation_documents(corpus: data.Corpus, tokenizer: Tokenizer, tokens: int) -> dict[str, list[Document]]:
     """The first documents of each source, about `tokens` tokens in all, in the shares of the split.
 
     The grammar computes the nats of each document from its text.
@@ -70,8 +71,8 @@ def validation_documents(corpus: data.Corpus, coder: Any, tokens: int) -> dict[s
     for kind, size in sizes.items():
         grammar, found[kind], wanted = builtin.KINDS[kind].grammar, [], tokens * size / sum(sizes.values())
         for ids in corpus.documents(kind, tokens):
-            text = coder.decode(ids[:-1].tolist())
-            found[kind].append(Document(text, [coder.eos_id, *ids.tolist()], grammar.read(text).nats))
+            text = tokenizer.decode(ids[:-1].tolist())
+            found[kind].append(Document(text, [tokenizer.eos_id, *ids.tolist()], grammar.read(text).nats))
             wanted -= len(ids)
             if wanted <= 0:
                 break
@@ -110,11 +111,12 @@ def way_of(documents: list[Document], losses: list[numpy.ndarray]) -> Way:
     return Way(data.entropy_of(counts), total / tokens, nats / tokens)
 
 
-def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder: Any) -> tuple[float, float]:
+def mention_losses(documents: list[Document], losses: list[numpy.ndarray],
+                   tokenizer: Tokenizer) -> tuple[float, float]:
     """Mean loss in nats of a name (all its tokens), at its first and at its later mentions in a tale."""
     first, later = [], []
     for document, row in zip(documents, losses):
-        stream, starts, at = coder.stream(), [], 0
+        stream, starts, at = tokenizer.stream(), [], 0
         for token in document.ids[1:-1]:
             starts.append(at)
             at += len(stream.feed([token]))
@@ -127,24 +129,24 @@ def mention_losses(documents: list[Document], losses: list[numpy.ndarray], coder
     return (float(numpy.mean(first)) if first else 0.0, float(numpy.mean(later)) if later else 0.0)
 
 
-def continuations(model: Llama, coder: Any, prompts: list[str], *, temperature: float = TEMPERATURE,
+def continuations(model: Llama, tokenizer: Tokenizer, prompts: list[str], *, temperature: float = TEMPERATURE,
                   most: int = LONGEST, seed: int = 0) -> list[str]:
     """Prompt and continuation up to the separator, at most `most` tokens in all, for many prompts at once.
 
     Temperature 0 is greedy. The products are in FP32, also while a run trains in another dtype.
     """
-    rows = [[coder.eos_id, *coder.encode(prompt, document=True)] for prompt in prompts]
+    rows = [[tokenizer.eos_id, *tokenizer.encode(prompt, document=True)] for prompt in prompts]
     unfinished, chance = set(range(len(rows))), torch.Generator().manual_seed(seed)
     for tokens in decode_many(model, rows, most - min(map(len, rows)),
                               lambda logits: choose(logits.float(), temperature, chance)):
         for number in list(unfinished):
-            if tokens[number] == coder.eos_id or len(rows[number]) == most:
+            if tokens[number] == tokenizer.eos_id or len(rows[number]) == most:
                 unfinished.discard(number)
             else:
                 rows[number].append(tokens[number])
         if not unfinished:
             break
-    return [coder.decode(row[1:]) for row in rows]
+    return [tokenizer.decode(row[1:]) for row in rows]
 
 
 def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[int]:
@@ -178,13 +180,13 @@ def shares(texts: list[str]) -> dict[str, int]:
 class Learned:
     """Measures a run at its evaluations. `documents` is empty for a corpus whose entropy is not known."""
 
-    coder: Any
+    tokenizer: Tokenizer
     device: torch.device
     documents: dict[str, list[Document]]
     prompt: str
 
     @classmethod
-    def of(cls, validation: data.Corpus, coder: Any, device: torch.device, longest: int) -> Learned:
+    def of(cls, validation: data.Corpus, tokenizer: Tokenizer, device: torch.device, longest: int) -> Learned:
         """The measures of a run that validates on this corpus with a model of `longest` positions.
 
         Nothing is measured on XLA, which compiles every new shape (`evaluate.py --builtin` does it later),
@@ -192,10 +194,10 @@ class Learned:
         """
         if knows_its_entropy(validation) and device.type != "xla":
             documents = {kind: [document for document in chosen if len(document.ids) <= longest]
-                         for kind, chosen in validation_documents(validation, coder, TOKENS).items()}
+                         for kind, chosen in validation_documents(validation, tokenizer, TOKENS).items()}
             if all(documents.values()):
-                return cls(coder, device, documents, openings(1)[0] if "web" in documents else "")
-        return cls(coder, device, {}, "")
+                return cls(tokenizer, device, documents, openings(1)[0] if "web" in documents else "")
+        return cls(tokenizer, device, {}, "")
 
     def measure(self, model: Llama) -> dict[str, Any]:
         """The fields that an evaluation row of the log gets; none for another corpus."""
@@ -209,11 +211,11 @@ class Learned:
             "whole_losses": {kind: float(numpy.concatenate(rows).mean()) for kind, rows in losses.items()},
         }
         if self.prompt:
-            first, later = mention_losses(self.documents["web"], losses["web"], self.coder)
-            texts = continuations(model, self.coder, openings(SAMPLES, 3 * 10**8))
+            first, later = mention_losses(self.documents["web"], losses["web"], self.tokenizer)
+            texts = continuations(model, self.tokenizer, openings(SAMPLES, 3 * 10**8))
             fields |= {"name_first": first, "name_later": later, "kept": shares(texts)}
         return fields
 
     def sample(self, model: Llama) -> str:
         """The fixed prompt and its continuation; "" where there is no prompt."""
-        return continuations(model, self.coder, [self.prompt], seed=1)[0] if self.prompt else ""
+        return continuations(model, self.tokenizer, [self.prompt], seed=1)[0] if self.prompt else ""

@@ -125,10 +125,10 @@ class RunFolder:
 
     def write_model(self, folder: Path) -> None:
         """Write model and tokenizer into `folder`: all of best/, a part of last/."""
-        coder = self.job.tokenizer
-        self.model.save_pretrained(folder, eos_token_id=coder.eos_id, bos_token_id=coder.bos_id,
-                                   pad_token_id=coder.pad_id)
-        coder.save_pretrained(folder)
+        tokenizer = self.job.tokenizer
+        self.model.save_pretrained(folder, eos_token_id=tokenizer.eos_id, bos_token_id=tokenizer.bos_id,
+                                   pad_token_id=tokenizer.pad_id)
+        tokenizer.save_pretrained(folder)
 
     def snapshot(self) -> None:
         """Write snapshots/STEP, a model folder with BF16 weights, if this run keeps snapshots."""
