@@ -493,8 +493,8 @@ def optional_json(path: Path) -> dict:
 def json_lines(path: Path) -> Iterator[dict]:
     """The JSON objects of a file, one a line; nothing where there is no file.
 
-    Lines that are cut or damaged are left out, as after a full disk. NaN and Infinity, which are not JSON,
-    are read as None.
+    A line that is cut or damaged, for example by a full disk, is left out. NaN and Infinity, which are not
+    JSON, are read as None.
     """
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as lines:
@@ -510,8 +510,8 @@ def json_lines(path: Path) -> Iterator[dict]:
 def progress(iterable: Any = None, **options: Any) -> Any:
     """A tqdm progress bar: on a terminal on stderr, in a notebook on stdout; none in a log or a test.
 
-    A notebook shows each stream in a box of its own: only in the box of the printed lines can one bar stay
-    below them.
+    A notebook shows stdout and stderr in separate boxes. Only in the box of the printed lines can the bar
+    stay below them.
     """
     from tqdm import tqdm
     if "ipykernel" in sys.modules:

@@ -31,9 +31,9 @@ from corpus.prepare import pieces_of
 from model import KVCache, Llama
 from tokenizer import Tokenizer
 
-POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and fit no cache
+POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and exceed caches
 PORTION = 1 << 22       # characters of the documents that `perplexity` scores together
-SHARING_PAYS = 1.25     # share prefixes if that computes at least this many times fewer positions
+SHARING_GAIN = 1.25     # share prefixes if that computes at least this many times fewer positions
 
 
 # ------------------------------------------------------------------------ log-probabilities of many sequences
@@ -60,7 +60,7 @@ def begin(tokenizer: Tokenizer) -> list[int]:
 
 
 def common_beginning(sequences: Sequence[list[int]]) -> int:
-    """How many leading tokens all sequences share. The function of os.path takes lists of anything."""
+    """How many leading tokens all sequences share. os.path.commonprefix takes lists of any kind."""
     return len(os.path.commonprefix(sequences))
 
 
@@ -103,7 +103,7 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
     fitted = [[fit(query, model.config.max_position_embeddings) for query in group] for group in groups]
     apart = [[query] for group in fitted for query in group]
     plan, plan_apart = batches(fitted), batches(apart)
-    parts, plan = (fitted, plan) if SHARING_PAYS * plan[0] < plan_apart[0] else (apart, plan_apart)
+    parts, plan = (fitted, plan) if SHARING_GAIN * plan[0] < plan_apart[0] else (apart, plan_apart)
     # Results are kept as lists of floats until the end. A small tensor that outlives its batch lies between
     # the large ones in memory, and keeps the space of the freed ones from being used again.
     found: dict[int, list[tuple[list[float], float]]] = {}
@@ -117,7 +117,7 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
 
 
 def fit(query: Query, limit: int) -> Query:
-    """The query, cut at its beginning so that all but its last token fit in `limit` positions."""
+    """The query, truncated at its beginning so that all but its last token fit in `limit` positions."""
     extra = max(0, len(query.ids) - limit - 1)
     if query.start <= extra:
         raise UserError(
@@ -161,8 +161,7 @@ def score_batch(model: Llama, groups: list[list[Query]], prefix: int) -> list[Sc
 
 
 def check_finite(log_probs: Tensor) -> None:
-    """Raise UserError unless all log-probabilities are finite: a comparison with NaN would look like a score.
-    """
+    """Raise UserError unless all log-probabilities are finite; comparisons with NaN would give a score."""
     if not torch.isfinite(log_probs).all():
         raise UserError("the model's logits are not finite numbers; its weights are too large or damaged")
 
@@ -358,7 +357,10 @@ def read_items(path: str | Path, fields: dict[str, type]) -> list[dict]:
 def in_blocks(
     name: str, items: list, size: int, judge: Callable[[list], list], finished: dict[str, list] | None
 ) -> list:
-    """`judge` of all items, `size` at a time; results are taken from `finished` and added to it."""
+    """The results of `judge` on all items, `size` at a time.
+
+    Results that are in `finished` are not computed again; new ones are added to it.
+    """
     results, finished = [], {} if finished is None else finished
     for first in range(0, len(items), size):
         part = items[first:first + size]
@@ -635,7 +637,7 @@ A: Telescopes use lenses or mirrors to focus light and make objects appear close
 
 Q: Where were the 1992 Olympics held?
 A: The 1992 Olympics were held in Barcelona, Spain."""
-# Which subjects of MMLU are not STEM.
+# The subjects of MMLU in each group; all others are STEM.
 MMLU_GROUPS = {
     "humanities": """formal_logic high_school_european_history high_school_us_history
         high_school_world_history international_law jurisprudence logical_fallacies moral_disputes

@@ -50,7 +50,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Everything that makes this shape impossible, one sentence each; empty if the model can be built."""
-        found, sound = [], set()                                  # sound: fields with a possible value
+        found, valid = [], set()                                  # valid: fields with a possible value
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             limit = 1000 if field.name == "num_hidden_layers" else 2**20
@@ -61,14 +61,14 @@ class ModelConfig:
             elif field.type == "float" and not (type(value) in (int, float) and 0 < value < 1e15):
                 found.append(f"{field.name} must be a positive number, not {value!r}")
             else:
-                sound.add(field.name)
-        heads, kept = self.num_attention_heads, self.num_key_value_heads
+                valid.add(field.name)
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         length, width = self.max_position_embeddings, self.head_dim
-        if sound >= {"num_attention_heads", "num_key_value_heads"} and heads % kept:
-            found.append(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kept}")
-        if "head_dim" in sound and width % 2:
+        if valid >= {"num_attention_heads", "num_key_value_heads"} and heads % kv_heads:
+            found.append(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+        if "head_dim" in valid and width % 2:
             found.append(f"head_dim {width} is odd; rotary embedding rotates pairs of features")
-        if sound >= {"max_position_embeddings", "head_dim"} and length * width > 2**27:
+        if valid >= {"max_position_embeddings", "head_dim"} and length * width > 2**27:
             found.append(f"max_position_embeddings {length} by head_dim {width} is a rotary table above "
                          "512 MiB")
         return found

@@ -222,7 +222,7 @@ def training_memory(
 def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> list[Table]:
     """Weights and KV cache in each precision, and one training step, in MB (10^6 bytes)."""
     total = count(config)["total"]
-    kept, heads = config.num_key_value_heads, config.num_attention_heads
+    kv_heads, heads = config.num_key_value_heads, config.num_attention_heads
     columns = ("weights", "KV cache", "sum", "KV cache with MHA")
     serving = Table(
         f"{name}: weights and KV cache, {batch} x {length:,} tokens, in MB (10^6 bytes)",
@@ -231,10 +231,10 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
     for precision, each in BYTES.items():
         weights = total * each / 1e6
         cache = kv_cache_bytes(config, length, batch, each) / 1e6
-        serving.rows.append((precision, weights, cache, weights + cache, cache * heads / kept))
+        serving.rows.append((precision, weights, cache, weights + cache, cache * heads / kv_heads))
     serving.notes = [
-        f"{kept} key/value heads for {heads} query heads: "
-        f"{100 - 100 * kept / heads:.0f}% less cache than with MHA.",
+        f"{kv_heads} key/value heads for {heads} query heads: "
+        f"{100 - 100 * kv_heads / heads:.0f}% less cache than with MHA.",
         "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4,",
         "and quantize neither embedding nor norms.",
     ]
@@ -431,12 +431,12 @@ def main() -> int:
     if args.full:
         raise UserError("--full is for --audit; add --audit")
     models, beyond = chosen(args), args.memory or args.flops or args.measure
-    idle = [
+    unused = [
         name for name in ("batch", "context", "tokens", "step_tokens", "throughput") if getattr(args, name)
     ]
-    if idle and not beyond:
+    if unused and not beyond:
         raise UserError(
-            f"--{idle[0].replace('_', '-')} changes no parameter count; give it with --memory or --flops"
+            f"--{unused[0].replace('_', '-')} changes no parameter count; give it with --memory or --flops"
         )
     tables = [family(models)] if args.all and not beyond else []
     for name, config in models.items():
@@ -459,7 +459,7 @@ def main() -> int:
     else:
         print("\n".join(table.text() for table in tables), end="")
         if args.plot:
-            print(f"\nwritten: {args.plot}, where the parameters of {', '.join(models)} are")
+            print(f"\nwritten: {args.plot}, a figure of the parameters of {', '.join(models)}")
     return 0
 
 

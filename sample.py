@@ -99,10 +99,10 @@ def recommended(config: ModelConfig, folder: Path | None = None) -> SampleSettin
 
 def learned_to_copy(folder: Path) -> bool:
     """Whether this model folder is of a run on the built-in corpus, as its run.json says."""
-    homes = (folder, *folder.absolute().parents[:2])
-    home = next((home for home in homes if (home / "run.json").is_file()), None)
+    places = (folder, *folder.absolute().parents[:2])
+    run_folder = next((place for place in places if (place / "run.json").is_file()), None)
     try:
-        return home is not None and read_json(home / "run.json").get("entropy") is not None
+        return run_folder is not None and read_json(run_folder / "run.json").get("entropy") is not None
     except (UserError, OSError):                                  # damaged, or this user may not read it
         return False
 

@@ -279,7 +279,7 @@ _ATTACHING = {code for bounds in _ATTACHING for code in range(bounds[0], bounds[
 
 
 def attached(character: str) -> int:
-    """How many code points that attach to the text before them a character begins with, when decomposed."""
+    """How many code points at the start of a character's NFD attach to the character before it."""
     if character in "\u0344\u0f73\u0f75\u0f81":
         return 2
     return int(unicodedata.combining(character) > 0 or ord(character) in _ATTACHING)
@@ -510,10 +510,11 @@ class TokenMonster:
 
 # ------------------------------------------------------------------------------- the encoder, with numpy
 
+BLOCK = 1 << 14  # bytes of D that are encoded at once
 # Number of the alternative and whether a delete token follows, by the rank that `_block` keeps in the low
-# three bits of a score: 5 for branch 1, then 4 and 3 for 2 and 3; 2, 1, 0 for 1b, 2b, 3b.
-_NUMBER = np.array([2, 1, 0, 2, 1, 0])
-_DELETING = np.array([1, 1, 1, 0, 0, 0])
+# three bits of 8 * score: 5 for branch 1, then 4 and 3 for 2 and 3; 2, 1, 0 for 1b, 2b, 3b.
+OPTION = np.array([2, 1, 0, 2, 1, 0])
+DELETING = np.array([1, 1, 1, 0, 0, 0])
 
 
 class FastEncoder:
@@ -577,7 +578,7 @@ class FastEncoder:
         """Build the trie of all prefixes of tokens: node + letter -> next node.
 
         A node is the offset of its row in the table. Row 0 is the dead end, row 1 the root. A prefix has a
-        later row than its own prefixes. Letters number the bytes that occur.
+        later row than its own prefixes. A letter is the number, from 1 on, of a byte that occurs in a token.
         """
         used = sorted({prefix[-1] for prefix in prefixes})
         self.row = len(used) + 1
@@ -656,7 +657,7 @@ class FastEncoder:
             before_space = self.whole_word[record] & (following[whole] == 2)
             settled = (whole >= ends[start]) | before_space | (best < 4 * self.never)
             best[settled] = 5  # no choice: emit the candidate
-            number, deleting = _NUMBER[best & 7], _DELETING[best & 7]
+            number, deleting = OPTION[best & 7], DELETING[best & 7]
             first = self.options[3 * record + number]
             state = 2 * start + virtual
             ids[state] = self.id[first]
@@ -683,7 +684,7 @@ class FastEncoder:
         return ids[ids >= 0], np.repeat(path // 2, 2)[ids >= 0], state // 2, state % 2
 
     def encode_normalized(self, pieces: Iterable[bytes],
-                          size: int = 1 << 14) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                          size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Arrays (ids, starts) for the pieces of a text's D, `size` positions at a time.
 
         A token covers D from its start up to the next token's start. A delete token that was put in covers
@@ -702,21 +703,20 @@ class FastEncoder:
             yield ids, starts + done
 
     def encode_blocks(self, text: str | bytes, document: bool = False,
-                      size: int = 1 << 14) -> Iterator[np.ndarray]:
+                      size: int = BLOCK) -> Iterator[np.ndarray]:
         """The ids of a text of any length in int64 arrays; memory does not grow with the text."""
         for ids, _ in self.encode_normalized(normalize_pieces(text, document), size):
             yield ids
 
-    def encode_many(self, texts: Sequence[str], document: bool = False,
-                    size: int = 1 << 14) -> list[list[int]]:
-        """The ids of each text. Short texts share a block of about `size` bytes."""
+    def encode_many(self, texts: Sequence[str], document: bool = False) -> list[list[int]]:
+        """The ids of each text. Short texts share a block of about BLOCK bytes."""
         results, block, held = [], [], 0
         for text in texts:
             data = normalize(text, document)
-            if block and held + len(data) > size:
+            if block and held + len(data) > BLOCK:
                 results += self._many(block)
                 block, held = [], 0
-            if len(data) > size:
+            if len(data) > BLOCK:
                 results.append(self.encode(text, document))
             else:
                 block.append(data)
@@ -900,7 +900,7 @@ def load(name: str | Path = DEFAULT) -> Tokenizer:
 def lost_characters(tokenizer: Tokenizer, text: str) -> int:
     """How many characters (NFD) of a text are lost in encoding: the vocabulary has no token for their bytes.
 
-    The published vocabularies have no token for most bytes of other scripts than the Latin one.
+    The published vocabularies have no token for most bytes of scripts other than Latin.
     """
     text = text.encode("utf-8", "replace").decode()  # a lone surrogate is not a character
     text = unicodedata.normalize("NFD", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -107,6 +107,11 @@ class Finding:
         return getattr(self, name)
 
 
+def verdict_of(holds: bool | None) -> str:
+    """One of VERDICTS; `holds` is None where arithmetic cannot decide."""
+    return "not checkable" if holds is None else "consistent" if holds else "inconsistent"
+
+
 def slug(text: Any) -> str:
     """Lower case, with hyphens between runs of letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
@@ -197,7 +202,7 @@ class Card:
         self, path: str, holds: bool | None, computed: Any, formula: str, *, index: int = 0,
         part: Any = "", stated: Any = None, correction: dict | None = None,
     ) -> None:
-        """Record a finding about statement number `index`; `holds` is None where arithmetic cannot decide.
+        """Record a finding about statement number `index`; for `holds` see `verdict_of`.
 
         `part` distinguishes findings about one statement (the cells of a table); `stated` replaces the
         statement's value.
@@ -208,7 +213,6 @@ class Card:
         names = [
             self.size, group, key, slug(part), source if len(self.groups[group][key]) > 1 else "",
         ]
-        verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
         if isinstance(computed, float):
             computed = float(f"{computed:.10g}")
         if stated is None:
@@ -216,7 +220,7 @@ class Card:
         name, where = ".".join(filter(None, names)), f"models.{self.model}.{path}"
         finding = Finding(
             name, statement["card"], where, statement["section"], stated, computed, formula, correction,
-            verdict,
+            verdict_of(holds),
         )
         self.audit.findings.append(finding)
         self.audit.seen.add((self.model, path, index))

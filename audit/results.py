@@ -41,11 +41,11 @@ SAME_NAME = {
     "TruthfulQA (MC2)": "TruthfulQA", "TruthfulQA MC2": "TruthfulQA", "MMLU Average": "MMLU",
     "GSM8K (5-Shot)": "GSM8K_5shot_flexible", "GSM8K (0-Shot)": "GSM8K_0shot_flexible",
 }
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 Column = dict[str, float]
 
 
-def column(rows: list[Row], name: str) -> Column:
+def column(rows: list[TableRow], name: str) -> Column:
     """Model -> value of one column; empty cells and the baseline row left out."""
     return {
         row["model"]: row[name]
@@ -60,7 +60,7 @@ def rank(values: Column, model: str) -> tuple[int, list[str]]:
     return place, [name for name, value in values.items() if value == values[model] and name != model]
 
 
-def check_arc_mean(card: Card, path: str, scores: Row, **cell: Any) -> None:
+def check_arc_mean(card: Card, path: str, scores: TableRow, **cell: Any) -> None:
     """The mean of ARC-Easy and ARC-Challenge, two rounded numbers."""
     easy, challenge = scores["ARC-Easy"], scores["ARC-Challenge"]
     mean = spread(lambda a, b: (a + b) / 2, interval(easy, 2), interval(challenge, 2))
@@ -69,7 +69,7 @@ def check_arc_mean(card: Card, path: str, scores: Row, **cell: Any) -> None:
 
 # ------------------------------------------------------------------------------------------- benchmark tables
 
-def not_whole(scores: Row) -> list[str]:
+def not_whole(scores: TableRow) -> list[str]:
     """Benchmarks whose score, a fraction of four digits, is not an integer number of questions."""
     wrong = []
     for name, questions in QUESTIONS.items():
@@ -80,7 +80,7 @@ def not_whole(scores: Row) -> list[str]:
     return wrong
 
 
-def over_chance(row: Row, base: Row, names: list[str]) -> Interval:
+def over_chance(row: TableRow, base: TableRow, names: list[str]) -> Interval:
     """Mean over benchmarks of score - baseline; scores and measured baselines have four digits."""
     low = high = 0.0
     for name in names:
@@ -115,7 +115,7 @@ def stentor3_tables(cards: Audit) -> None:
     }
     holds = all(math.isclose(base[name], value) for name, value in chance.items())
     card.note(PEERS, holds, chance, "1 / choices; TruthfulQA: the lowest of the column", part="baseline",
-               stated={name: base[name] for name in chance})
+              stated={name: base[name] for name in chance})
     card.note("benchmarks.baseline_rule", True, "reproduces every row", "see the averages of peer_table")
     own = {row["model"]: row for row in peers}
     for row in card.rows("benchmarks.scores_percent"):
@@ -137,7 +137,7 @@ def stentor3_tables(cards: Audit) -> None:
     portimbria_scores(cards, own[P])
 
 
-def portimbria_scores(cards: Audit, again: Row) -> None:
+def portimbria_scores(cards: Audit, again: TableRow) -> None:
     """The Portimbria card's own scores.
 
     They are compared with its peer table, with integer numbers of questions, and with the evaluation of the
@@ -331,7 +331,7 @@ CATEGORIES = {
 }
 
 
-def members(tasks: list[Row], groups: list[str]) -> Column:
+def members(tasks: list[TableRow], groups: list[str]) -> Column:
     """Paradigm -> accuracy of those whose BLiMP term is one of `groups`, or whose name begins with one."""
     chosen = {}
     for task in tasks:
@@ -340,7 +340,7 @@ def members(tasks: list[Row], groups: list[str]) -> Column:
     return chosen
 
 
-def category_means(tasks: list[Row], category: str) -> Column:
+def category_means(tasks: list[TableRow], category: str) -> Column:
     """Every plausible reading of a category -> mean accuracy: with and without each optional group."""
     terms, optional = CATEGORIES[category]
     means = {}
@@ -391,7 +391,7 @@ def blimp(cards: Audit) -> None:
     )
 
 
-def examples(card: Card, row: Row, tasks: list[Row]) -> None:
+def examples(card: Card, row: TableRow, tasks: list[TableRow]) -> None:
     """The accuracies quoted beside a category: each must be that of a paradigm that may belong to it."""
     terms, optional = CATEGORIES[row["category"]]
     accuracies = members(tasks, [*terms.split(), *optional])

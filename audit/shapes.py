@@ -250,19 +250,20 @@ def ratios(cards: Audit) -> None:
     fractions = {"one-quarter": 1 / 4, "one-third": 1 / 3}
     for card in cards:
         shape = card.shape
-        kept, heads = shape.num_key_value_heads, shape.num_attention_heads
-        card.check("architecture.kv_dim", kept * shape.head_dim, f"{kept} * {shape.head_dim}", exact=True)
-        card.check("architecture.gqa_ratio", heads / kept, "query heads / key/value heads")
+        kv_heads, heads = shape.num_key_value_heads, shape.num_attention_heads
+        width = f"{kv_heads} * {shape.head_dim}"
+        card.check("architecture.kv_dim", kv_heads * shape.head_dim, width, exact=True)
+        card.check("architecture.gqa_ratio", heads / kv_heads, "query heads / key/value heads")
         card.check(
             "architecture.intermediate_ratio", shape.intermediate_size / shape.hidden_size,
             "intermediate_size / hidden_size",
         )
         for path in ("architecture.kv_cache_reduction_percent", "memory.kv_cache_reduction_percent"):
-            card.check(path, 100 - 100 * kept / heads, f"1 - {kept}/{heads}")
+            card.check(path, 100 - 100 * kv_heads / heads, f"1 - {kv_heads}/{heads}")
         for index, statement in card.statements("architecture.kv_cache_shrink_factor"):
-            holds = math.isclose(fractions[statement["value"].split()[0]], kept / heads)
+            holds = math.isclose(fractions[statement["value"].split()[0]], kv_heads / heads)
             card.note(
-                "architecture.kv_cache_shrink_factor", holds, f"{kept}/{heads}",
+                "architecture.kv_cache_shrink_factor", holds, f"{kv_heads}/{heads}",
                 "key/value heads / query heads", index=index,
             )
     small, medium, large = (parameters_of(SIZES[size]) for size in ("20m", "50m", "150m"))

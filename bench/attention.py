@@ -26,7 +26,7 @@ FORMS = {"fused (sdpa)": sdpa, "written out": attention_written_out, "in blocks"
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
     """The flags."""
 
     size: str = flag("20m", "use the heads of this size", choices=list(SIZES))
@@ -78,8 +78,8 @@ def main() -> int:
     """Print the table."""
     example = "  python -m bench.attention --size 50m"
     parser = Parser("The forms of attention on this CPU.", example, prog="bench.attention")
-    add_flags(parser, Options)
-    options = Options(**vars(parser.parse_args()))
+    add_flags(parser, Flags)
+    options = Flags(**vars(parser.parse_args()))
     if min(*options.lengths, options.positions, options.rounds) < 1:
         raise UserError("--lengths, --positions and --rounds must be at least 1")
     keep_freed_memory()

@@ -40,12 +40,12 @@ from torch import Tensor
 import evaluate
 from bench.weight_forms import bytes_read
 from common import Parser, UserError, run
+from model import SIZES, Llama, ModelConfig
+from publishing.to_gguf import export
+from sample import Draw, NextLogits, SampleSettings, decode
+from sampling.answers import load_model_of
 from sampling.fast_decoder import FastDecoder
 from sampling.weights import FORMS, quantized
-from model import SIZES, Llama, ModelConfig
-from sample import Draw, NextLogits, SampleSettings, decode
-from publishing.to_gguf import export
-from sampling.answers import load_model_of
 from tokenizer import load as load_tokenizer
 
 # Our form of the weights -> llama.cpp's type with as many bytes a weight (q8_0: 34 bytes for 32 weights).

@@ -25,7 +25,7 @@ from precision import PRECISIONS
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
     """The flags."""
 
     recipes: str = flag(
@@ -38,7 +38,7 @@ class Options:
 
 
 def losses_of(
-    recipe: str, options: Options, corpus: Path, out: Path, micro_batch: int
+    recipe: str, options: Flags, corpus: Path, out: Path, micro_batch: int
 ) -> tuple[list[dict], float]:
     """Rows of the log and seconds of one run of tiny."""
     import train
@@ -46,8 +46,7 @@ def losses_of(
     train.train(size="tiny", data=str(corpus), out=str(out), device="cpu", precision=recipe,
                 steps=options.steps, seq_len=options.seq_len, batch_size=options.batch_size,
                 micro_batch=micro_batch, learning_rate=3e-3, eval_steps=options.steps, logging_steps=50,
-                max_eval_samples=32,
-                stop_after=options.steps)
+                max_eval_samples=32, stop_after=options.steps)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return rows, time.perf_counter() - start
 
@@ -70,8 +69,8 @@ def main() -> int:
         "Compare the effect of precision recipes on tiny.", "  python -m bench.recipes --steps 100",
         prog="bench.recipes",
     )
-    add_flags(parser, Options)
-    options = Options(**vars(parser.parse_args()))
+    add_flags(parser, Flags)
+    options = Flags(**vars(parser.parse_args()))
     recipes = options.recipes.split(",")
     if unknown := [recipe for recipe in recipes if recipe not in PRECISIONS]:
         raise UserError(f"unknown precision {', '.join(unknown)}; choose from {', '.join(PRECISIONS)}")

@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 from common import Parser, UserError, positive, run
-
 from corpus.documents import path_source, read_text
 from corpus.prepare import prepare
 from data import clean_text

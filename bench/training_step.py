@@ -42,22 +42,22 @@ from typing import Any, Callable
 
 import torch
 
-from common import Parser, UserError, add_flags, flag, run
-from training.compiled import CompiledLoss, lacking
 from audit.cost import HARDWARE
+from common import Parser, UserError, add_flags, flag, run
 from devices.device import Device
 from devices.open import keep_freed_memory, open_device
-from training.resolve import default_values, recipe_values
-from training.settings import TrainSettings
 from model import SIZES, Llama, next_token_loss, sdpa
 from params import count, flops, training_memory
 from precision import PRECISIONS, apply_precision, choose_precision
+from training.compiled import CompiledLoss, lacking
+from training.resolve import default_values, recipe_values
+from training.settings import TrainSettings
 
 Step = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
     """The flags."""
 
     size: str = flag("20m", "which model of the family", choices=list(SIZES))
@@ -76,7 +76,7 @@ class Options:
 
 
 def accumulated(
-    loss_of: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, options: Options
+    loss_of: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, options: Flags
 ) -> torch.Tensor:
     """Forward and backward over all rows, a micro-batch at a time; returns the mean loss.
 
@@ -91,7 +91,7 @@ def accumulated(
     return total
 
 
-def our_step(options: Options, recipe: str, ids: torch.Tensor, device: Device, *, plain: bool = False,
+def our_step(options: Flags, recipe: str, ids: torch.Tensor, device: Device, *, plain: bool = False,
              compiled: bool = False) -> Step:
     """One step of train.py's own parts: as it trains on this device, or in their `plain` forms.
 
@@ -127,7 +127,7 @@ def their_step(
     optimizer: Any,
     low: torch.dtype | None,
     ids: torch.Tensor,
-    options: Options,
+    options: Flags,
 ) -> Step:
     """The same step of another model: its loss under autocast to `low`, torch's clipping, and `optimizer`."""
     def cast(piece: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ def their_step(
 
 
 def transformers_step(
-    options: Options, recipe: str, ids: torch.Tensor, device: Any, compiled: bool = False
+    options: Flags, recipe: str, ids: torch.Tensor, device: Any, compiled: bool = False
 ) -> Step:
     """LlamaForCausalLM with its own loss, and torch.optim.AdamW as its Trainer makes it (fused on a GPU)."""
     try:
@@ -175,7 +175,7 @@ def transformers_step(
     )
 
 
-def nanogpt_step(options: Options, ids: torch.Tensor, device: Any) -> tuple[str, Step]:
+def nanogpt_step(options: Flags, ids: torch.Tensor, device: Any) -> tuple[str, Step]:
     """(name with its parameters, step) of nanoGPT's GPT of equal size: compiled, bf16, its own optimizer."""
     spec = importlib.util.spec_from_file_location("nanogpt", options.nanogpt)
     nanogpt = importlib.util.module_from_spec(spec)
@@ -218,12 +218,12 @@ def seconds_of(step: Step, steps: int, device: Any) -> tuple[float, float]:
 
     Other programs on the machine change the CPU time less.
     """
-    begun, busy = time.perf_counter(), time.process_time()
+    began, busy = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / steps, (time.process_time() - busy) / steps
+    return (time.perf_counter() - began) / steps, (time.process_time() - busy) / steps
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
@@ -266,8 +266,8 @@ def main() -> int:
         "  python -m bench.training_step --size tiny",
         prog="bench.training_step",
     )
-    add_flags(parser, Options)
-    options = Options(**vars(parser.parse_args()))
+    add_flags(parser, Flags)
+    options = Flags(**vars(parser.parse_args()))
     recipe = {**default_values(), **recipe_values("laptop", options.size)}
     device = open_device(options.device)
     key = options.precision or choose_precision(device.kind, False)[0]

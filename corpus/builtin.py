@@ -5,9 +5,9 @@
     code   programs     (corpus/programs.py)    in the place of the cards' source code
     math   exercises    (corpus/exercises.py)   in the place of the cards' mathematics
 
-Document number n is a function of n alone, so there is no last one, and they are the same bytes on every
-Python version and platform. Each document knows its -log p in nats; on average no model can have a lower
-loss. Real text of the same kinds: `corpus/python_docs.py`, your own files, or the hub.
+Document number n depends on n alone. So there is no last document, and every Python version and platform
+gives the same bytes. Each document knows its -log p in nats; on average no model can have a lower loss. Real
+text of the same kinds: `corpus/python_docs.py`, your own files, or the hub.
 """
 
 from __future__ import annotations

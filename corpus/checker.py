@@ -85,12 +85,11 @@ def loose_mistakes(text: str, reading: Reading) -> set[str]:
 
     Names and things that nobody introduced, and pronouns that fit nobody.
     """
-    rest, wrong = text[reading.at :], set()
+    rest, wrong = text[reading.at:], set()
     names = {value for sort, value in reading.slots.values() if sort in ("HERO", "NAME")}
     names |= {name for found in INTRODUCED.findall(rest) for name in found if name}
-    things = {value for sort, value in reading.slots.values() if sort == "THING"} | set(
-        NEW_THING.findall(rest)
-    )
+    things = {value for sort, value in reading.slots.values() if sort == "THING"}
+    things |= set(NEW_THING.findall(rest))
     if set(re.findall(tales.ANY_NAME, rest)) - names:
         wrong.add("name")
     if set(re.findall(tales.ANY_THING, rest)) - things:

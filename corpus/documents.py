@@ -300,7 +300,7 @@ def rows_of(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
     elif ending == ".json":
         yield from json_items(path)
     else:
-        yield from json_lines(path)
+        yield from json_rows(path)
 
 
 def lines_of(file: Any, path: Path) -> Iterator[str]:
@@ -314,7 +314,7 @@ def lines_of(file: Any, path: Path) -> Iterator[str]:
         yield line
 
 
-def json_lines(path: Path) -> Iterator[dict]:
+def json_rows(path: Path) -> Iterator[dict]:
     """The JSON objects of a file, one a line; empty lines are skipped."""
     with open_text(path) as file:
         for number, line in enumerate(lines_of(file, path), 1):
@@ -332,11 +332,11 @@ def json_lines(path: Path) -> Iterator[dict]:
 
 
 def json_items(path: Path) -> Iterator[Any]:
-    """The items of a file that is one JSON list; for any other file, `json_lines`."""
+    """The items of a file that is one JSON list; for any other file, `json_rows`."""
     with open_text(path) as file:
         is_list = file.read(CHUNK).lstrip().startswith("[")
     if not is_list:
-        yield from json_lines(path)
+        yield from json_rows(path)
         return
     with open_text(path) as file:
         text = file.read(LARGEST_LIST + 1)

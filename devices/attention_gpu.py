@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention on a GPU: `model.sdpa`, with copied keys and values where it would store all scores.
 
-Of torch's kernels that do not store the scores only FlashAttention (Dao 2023) takes shared key/value heads
-(`enable_gqa`). It needs 16 bits, no mask, and a GPU of compute capability 8.0; a T4 has 7.5. Everything else,
-also the FP32 layers of the cards' recipes, would fall back to the plain form, which stores the scores
-(B, H, T, T): 43 GB for 64 rows of 20m at 4,096 tokens. If keys and values are copied for each query head, the
-memory-efficient kernel (Rabe and Staats 2021) takes them. That costs H/K times their memory; the numbers are
-the same. Apple's MPS gets copies too: with shared heads torch 2.6 crashes there (pytorch issue 149132).
+FlashAttention (Dao 2023) is torch's only kernel that takes shared key/value heads (`enable_gqa`) and does not
+store the scores. It needs 16 bits, no mask, and a GPU of compute capability 8.0; a T4 has 7.5. In all other
+cases, for example in the FP32 layers of the cards' recipes, torch would use the plain form, which stores the
+scores (B, H, T, T): 43 GB for 64 rows of 20m at 4,096 tokens. With keys and values copied for each query head
+it uses the memory-efficient kernel (Rabe and Staats 2021) instead. That takes H/K times their memory; the
+numbers are the same. Apple's MPS gets copies too: with shared heads torch 2.6 crashes there (pytorch issue
+149132).
 """
 from __future__ import annotations
 

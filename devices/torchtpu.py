@@ -20,7 +20,7 @@ from common import UserError
 from devices.device import Device
 
 TOPOLOGY = {1: "1,1,1", 4: "2,2,1", 8: "2,4,1"}      # chips of one v5e or v6e host -> the shape of their mesh
-FIRST_PORT = 8471                                    # each process listens on a port of its own
+FIRST_PORT = 8471                                    # of process 0; the others listen on the next ones
 
 
 def chip_found() -> bool:

@@ -36,7 +36,7 @@ class XlaDevice(Device):
         return tensor
 
     def gathered(self, tensor: Tensor) -> Tensor:
-        """The tensor in full on every chip: without this, reading it would compile a graph of its own."""
+        """The tensor in full on every chip: without this, reading it would compile one more graph."""
         spmd.mark_sharding(tensor, self.mesh, (None,) * tensor.dim())
         return tensor
 

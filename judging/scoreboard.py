@@ -27,13 +27,13 @@ from common import (
     Parser, UserError, atomic_write, optional_json, positive, read_json, run_of, sha256_file, wrapped,
 )
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
+from devices.open import open_device
 from evaluate import band, blimp, multiple_choice, perplexity, read_items
 from judging import gsm8k
 from judging.builtin import judge_builtin
 from judging.builtin import table as builtin_table
 from model import Llama, beside_uniform, shown_perplexity
 from params import Table, read_cards
-from devices.open import open_device
 from tokenizer import Tokenizer, load, lost_text
 
 # The cards' benchmarks: task of a file -> title of its line, and the score that the cards give.

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from audit.cards import Finding, show
+from audit.cards import Finding, show, verdict_of
 from common import UserError, command, find_run
 from model import ModelConfig, tensor_index
 from params import count
@@ -47,12 +47,8 @@ class Folder:
         self, source: str, name: str, holds: bool | None, stated: Any, computed: Any, formula: str
     ) -> None:
         """Record one finding; `source` is the file that states it, `name` what it states."""
-        verdict = "not checkable" if holds is None else "consistent" if holds else "inconsistent"
-        self.findings.append(
-            Finding(
-                f"{source}.{name}", source, name, self.model.name, stated, computed, formula, None, verdict
-            )
-        )
+        self.findings.append(Finding(f"{source}.{name}", source, name, self.model.name, stated, computed,
+                                     formula, None, verdict_of(holds)))
 
 
 def check_log(file: Path) -> None:

@@ -204,7 +204,7 @@ def terms(rows: list[tuple[str, str]]) -> str:
 def commands(rows: list[tuple[str, str]]) -> str:
     """What to do, each with the command that does it."""
     def parts(line: str) -> str:
-        """The words of a line; none is broken, not even `--json` after its dashes."""
+        """The words of a line, each in an element that is not broken, not even after the dashes of a flag."""
         return " ".join(f"<span>{html.escape(part)}</span>" for part in line.split(" "))
 
     return "".join(f"<p>{html.escape(words)}</p><pre>{parts(line)}</pre>\n" for words, line in rows)

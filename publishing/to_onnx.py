@@ -4,9 +4,13 @@
     python -m publishing.to_onnx runs/tiny
 
 The graph has the inputs and outputs of optimum's `text-generation-with-past` export, so that onnxruntime and
-transformers.js can use it: `input_ids` (B, T), `attention_mask` (B, S),
-`position_ids` (B, T), `past_key_values.N.key` and `.value` (B, K, P, F) in, `logits` (B, T, V) and
-`present.N.key`, `.value` (B, K, S, F) out, with S = P + T. A prompt is read with P = 0.
+transformers.js can use it:
+
+    in    `input_ids` (B, T), `attention_mask` (B, S), `position_ids` (B, T),
+          `past_key_values.N.key` and `.value` (B, K, P, F)
+    out   `logits` (B, T, V), `present.N.key` and `.value` (B, K, S, F)
+
+with S = P + T. A prompt is read with P = 0.
 """
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class PastAndPresent:
         return k, v
 
 
-class Step(nn.Module):
+class OnnxModel(nn.Module):
     """The function that is exported: T new positions after P past ones."""
 
     def __init__(self, model: Llama):
@@ -69,7 +73,7 @@ class Step(nn.Module):
 
 
 def example_inputs(config: ModelConfig, batch: int, past: int, new: int) -> tuple:
-    """Random inputs of `Step`, with `past` positions in the cache and `new` ones to compute."""
+    """Random inputs of `OnnxModel`, with `past` positions in the cache and `new` ones to compute."""
     ids = torch.randint(config.vocab_size, (batch, new))
     mask = torch.ones(batch, past + new, dtype=torch.int64)
     positions = torch.arange(past, past + new).expand(batch, new)
@@ -118,7 +122,7 @@ def export(folder: Path, file: Path) -> None:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It would warn that axes of one size share one name.
             torch.onnx.export(
-                Step(model).eval(), example_inputs(model.config, 2, 5, 3), made, input_names=inputs,
+                OnnxModel(model).eval(), example_inputs(model.config, 2, 5, 3), made, input_names=inputs,
                 output_names=outputs, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
             )
         os.replace(made, file)

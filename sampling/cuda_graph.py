@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from sampling.fast_decoder import FastDecoder
 from model import KVCache
+from sampling.fast_decoder import FastDecoder
 
 FEWEST = 256                        # positions that the smallest graph reads
 
@@ -35,10 +35,8 @@ class GraphDecoder(FastDecoder):
         """Newest tokens (B, 1) -> logits (B, V) of the token after them. The cache grows by one position."""
         if cache is not self.cache:
             self.cache, self.graphs = cache, {}
-            self.newest, self.position = (
-                newest.clone(),
-                torch.zeros(1, dtype=torch.long, device=newest.device),
-            )  # (B, 1), (1,)
+            self.newest = newest.clone()                                      # (B, 1)
+            self.position = torch.zeros(1, dtype=torch.long, device=newest.device)            # (1,)
         self.newest.copy_(newest)
         self.position.fill_(cache.length)
         window = positions_to_read(cache)

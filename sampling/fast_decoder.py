@@ -108,14 +108,8 @@ class FastDecoder:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def through_layers(
-        self,
-        newest: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        store: Callable[[int, Tensor, Tensor], None],
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
-        mask: Tensor | None = None,
+        self, newest: Tensor, cos: Tensor, sin: Tensor, store: Callable[[int, Tensor, Tensor], None],
+        keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor | None = None
     ) -> Tensor:
         """The work of one position, up to its logits (B, V).
 

@@ -48,7 +48,7 @@ class Reader:
         """Read the ids that are not in the cache; returns logits (last, V) after the `last` newest ids."""
         unread = torch.tensor([ids[self.cache.length:]], device=self.cache.keys.device)       # (1, T)
         if self.next_logits and unread.shape[1] == 1:
-            return self.next_logits(unread, self.cache)                                              # (1, V)
+            return self.next_logits(unread, self.cache)                                       # (1, V)
         hidden = self.model.model(unread, self.cache)                                         # (1, T, D)
         return self.model.project(hidden[0, -last:])                                          # (last, V)
 
@@ -86,12 +86,12 @@ def speculate(
         proposals, q = [], []
         for _ in range(min(ahead, room)):
             logits = helper.catch_up(ids + proposals, last=1)[0]                              # (V,)
-            q.append(distribution(logits, marked(answer.seen, proposals), settings))             # (V,)
+            q.append(distribution(logits, marked(answer.seen, proposals), settings))          # (V,)
             proposals.append(pick(q[-1], numbers.random()))
         logits = reader.catch_up(ids + proposals, last=len(proposals) + 1)                    # (n+1, V)
         kept, token = 0, None
         while token is None:
-            p = distribution(logits[kept], marked(answer.seen, proposals[:kept]), settings)      # (V,)
+            p = distribution(logits[kept], marked(answer.seen, proposals[:kept]), settings)   # (V,)
             if kept == len(proposals):
                 token = pick(p, numbers.random())
             elif numbers.random() * q[kept][proposals[kept]] < p[proposals[kept]]:

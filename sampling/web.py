@@ -219,12 +219,7 @@ def serve(place: str | None, prompt: str | None) -> None:
     blocks = page(place, prompt).queue(default_concurrency_limit=4)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     blocks.launch(
-        server_name="127.0.0.1",
-        share=False,
-        inbrowser=bool(sys.stdout and sys.stdout.isatty()),
-        theme=theme,
-        css=CSS,
-        footer_links=[],
-        ssr_mode=False,
+        server_name="127.0.0.1", share=False, inbrowser=bool(sys.stdout and sys.stdout.isatty()),
+        theme=theme, css=CSS, footer_links=[], ssr_mode=False,
         app_kwargs={"middleware": [Middleware(LocalOnly)]},
     )

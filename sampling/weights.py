@@ -36,8 +36,8 @@ def bf16_product(weight: Tensor, onednn: bool = True) -> Product:
 
     On a CPU with BF16 units torch leaves this product to oneDNN, which reorders the weight at every call.
     That is right for the rows of a prompt, but takes more than half of the time of one row. `onednn=False`
-    uses torch's own kernel, which takes the rows one by one. The choice is a setting of the process: hence
-    the lock.
+    uses torch's own kernel, which takes the rows one by one. The choice is a setting of the process, so a
+    lock protects it.
     """
     rounded = weight.detach().bfloat16()                                      # (out, in)
 

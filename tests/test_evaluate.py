@@ -121,7 +121,7 @@ def write(path, items):
 
 @pytest.mark.parametrize("pays", [0.0, math.inf], ids=["prefixes shared", "rows apart"])
 def test_score_equals_one_pass_per_row(model, pays, monkeypatch):
-    monkeypatch.setattr(evaluate, "SHARING_PAYS", pays)
+    monkeypatch.setattr(evaluate, "SHARING_GAIN", pays)
     monkeypatch.setattr(evaluate, "POSITIONS", 150)  # several batches
     draw = random.Random(1)
     groups = []

@@ -13,8 +13,8 @@ import re
 import numpy as np
 
 from common import progress
-from tokenizing.records import SHAPES, shape
 from tokenizer import LONGEST_TOKEN
+from tokenizing.records import SHAPES, shape
 
 WHITE = "[ \t\nw]"
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from common import UserError, progress
+from tokenizer import LONGEST_TOKEN, OPTION, FastEncoder, TokenMonster, Vocab
 from tokenizing.candidates import candidates, letter_starts
 from tokenizing.records import derive
-from tokenizer import LONGEST_TOKEN, FastEncoder, TokenMonster, Vocab
 
 MOST_CANDIDATES = 12  # for each token of the vocabulary
 # The least share of the text that a candidate covers, as a part of an average token's share, 1/size. The
@@ -114,11 +114,6 @@ class Field:
         score = np.bincount(tables.id[:-1], weights=covered[:-1], minlength=len(chosen)).astype(np.int64)
         score[vocab.delete] += deletes
         return score, int(uses.sum()) + deletes
-
-
-# A branch's rank among equals, in the low three bits of 8 * score: 5 for branch 1, then 4, 3, and 2, 1, 0
-# for 1b, 2b, 3b.
-OPTION = np.array([2, 1, 0, 2, 1, 0])
 
 
 def walk(tables: FastEncoder, own: np.ndarray, field: Field, lanes: np.ndarray) -> tuple[np.ndarray, int]:

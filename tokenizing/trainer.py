@@ -55,12 +55,12 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 def documents_of(name: str) -> tuple[str, Iterator[str]]:
     """The identity of a file, a folder or "builtin", which changes with its content, and its documents."""
     if name == "builtin":
-        return f"built-in corpus of Python {sys.version.split()[0]}", builtin_documents()
+        return f"built-in corpus of Python {sys.version.split()[0]}", vocabulary_text()
     source = path_source("web", name)
     return source.identity, (text for text in source.documents(0) if text)
 
 
-def builtin_documents() -> Iterator[str]:
+def vocabulary_text() -> Iterator[str]:
     """Text for the built-in vocabulary.
 
     Python's documentation, a part of its library source, and the words of the built-in corpus.
@@ -73,7 +73,7 @@ def builtin_documents() -> Iterator[str]:
         yield from vocabulary_documents(kind, count)
 
 
-def read_text(names: list[str]) -> bytes:
+def normalized_text(names: list[str]) -> bytes:
     """All documents in normalized form, each followed by a CR, which no candidate contains."""
     pieces = []
     for name in names:
@@ -207,7 +207,7 @@ def train_vocab(names: list[str], out: Path, size: int = 4096, seed: int = 42, r
         raise UserError(f"{folder} holds an unfinished training; continue it with --resume, or remove the "
                         "folder")
     if not folder.exists():
-        text = read_text(names)
+        text = normalized_text(names)
 
         def write(new: Path) -> None:
             write_tables(new, text, size, fixed)

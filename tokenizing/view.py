@@ -14,11 +14,11 @@ from pathlib import Path
 
 from common import Flow, Parser, UserError, colour, for_terminal
 from corpus.documents import LARGEST_DOCUMENT, read_text
-from tokenizing import trainer
-from tokenizing.reference import load_reference
 from tokenizer import (
     BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, lost_text, normalize,
 )
+from tokenizing import trainer
+from tokenizing.reference import load_reference
 
 MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "custom")
 LONGEST_EXPLAINED = 1 << 16                 # bytes; the explanation is about a hundred times as long

@@ -21,9 +21,9 @@ from model import Llama
 class ChunkedLoss(nn.Module):
     """ids (B, T) -> their mean next-token loss (scalar) and that of each row (B,), FP32.
 
-    The products are made under the model's precision recipe.
-    `chunk` positions are computed at a time. `checkpoint(function, *inputs)` drops the intermediate results
-    and computes them again in the backward pass, as for recomputed layers.
+    The products are made under the model's precision recipe, for `chunk` positions at a time.
+    `checkpoint(function, *inputs)` drops the intermediate results and computes them again in the backward
+    pass, as for recomputed layers.
     """
 
     def __init__(self, model: Llama, chunk: int, checkpoint: Callable[..., Tensor]):

@@ -271,8 +271,8 @@ def first_model(asked: dict[str, Any], resumed: Path | None, record: dict) -> tu
     folder = find_run(init)
     config = ModelConfig.from_json(folder / "config.json")
     if wanted and wanted != config:
-        raise UserError(f"{folder}: its config.json has another shape than --size "
-                        f"{asked.get('size') or 'of the given model'}; leave --size out")
+        theirs = "the given model" if asked.get("model") else f"--size {asked['size']}"
+        raise UserError(f"{folder}: its config.json has another shape than {theirs}; leave that out")
     return config, folder
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the value of every setting: layers laid over each other, then checked.
+"""Find the value of every setting: a later layer replaces an earlier one; then all are checked.
 
 `training.job.open_job` calls these functions in the order in which their answers depend on each other.
 """
@@ -148,15 +148,14 @@ def for_device(values: dict[str, Any], device: Device, record: dict[str, Any]) -
     micro_batch are dropped.
     """
     changes = {}
-    if values["fused"] == "auto" or record and record.get("device") != device.kind:
+    moved = record and record.get("device") != device.kind
+    if values["fused"] == "auto" or moved:
         changes["fused"] = device.kind in ("cpu", "cuda")
-    compiles = values["compile"]
-    if record and record.get("device") != device.kind:
-        compiles = False
-        if device.kind not in ("cpu", "mps"):
-            changes["micro_batch"] = "auto"
+    if moved and device.kind not in ("cpu", "mps"):
+        changes["micro_batch"] = "auto"
     asked = values["compile"] and not record
-    changes["compile"] = asked or (compiles or device.kind in ("cuda", "tpu")) and not lacking(device.kind)
+    compiles = values["compile"] and not moved or device.kind in ("cuda", "tpu")
+    changes["compile"] = asked or compiles and not lacking(device.kind)
     return {name: value for name, value in changes.items() if value != values[name]}
 
 

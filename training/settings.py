@@ -83,10 +83,11 @@ class TrainSettings:
 # -------------------------------------------------------------------------------------------------- recipes
 
 # The hyper-parameters that the cards of Stentor3-20M, Stentor2-30M and Portimbria-150M publish. Where a card
-# says nothing they are ours: logging_steps of the two TPU models, and everything of a size without a card
-# (50m from its 8.3B tokens, 12m as 30m, the v1 sizes as 30m at their context of 512).
+# gives no value, the value is ours: `logging_steps` of the two TPU models, and all settings of a size without
+# a card (50m has the steps of its 8.3B tokens, 12m is trained as 30m, the v1 sizes as 30m at their context of
+# 512).
 # The 30m card gives two ends that contradict each other: 800 million tokens, which are 97,656 steps, and step
-# 30,300 or so of a cosine planned for 60,626. We follow the second: `tokens` ends the run, `steps` the
+# 30,300 (about) of a cosine planned for 60,626. We follow the second: `tokens` ends the run, `steps` ends the
 # schedule.
 STENTOR3 = {
     "seq_len": 4096, "batch_size": 64, "steps": 32_425, "warmup_steps": 1_621, "stable_steps": 25_940,
@@ -127,7 +128,7 @@ RECIPES = {
     "finetune-portimbria": {"other": {**FINETUNING, "batch_size": 4, "learning_rate": 2e-4}},
 }
 WARMUP_SHARE, STABLE_SHARE = 0.05, 0.80                           # of the steps, where a recipe has no number
-BUILTIN_EPOCHS = 4                                                # of the card recipe on the built-in corpus
+BUILTIN_EPOCHS = 4                                                # of the card recipe, on the built-in corpus
 FP16_SIZES = ("12m-v1", "30m-v1", "12m", "30m")                   # their cards' models were trained on T4s
 VOCABULARY = {
     "12m": "english-8000-strict-nocapcode-v1", "30m": "english-8000-strict-nocapcode-v1",
