@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which arithmetic runs in which dtype.
 
-A recipe says three things: the low dtype that matrix products run in (autocast), which modules are lifted out
-of it and compute in FP32, and whether the loss is scaled. The weights themselves are always FP32 masters, and
-a recipe changes no parameter's name, so a saved file does not show which recipe trained it. The two recipes
-of the cards are data here (`PRECISIONS`).
+A `Precision` says three things: the low dtype in which matrix products run (autocast), which modules are lifted
+to FP32, and whether the loss is scaled. The weights themselves are always FP32 masters. No parameter changes
+its name, so a saved file does not show in which precision it was trained. The two precision recipes of the
+cards are data here (`PRECISIONS`).
 
 What "FP32 layer" means. The cards cast such a layer's input to FP32 and switch autocast off inside, and so do
 we: its inputs, weights, sums and outputs are FP32. The cards' printed code switches off the autocast named
@@ -22,9 +22,9 @@ in ours:
   parts with 8 bits of precision each. Gradients of norms, embedding and FP32 layers are added in FP32. Under
   TorchTPU DistributedDataParallel adds all gradients in FP32.
 
-On CUDA a bf16 recipe lets the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits
-where a TPU's bfloat16 keeps 7, and adds in FP32. Attention in an FP32 layer does not: its kernel multiplies
-in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
+On CUDA with autocast to bf16, the matrix units round the inputs of FP32 products to TF32, which keeps 10 bits
+where a TPU's bfloat16 keeps 7, and add in FP32. Attention in an FP32 layer does not use TF32: its kernel
+multiplies in FP32. `fp32` and `t4-fp16` use FP32 products throughout.
 """
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ PRECISIONS = {
 }
 
 
-def critical_layers(recipe: Precision, num_layers: int) -> list[int]:
+def critical_layers(precision: Precision, num_layers: int) -> list[int]:
     """Indices of the blocks that compute entirely in FP32."""
     chosen = {"none": set(), "first+last": {0, num_layers - 1}, "first two": {0, min(1, num_layers - 1)}}
-    return sorted(chosen[recipe.fp32_layers])
+    return sorted(chosen[precision.fp32_layers])
 
 
 def forward_in_fp32(module: nn.Module, x: Tensor, *others: Any) -> Tensor:
@@ -85,37 +85,37 @@ def forward_rounded(norm: RMSNorm, x: Tensor) -> Tensor:
 
 
 def forward_in_autocast(model: Llama, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
-    """The model's own forward with matrix products in the recipe's low dtype, which the logits have too."""
-    with torch.autocast(input_ids.device.type, dtype=model.recipe.autocast):
+    """The model's own forward with matrix products in its low dtype, which the logits have too."""
+    with torch.autocast(input_ids.device.type, dtype=model.precision.autocast):
         return type(model).forward(model, input_ids, *others, **named)
 
 
-def apply_precision(model: Llama, recipe: str | Precision, device: torch.device | str) -> Llama:
-    """Move `model` to `device` with FP32 weights, make its forward follow `recipe`, and return it.
+def apply_precision(model: Llama, precision: str | Precision, device: torch.device | str) -> Llama:
+    """Move `model` to `device` with FP32 weights, make its forward follow `precision`, and return it.
 
-    `recipe` is a key of PRECISIONS or a Precision. It replaces any recipe applied before. Raises UserError
-    for an unknown key.
+    `precision` is a key of PRECISIONS or a Precision. It replaces any that was applied before. Raises
+    UserError for an unknown key.
     """
-    if isinstance(recipe, str):
-        if recipe not in PRECISIONS:
-            raise UserError(f"unknown precision {recipe!r}; choose from {', '.join(PRECISIONS)}")
-        recipe = PRECISIONS[recipe]
+    if isinstance(precision, str):
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        precision = PRECISIONS[precision]
     for module in model.modules():
-        module.__dict__.pop("forward", None)                      # an earlier recipe may have set it
+        module.__dict__.pop("forward", None)                      # an earlier call may have set it
     model.to(device=device, dtype=torch.float32)
     # TF32 or FP32 (see the docstring of this file); it holds for every product of this process
     if torch.device(device).type == "cuda":
-        torch.set_float32_matmul_precision("high" if recipe.autocast == torch.bfloat16 else "highest")
-    model.recipe = recipe
-    if recipe.autocast is not None:
+        torch.set_float32_matmul_precision("high" if precision.autocast == torch.bfloat16 else "highest")
+    model.precision = precision
+    if precision.autocast is not None:
         model.forward = types.MethodType(forward_in_autocast, model)
-    for index in critical_layers(recipe, len(model.model.layers)):
+    for index in critical_layers(precision, len(model.model.layers)):
         layer = model.model.layers[index]
         layer.forward = types.MethodType(forward_in_fp32, layer)
     for module in model.modules():
-        if isinstance(module, RMSNorm) and recipe.fp32_norms:
+        if isinstance(module, RMSNorm) and precision.fp32_norms:
             module.forward = types.MethodType(forward_in_fp32, module)
-        elif isinstance(module, RMSNorm) and recipe.autocast:
+        elif isinstance(module, RMSNorm) and precision.autocast:
             module.forward = types.MethodType(forward_rounded, module)
     return model
 

@@ -289,7 +289,7 @@ def update(optimizer: AdamW, job: Job, state: State, lr: float) -> Tensor:
 
 
 def build_model(job: Job) -> Llama:
-    """The model of this run with its first weights, on its device, under its precision recipe."""
+    """The model of this run with its first weights, on its device, in its precision."""
     torch.manual_seed(job.settings.seed)
     model = Llama.from_pretrained(job.init) if job.init else Llama(job.model_config)
     for layer in model.model.layers:

@@ -20,7 +20,7 @@ from common import Parser, UserError, command, count_of, numbered, positive
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
 )
-from corpus.prepare import OtherRecipe, prepare
+from corpus.prepare import MadeOtherwise, prepare
 from corpus.python_docs import KINDS as PYTHON_KINDS
 from corpus.report import info_command, show_command
 from data import BUILTIN_KINDS, END, START, read_manifest, title, tokens_of
@@ -89,11 +89,11 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
     wanted = {source.name: source.identity for source in sources}
     for folder in numbered(out):
         if (folder / "manifest.json").is_file():
-            recipe = read_manifest(folder).get("recipe", {})
-            if (recipe.get("tokenizer"), recipe.get("sources")) == (fingerprint, wanted):
+            made_with = read_manifest(folder).get("recipe", {})
+            if (made_with.get("tokenizer"), made_with.get("sources")) == (fingerprint, wanted):
                 return folder
             continue
-        with contextlib.suppress(OtherRecipe):                    # an unfinished corpus of other text
+        with contextlib.suppress(MadeOtherwise):                    # an unfinished corpus of other text
             print(f"{what}, into {folder}", file=sys.stderr)
             return prepare(sources, folder, vocab, command=by)
 

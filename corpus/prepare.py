@@ -191,7 +191,7 @@ class ShardWriter:
 
 # ---------------------------------------------------------------------------------------- what a folder holds
 
-class OtherRecipe(UserError):
+class MadeOtherwise(UserError):
     """The folder holds a corpus, or part of one, with other text or settings."""
 
     def __init__(self, folder: Path, changed: list[str]):
@@ -200,33 +200,33 @@ class OtherRecipe(UserError):
                          "folder with --out, or remove that one first")
 
 
-def changed_settings(stored: Any, recipe: dict) -> list[str]:
-    """The settings in which a stored recipe differs from `recipe`."""
+def changed_settings(stored: Any, made_with: dict) -> list[str]:
+    """The settings in which `stored`, those of a folder, differ from `made_with`."""
     stored = stored if isinstance(stored, dict) else {}
-    return [name for name in recipe if stored.get(name) != recipe[name]]
+    return [name for name in made_with if stored.get(name) != made_with[name]]
 
 
-def stored_progress(path: Path, recipe: dict) -> dict:
+def stored_progress(path: Path, made_with: dict) -> dict:
     """The record `prepare.json` of an unfinished preparation, every field validated.
 
     If a file of the sources was edited since, the preparation starts over, with a line on stderr. Raises
-    OtherRecipe for other settings and UserError for a damaged file.
+    MadeOtherwise for other settings and UserError for a damaged file.
     """
     state = read_json(path)
-    changed = changed_settings(state.get("recipe"), recipe)
-    if changed == ["sources"] and state["recipe"]["sources"].keys() == recipe["sources"].keys():
+    changed = changed_settings(state.get("recipe"), made_with)
+    if changed == ["sources"] and state["recipe"]["sources"].keys() == made_with["sources"].keys():
         print(f"{path.parent}: the text changed since this preparation stopped; it starts over",
               file=sys.stderr)
         for file in path.parent.glob("*.bin"):
             file.unlink()
         path.unlink()
-        return {"recipe": recipe, "sources": {}}
+        return {"recipe": made_with, "sources": {}}
     if changed:
-        raise OtherRecipe(path.parent, changed)
+        raise MadeOtherwise(path.parent, changed)
     try:
         for name, record in state["sources"].items():
             counts = [record["read"], record["empty"], record.get("without_text", 0)]
-            good = name in recipe["sources"] and type(record["done"]) is bool
+            good = name in made_with["sources"] and type(record["done"]) is bool
             good = good and all(type(count) is int and count >= 0 for count in counts)
             for split in SPLITS:
                 check_split(name, split, record[split])
@@ -239,12 +239,12 @@ def stored_progress(path: Path, recipe: dict) -> dict:
     return state
 
 
-def finished(folder: Path, recipe: dict) -> bool:
-    """Whether a finished corpus of this recipe is in the folder. Raises OtherRecipe for one of another."""
+def finished(folder: Path, made_with: dict) -> bool:
+    """Whether a finished corpus made with these settings is there. Raises MadeOtherwise for another one."""
     if not (folder / "manifest.json").is_file():
         return False
-    if changed := changed_settings(read_manifest(folder).get("recipe"), recipe):
-        raise OtherRecipe(folder, changed)
+    if changed := changed_settings(read_manifest(folder).get("recipe"), made_with):
+        raise MadeOtherwise(folder, changed)
     return True
 
 
@@ -314,7 +314,7 @@ def prepare(
                         f"{1 << 16}")
     names = [source.name for source in sources]
     start, end = shares_of(start or START, names), shares_of(end or END, names)
-    recipe = {
+    made_with = {
         "tokenizer": tokenizer.fingerprint,
         "sources": {source.name: source.identity for source in sources},
         "one_mode": one_mode,
@@ -326,15 +326,15 @@ def prepare(
         "validation_share": validation_share,
         "shard_tokens": shard_tokens,
     }
-    if finished(out, recipe):                                     # before locking: it may be read-only
+    if finished(out, made_with):                                  # before locking: it may be read-only
         return out
     with own_folder(out):
         done, unfinished = out / "manifest.json", out / "prepare.json"
-        if finished(out, recipe):                                 # another process may have finished it
+        if finished(out, made_with):                              # another process may have finished it
             return out
-        state = {"recipe": recipe, "sources": {}}
+        state = {"recipe": made_with, "sources": {}}
         if unfinished.is_file():
-            state = stored_progress(unfinished, recipe)
+            state = stored_progress(unfinished, made_with)
         missing = (token_budget or 0) - sum(record["train"]["tokens"] for record in state["sources"].values())
         free = shutil.disk_usage(out).free
         if 2.2 * missing > free:  # two bytes each, and a tenth for validation
@@ -352,7 +352,7 @@ def prepare(
         manifest = {
             "format": FORMAT,
             "command": command,
-            "recipe": recipe,
+            "recipe": made_with,
             "tokenizer": {
                 "fingerprint": tokenizer.fingerprint,
                 "vocab_size": tokenizer.vocab_size,
@@ -372,7 +372,7 @@ def prepare(
 
 def prepare_source(source: Source, out: Path, state: dict, budget: int, workers: int) -> None:
     """Write the documents of one source until they end or `budget` training tokens are there."""
-    recipe = state["recipe"]
+    made_with = state["recipe"]
     stored = state["sources"].get(source.name, {})
     record = {"read": 0, "empty": 0, "without_text": 0, "done": False, **stored}
     state["sources"][source.name] = record
@@ -381,14 +381,14 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
         record[split] = {**counts, **record.get(split, {})}
     if record["done"]:
         return
-    one_mode = recipe["one_mode"]
+    one_mode = made_with["one_mode"]
     clean = {"preserve_linebreaks": source.lines and not one_mode, "unify_newlines": not one_mode}
     if "validation_below" not in record:
-        record["validation_below"] = validation_bound(source, clean, recipe["validation_share"])
+        record["validation_below"] = validation_bound(source, clean, made_with["validation_share"])
     documents = source.documents(record["read"])
     if source.documents_by_default and budget == sys.maxsize:
         documents = itertools.islice(documents, max(0, source.documents_by_default - record["read"]))
-    shard_tokens = recipe["shard_tokens"]
+    shard_tokens = made_with["shard_tokens"]
     writers = {split: ShardWriter(out, f"{source.name}.{split}", shard_tokens, record[split])
                for split in SPLITS}
 

@@ -16,7 +16,7 @@ from corpus import documents
 from corpus.builtin import builtin_documents
 from corpus.command import own_corpus_folder, prepare_files
 from corpus.documents import documents_of, files_of, kind_of, path_source, rows_of
-from corpus.prepare import FIRST, OtherRecipe, prepare
+from corpus.prepare import FIRST, MadeOtherwise, prepare
 
 TEXTS = [str(text) for text in itertools.islice(builtin_documents("math"), 120)]
 
@@ -209,7 +209,7 @@ def test_a_mended_source_starts_anew_with_the_same_command(tmp_path, capsys):
     assert "starts over" in capsys.readouterr().err
     fresh = prepare([path_source("math", path)], tmp_path / "fresh", workers=1)
     assert data.Corpus(out, 32, 2, 4).fingerprint == data.Corpus(fresh, 32, 2, 4).fingerprint
-    with pytest.raises(OtherRecipe, match="another setting of sources"):
+    with pytest.raises(MadeOtherwise, match="another setting of sources"):
         prepare([path_source("math", write(path, rows(TEXTS)))], out)
 
 

@@ -21,7 +21,7 @@ from model import Llama
 class ChunkedLoss(nn.Module):
     """ids (B, T) -> their mean next-token loss (scalar) and that of each row (B,), FP32.
 
-    The products are made under the model's precision recipe, for `chunk` positions at a time.
+    The products are computed in the model's precision, for `chunk` positions at a time.
     `checkpoint(function, *inputs)` drops the intermediate results and computes them again in the backward
     pass, as for recomputed layers.
     """
@@ -31,7 +31,7 @@ class ChunkedLoss(nn.Module):
         self.model, self.chunk, self.checkpoint = model, chunk, checkpoint
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        low = self.model.recipe.autocast
+        low = self.model.precision.autocast
         products = torch.autocast(input_ids.device.type, dtype=low) if low else contextlib.nullcontext()
         with products:
             x = self.model.model(input_ids, mask=mask)                        # (B, T, D)

@@ -22,7 +22,7 @@ import data
 import precision
 from common import UserError, command, find_run, numbered, read_json, say
 from corpus.command import own_corpus_folder, prepare_builtin, prepare_files, prepare_python_docs
-from corpus.prepare import OtherRecipe
+from corpus.prepare import MadeOtherwise
 from devices.device import Device
 from devices.open import keep_freed_memory, open_device
 from model import SIZES, ModelConfig
@@ -361,7 +361,7 @@ def own_corpus(path: str, out: Path, vocab: str | Path | None, notes: list[str])
     the old one.
     """
     for folder in numbered(out):
-        with contextlib.suppress(OtherRecipe):
+        with contextlib.suppress(MadeOtherwise):
             prepare_files([path], folder, vocab)
             break
     if folder != out:

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 import data
-import precision
 from common import UserError, newest_run, read_json
 from devices.device import Device
 from model import ModelConfig
 from params import training_memory
+from precision import Precision
 from training.compiled import lacking
 from training.settings import (
     BUILTIN_EPOCHS, CHUNK_ON_TPU, MAY_CHANGE_ON_RESUME, RECIPES, RECOMPUTE_ON_TPU, STABLE_SHARE,
@@ -190,7 +190,7 @@ def schedule_values(values: dict[str, Any], asked: dict[str, Any], folder: Path)
 
 
 def fit_on_chip(settings: TrainSettings, config: ModelConfig, device: Device,
-                recipe: precision.Precision) -> dict[str, Any]:
+                precision: Precision) -> dict[str, Any]:
     """What the memory of the device changes.
 
     TPU   recompute layers where the card's size needs it; chunk the loss where the FP32 logits of one chip
@@ -208,18 +208,18 @@ def fit_on_chip(settings: TrainSettings, config: ModelConfig, device: Device,
         changes["loss_chunk"] = CHUNK_ON_TPU if large else None
     if device.kind == "cuda" and settings.micro_batch == "auto":
         settings = dataclasses.replace(settings, **changes)
-        changes["micro_batch"] = rows_that_fit(settings, config, device, recipe)
+        changes["micro_batch"] = rows_that_fit(settings, config, device, precision)
     return changes
 
 
 def rows_that_fit(settings: TrainSettings, config: ModelConfig, device: Device,
-                  recipe: precision.Precision) -> int:
+                  precision: Precision) -> int:
     """The largest micro-batch that divides this process's rows and fits into the GPU's free memory."""
     free = MEMORY_SHARE * torch.cuda.mem_get_info(device.torch_device)[0]
     rows = settings.batch_size // device.world
     fitting = 1
     for size in (size for size in range(1, rows + 1) if rows % size == 0):
-        memory = training_memory(config, size, settings.seq_len, recipe.autocast is not None,
+        memory = training_memory(config, size, settings.seq_len, precision.autocast is not None,
                                  settings.recompute, size < rows, settings.loss_chunk)
         if memory["peak"] < free:
             fitting = size
