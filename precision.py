@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which arithmetic runs in which dtype.
 
-A `Precision` says three things: the low dtype in which matrix products run (autocast), which modules are lifted
-to FP32, and whether the loss is scaled. The weights themselves are always FP32 masters. No parameter changes
+A `Precision` says three things: the low dtype of matrix products (autocast), which modules compute in FP32
+instead, and whether the loss is scaled. The weights themselves are always FP32 masters. No parameter changes
 its name, so a saved file does not show in which precision it was trained. The two precision recipes of the
 cards are data here (`PRECISIONS`).
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# The fixed order of the house: a file may import what stands on an earlier line, or earlier on its own line.
+# The fixed order of the house: a file may import what is on an earlier line, or earlier on its own line.
 ORDER = """
 common
 vocab_files: by_name tokenizer_files bpe
