@@ -213,9 +213,10 @@ class Corpus:
 
     The vocabulary's checksum and the sizes of the split's shards are compared with the manifest each time,
     with `verify` the shards' checksums too, on all cores (about a second per gigabyte and core). Raises
-    UserError for the first file that differs. A block is read from its file when it is needed; shards are not
-    memory-mapped and not kept open. So memory does not grow with the corpus, and a file that is truncated
-    during training gives an error; with a memory map it would end the process.
+    UserError for the first file that differs, and for a split without a block. A block is read from its file
+    when it is needed; shards are not memory-mapped and not kept open. So memory does not grow with the
+    corpus, and a file that is truncated during training gives an error; with a memory map it would end the
+    process.
     """
 
     def __init__(
@@ -330,7 +331,8 @@ class Corpus:
         So no block comes twice within an epoch, and a source that runs out starts its next epoch in another
         order, independently of the others. The row has the source's tokens block * seq_len to
         (block + 1) * seq_len - 1: documents follow each other, may continue in another block, and only the
-        tokens after the last full block are left out. Raises IndexError past the end.
+        tokens after the last full block are left out. Raises IndexError past the end, and UserError if
+        batch_size cannot be divided by `world`.
         """
         step, rank, world = map(operator.index, (step, rank, world))
         if not 0 <= step < self.steps:

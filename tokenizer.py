@@ -41,6 +41,7 @@ class VocabError(ValueError):
 NONE = 0xFFFFFF  # "absent" in a three-byte field
 DEL = 0x7F  # the marker: the decoder drops this byte and the one after it
 LONGEST_TOKEN = 40  # bytes
+SHORT = 160  # characters; a shorter text takes less time with the plain loop than with numpy
 
 # Flag bits of a record: what the scores need to know about a token's ends. UNIFORM: letters only, numbers
 # only or others only.
@@ -807,7 +808,7 @@ class Tokenizer(TokenMonster):
         `document=True` maps CRLF and CR to LF first, as training does. So no text gives the id of CR, the
         separator.
         """
-        return self.encode_plain(text, document) if len(text) < 160 else self.fast.encode(text, document)
+        return self.encode_plain(text, document) if len(text) < SHORT else self.fast.encode(text, document)
 
     def encode_many(self, texts: Sequence[str], document: bool = False) -> list[list[int]]:
         """The ids of each of many texts. For short texts this is several times as fast as one by one."""

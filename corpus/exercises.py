@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, Written, parse, said
+from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, parse, said
 
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -108,8 +108,3 @@ GRAMMAR = Grammar(
     {f"{place}{name}": sort for place in range(SHEET) for name, sort in SORTS.items()},
     MISTAKABLE,
 )
-
-
-def sheet(seed: int) -> Written:
-    """The sheet with this number: its text and its -log p in nats."""
-    return GRAMMAR.write(seed)

@@ -106,7 +106,7 @@ class Grammar:
         return [value for value in self.sorts[sort].values if value not in used]
 
     def write(self, seed: int) -> Written:
-        """The text of this seed.
+        """The text of this seed, which is the document's number in the built-in corpus.
 
         >>> Grammar(parse("[Hello|Hi], {x=WHO}."), {"WHO": Sort(("Ada", "Max"))}, {}).write(seed=1)
         Written(text='Hello, Max.', nats=1.3862943611198906)

@@ -12,7 +12,7 @@ import functools
 import re
 from typing import Callable
 
-from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, Written, parse, said
+from corpus.grammar import Choice, Copy, Grammar, New, Node, Slots, Sort, Text, parse, said
 
 SORTS = {
     "ONE": Sort(("x", "n", "number")),
@@ -154,8 +154,3 @@ def plain(value: str) -> int | str:
 
 
 GRAMMAR = Grammar((Choice(tuple(program_nodes(*function) for function in FUNCTIONS)),), SORTS, MISTAKABLE)
-
-
-def program(seed: int) -> Written:
-    """The program with this number: its text and its -log p in nats."""
-    return GRAMMAR.write(seed)

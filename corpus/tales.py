@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, Written, parse, said
+from corpus.grammar import Choice, Copy, Grammar, Node, Sort, Text, parse, said
 
 # Heroes and those they meet have different names: no tale has two animals of one name.
 HEROES = "Nora Lena Clara Oscar Finley Hugo".split()
@@ -417,8 +417,3 @@ FEAST = tell(  # names are called in turn and answered
 PLOTS = (LOST, FOUND, STUCK, RACE, DARK, PRESENT, TRADE, QUARREL, NOISE, TURNIP, BAG, FEAST)
 NODES = (*OPENING, Choice(PLOTS))
 GRAMMAR = Grammar(NODES, SORTS, MISTAKABLE)
-
-
-def tale(seed: int) -> Written:
-    """The tale with this number: its text and its -log p in nats."""
-    return GRAMMAR.write(seed)

@@ -38,10 +38,10 @@ def judge_builtin(model: Llama, tokenizer: Tokenizer, count: int = COUNT) -> dic
     """Shares and losses of a model that was trained on the built-in corpus."""
     way = ways(model, tokenizer)
     tales = sampled(model, tokenizer, openings(count, UNSEEN), learned.TEMPERATURE)
-    heads = [programs.program(UNSEEN + number).text for number in range(count)]
+    heads = [programs.GRAMMAR.write(UNSEEN + number).text for number in range(count)]
     heads = [text[:text.index('."""')] for text in heads]  # cut at the end of a word and a token
     written = [checker.check_program(text) for text in sampled(model, tokenizer, heads, 0)]
-    asked = [exercises.sheet(UNSEEN + number).text for number in range(count)]
+    asked = [exercises.GRAMMAR.write(UNSEEN + number).text for number in range(count)]
     asked = [text[:text.index(" Answer:") + len(" Answer:")] for text in asked]
     answered = [text.split(" Question:")[0] for text in sampled(model, tokenizer, asked, 0)]
     kept = learned.shares(tales)

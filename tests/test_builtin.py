@@ -121,7 +121,7 @@ def test_the_vocabulary_text_has_no_phrases_and_no_names():
 
 def test_the_checker_accepts_what_the_grammar_writes():
     for seed in range(200):
-        found = checker.check_tale(tales.tale(seed).text)
+        found = checker.check_tale(tales.GRAMMAR.write(seed).text)
         assert found.faultless and found.counts
         assert (
             found.good_sentences == found.sentences
@@ -130,8 +130,8 @@ def test_the_checker_accepts_what_the_grammar_writes():
             and found.thing
             and found.kind
         )
-        assert checker.check_program(programs.program(seed).text) == checker.Program(True, True, 2, 2)
-        assert checker.right_answers(exercises.sheet(seed).text) == 4
+        assert checker.check_program(programs.GRAMMAR.write(seed).text) == checker.Program(True, True, 2, 2)
+        assert checker.right_answers(exercises.GRAMMAR.write(seed).text) == 4
 
 
 TALE = (

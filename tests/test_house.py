@@ -248,7 +248,7 @@ def test_what_importing_a_core_file_brings(name):
 def test_ctrl_c_while_torch_is_imported_and_a_missing_package_are_one_line(
     script: str, found: str, line: str, tmp_path: Path
 ):
-    """Both end a script before its `main`: a torch of ours stands in the place of the real one."""
+    """Both end a script before its `main`: a torch of ours takes the place of the real one."""
     (tmp_path / "torch.py").write_text(found + "\n")
     done = subprocess.run(
         [sys.executable, str(ROOT / script), "--help"], env={**os.environ, "PYTHONPATH": str(tmp_path)},

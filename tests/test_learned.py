@@ -146,7 +146,7 @@ def test_losses_of_padded_documents_are_those_of_each_alone():
     torch.manual_seed(4)
     model, coder = Llama(SMALL).eval(), load()
     documents = [learned.Document(text, [coder.eos_id, *coder.encode(text), coder.eos_id], nats)
-                 for text, nats in (tales.tale(1), tales.tale(2))]
+                 for text, nats in (tales.GRAMMAR.write(1), tales.GRAMMAR.write(2))]
     together = learned.token_losses(model, documents, torch.device("cpu"))
     for document, losses in zip(documents, together):
         ids = torch.tensor([document.ids])
@@ -187,7 +187,8 @@ def test_a_model_that_has_learned_nothing_covers_nothing():
 
 
 def test_shares_count_tales_that_are_long_enough():
-    texts = [tales.tale(1).text, tales.tale(2).text, "Once upon a time there lived a shy fox named Nora."]
+    texts = [tales.GRAMMAR.write(number).text for number in (1, 2)]
+    texts.append("Once upon a time there lived a shy fox named Nora.")
     found = learned.shares(texts)
     assert found["tales"] == found["faultless"] == found["name_and_pronoun"] == 2
     assert checker.check_tale(texts[2]).counts is False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The course runs: every lesson in a fresh process, and in the form that its readers rely on.
 
-Prose is checked as well as code: each number in it stands in an `assert` of the cell below, each
+Prose is checked as well as code: each number in it is in an `assert` of the cell below, each
 `file.py:symbol` exists (test_house.py).
 """
 import ast
@@ -143,8 +143,8 @@ def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
     """Classes, functions that a module of the project defines too, and naive_ twins that no assert compares
     with anything.
 
-    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, stands
-    in an assert.
+    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, is in an
+    assert.
     """
     found, judged = [], " ".join(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert))
     for node in ast.walk(tree):

@@ -112,7 +112,7 @@ def test_rms_norm_is_its_formula_in_fp32():
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     formula = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
     assert torch.allclose(norm(x).double(), formula, atol=1e-6)
-    assert torch.equal(norm(torch.zeros(1, 16)), torch.zeros(1, 16))          # eps stands under the root
+    assert torch.equal(norm(torch.zeros(1, 16)), torch.zeros(1, 16))          # eps is under the root
 
 
 def test_rms_norm_takes_its_mean_in_fp32_whatever_comes_in():
@@ -356,8 +356,7 @@ def test_more_positions_than_the_context_or_the_cache_hold_are_refused():
 
 @torch.no_grad()
 def test_a_mask_of_the_caller_is_kept_in_a_chunk_with_a_cache():
-    """Rows of different lengths, padded on the left: what a row is told to ignore cannot change its logits.
-    """
+    """Rows of different lengths, padded on the left: what a row ignores cannot change its logits."""
     model, ids = small(), random_ids(1, 12)
     answers = []
     for filler in (0, 7):

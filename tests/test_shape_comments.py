@@ -25,7 +25,7 @@ SEEN = 4
 
 
 def shape_comments(source: str) -> dict[int, str]:
-    """Line number -> what stands in the brackets, for each line that ends in a shape comment."""
+    """Line number -> what is in the brackets, for each line that ends in a shape comment."""
     return {
         number: match[1]
         for number, line in enumerate(source.splitlines(), 1)
@@ -34,7 +34,7 @@ def shape_comments(source: str) -> dict[int, str]:
 
 
 def statements(source: str) -> tuple[dict[int, ast.stmt], dict[str, ast.FunctionDef]]:
-    """Line -> the assignment or return statement that stands on it, and qualified name -> function."""
+    """Line -> the assignment or return statement on it, and qualified name -> function."""
     by_line, functions = {}, {}
 
     def visit(node: ast.AST, prefix: str) -> None:

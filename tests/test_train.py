@@ -699,7 +699,7 @@ def test_skip_nonfinite_leaves_the_step_out_and_counts_it(corpus, tmp_path, monk
 
 
 def test_deadline_stops_in_time_and_resumes(corpus, tmp_path, monkeypatch):
-    """By a clock that goes on by a twentieth of a second each time it is read."""
+    """By a clock that advances by a twentieth of a second each time it is read."""
     ticks = itertools.count()
     clock = types.SimpleNamespace(monotonic=lambda: next(ticks) / 20)
     for module in (train, training.log):

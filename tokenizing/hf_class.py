@@ -8,7 +8,7 @@ functions.
 """
 from __future__ import annotations
 
-from tokenizer import FastEncoder, TokenMonster, Vocab
+from tokenizer import SHORT, FastEncoder, TokenMonster, Vocab
 
 # --- wrapper: begin
 import os
@@ -53,7 +53,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
         # document=True, as in training: CR becomes LF, because the id of CR may be the document separator.
-        encode = self.engine.encode_plain if len(text) < 160 else self.fast.encode
+        encode = self.engine.encode_plain if len(text) < SHORT else self.fast.encode
         ids = encode(text, document=True)
         return [self.strings[id] for id in ids]
 

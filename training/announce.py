@@ -73,7 +73,7 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
 
 
 def kind_of_text(job: Job) -> str:
-    """That the built-in corpus is generated, and how to train on real text."""
+    """Words for a generated corpus, with the flag that trains on real text; "" for any other corpus."""
     if job.validation.entropy() is None:
         return ""
     return ", generated; real text: --data my.txt"

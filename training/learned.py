@@ -159,7 +159,7 @@ def choose(logits: Tensor, temperature: float, chance: torch.Generator) -> list[
 
 def openings(count: int, first: int = 2 * 10**8) -> list[str]:
     """First sentences of tales that are in no prepared corpus."""
-    return [checker.END.split(tales.tale(number).text)[0] for number in range(first, first + count)]
+    return [checker.END.split(tales.GRAMMAR.write(number).text)[0] for number in range(first, first + count)]
 
 
 def shares(texts: list[str]) -> dict[str, int]:
