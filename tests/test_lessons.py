@@ -143,8 +143,8 @@ def wrong_definitions(tree: ast.Module, taken: set[str]) -> list[str]:
     """Classes, functions that a module of the project defines too, and naive_ twins that no assert compares
     with anything.
 
-    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, is in an
-    assert.
+    A twin may be compared through a variable: it counts if it, or a name assigned from a line with it, is in
+    an assert.
     """
     found, judged = [], " ".join(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert))
     for node in ast.walk(tree):
