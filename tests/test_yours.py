@@ -260,8 +260,9 @@ MISTAKES = {
     ],
     "step_05_repeat_heads": [
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x.repeat(1, heads // x.shape[1], 1, 1)",
-         "the order of the heads is 0 1 0 1"),
+         "the heads come as 0 1 0 1 0 1"),
         ("x.repeat_interleave(heads // x.shape[1], dim=1)", "x", "nothing is repeated"),
+        ("heads // x.shape[1], dim=1", "x.shape[1], dim=1", "returned shape (4, 4, 5, 8)"),
     ],
     "step_05_grouped_heads": [
         ("repeat_heads(k, self.heads)", "k.repeat(1, self.heads // k.shape[1], 1, 1)",
@@ -336,6 +337,9 @@ MISTAKES = {
          "the sign is wrong"),
         ("logits.logsumexp(dim=2, keepdim=True) - chosen", "-chosen", "logsumexp is missing"),
         ("logits.logsumexp(dim=2, keepdim=True)", "logits.exp().sum(dim=2, keepdim=True).log()", "overflows"),
+        ("logits.logsumexp(dim=2, keepdim=True)",
+         "((logits - logits.max()).exp().sum(dim=2, keepdim=True).log() + logits.max())",
+         "exp(-1000) is 0"),
         ("logits[:, :-1].float()", "logits[:, 1:].float()", "both lost their first position"),
         ("gather(2, ids[:, 1:, None])", "gather(2, ids[:, :-1, None])", "both lost their last position"),
     ],

@@ -75,13 +75,15 @@ def same(found: Tensor, right: Tensor, tolerance: float) -> bool:
 def judge(name: str, found: Any, right: Tensor, mistakes: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     """Compare an answer with the real module's result.
 
-    `mistakes` maps what may have gone wrong to the result that it gives.
+    A number, a list of numbers and a numpy array are as good as a tensor. `mistakes` maps what may have gone
+    wrong to the result that it gives.
     """
     if found is None:
         fail(f"{name} returned None: is the last line a `return`?")
-    if not isinstance(found, Tensor):
+    try:
+        found = torch.as_tensor(found).detach()
+    except (TypeError, ValueError, RuntimeError):
         fail(f"{name} returned {type(found).__name__}; expected a tensor of shape {tuple(right.shape)}")
-    found = found.detach()
     for message, wrong in mistakes.items():
         if same(found, wrong.detach(), tolerance) and not same(right, wrong.detach(), tolerance):
             fail(f"{name}: {message}")

@@ -16,6 +16,8 @@ def test_cross_entropy(answer):
     unshifted = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
     backwards = F.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten())
     chance = torch.softmax(logits[:, :-1], dim=2)
+    log_p = torch.log_softmax(logits[:, :-1], dim=2)
+    rows = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(3, 5)
     over_positions = torch.log_softmax(logits[:, :-1], dim=1)
     mistakes = {
         "position t is judged on its own token; shift, so that it is judged on token t + 1": unshifted,
@@ -40,6 +42,14 @@ def test_cross_entropy(answer):
         "the rows are summed and divided by B; divide by the number of predictions": right * 5,
         "logsumexp is missing: the scores are no probabilities yet": -logits[:, :-1].gather(
             2, ids[:, 1:, None]).mean(),
+        "this is the perplexity, exp(loss); leave the exp out": right.exp(),
+        "this is the mean of 1 - p; take minus the logarithm of p": (
+            1 - chance.gather(2, ids[:, 1:, None])).mean(),
+        "this is the entropy of the predictions; look up the token that comes next": (
+            -(chance * log_p).sum(dim=2).mean()),
+        "the rows were joined before the shift, so the end of a row is judged on the next row": (
+            F.cross_entropy(logits.flatten(0, 1)[:-1], ids.flatten()[1:])),
+        "one number for each row came back; take the mean of all": rows.mean(dim=1),
         "this is the logarithm of the mean probability; take the mean of the logarithms": -torch.softmax(
             logits[:, :-1], dim=2).gather(2, ids[:, 1:, None]).mean().log(),
         "this is in bits; use the natural logarithm": right / math.log(2),
@@ -57,3 +67,15 @@ def test_large_logits(answer):
     }
     found, right = call(answer("cross_entropy"), logits, ids), next_token_loss(logits, ids)
     judge("cross_entropy of logits of 1000", found, right, mistakes)
+
+
+def test_logits_far_below_0(answer):
+    logits, ids = torch.tensor([[[0.0, 0.0], [-1000.0, -990.0], [0.0, 0.0]]]), torch.tensor([[0, 1, 0]])
+    mistakes = {
+        "exp(-1000) is 0, and log(0) is -inf: use torch.logsumexp, or subtract each position's own maximum": (
+            torch.tensor(-math.inf)),
+        "exp(-1000) is 0, and 0 / 0 is nan: use torch.logsumexp, or subtract each position's own maximum": (
+            torch.tensor(math.nan)),
+    }
+    found, right = call(answer("cross_entropy"), logits, ids), next_token_loss(logits, ids)
+    judge("cross_entropy of logits of -1000", found, right, mistakes)

@@ -13,9 +13,11 @@ from corpus.command import prepare_files
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packing")
-    texts = [f"Number {i} of the texts. " + "It goes on and on. " * (i % 7) for i in range(60)]
-    (folder / "my.txt").write_text("\n\n".join(texts) * 40)
-    return prepare_files([folder / "my.txt"], folder / "corpus")
+    (folder / "texts").mkdir()
+    for i in range(80):
+        text = f"Number {i} of the texts. " + "It goes on and on. " * (9 + i % 7)
+        (folder / "texts" / f"{i}.txt").write_text(text)
+    return prepare_files([folder / "texts"], folder / "corpus")
 
 
 def cut(stream, seq_len, last=0):
@@ -54,6 +56,14 @@ MISTAKES = {
         joined(d, before=[sep], after=[sep]), n),
     "each row begins one token after the one before; it begins seq_len tokens after it": lambda d, sep, n: [
         joined(d, after=[sep])[start:start + n] for start in range(len(joined(d, after=[sep])) // n)],
+    "each row ends with a separator; only a document does": lambda d, sep, n: [
+        [*row[:-1], sep] for row in cut(joined(d, after=[sep]), n)],
+    "the first document is missing": lambda d, sep, n: cut(joined(d[1:], after=[sep]), n),
+    "the last document is missing": lambda d, sep, n: cut(joined(d[:-1], after=[sep]), n),
+    "a document that is longer than a row is cut; it continues in the next row": lambda d, sep, n: cut(
+        joined([document[:n - 1] for document in d], after=[sep]), n),
+    "the last row repeats tokens of the row before; leave out what does not fill a row": lambda d, sep, n: [
+        *cut(joined(d, after=[sep]), n), joined(d, after=[sep])[-n:]],
     "the rows overlap; the next one begins where the one before ended": lambda d, sep, n: [
         joined(d, after=[sep])[start:start + n]
         for start in range(0, len(joined(d, after=[sep])) - n + 1, n - 1)],
@@ -77,16 +87,26 @@ def test_pack(answer, corpus):
 @pytest.mark.parametrize("seq_len", [3, 4, 5])
 def test_pack_to_the_last_token(answer, seq_len):
     """Nine tokens with their separators: three full rows of three, two of four and a rest, one of five."""
-    stream = [5, 6, 7, 0, 8, 9, 5, 6, 0]
+    stream = [8, 9, 5, 6, 0, 5, 6, 7, 0]
     expected = [stream[start:start + seq_len] for start in range(0, 9 // seq_len * seq_len, seq_len)]
-    check(answer, [[5, 6, 7], [8, 9, 5, 6]], 0, seq_len, expected)
+    check(answer, [[8, 9, 5, 6], [5, 6, 7]], 0, seq_len, expected)
+
+
+def as_list(values):
+    """A tuple, an array or a tensor as a list; everything else as it is."""
+    return list(values) if isinstance(values, tuple) else getattr(values, "tolist", lambda: values)()
 
 
 def check(answer, documents, separator, seq_len, expected):
-    """Compare the rows; name the usual mistakes."""
-    rows = call(answer("pack"), documents, separator, seq_len)
+    """Compare the rows; name the usual mistakes. Tuples, arrays and tensors are as good as lists."""
+    rows = as_list(call(answer("pack"), documents, separator, seq_len))
     if not isinstance(rows, list):
         fail(f"pack must return a list of lists; it returned {type(rows).__name__}")
+    if len(rows) > 1 and rows[0] is rows[1]:
+        fail("pack: all rows are one and the same list: begin each row with a new list, row = []")
+    if not rows:
+        fail(f"pack: no row came back; these documents fill {len(expected)}")
+    rows = [as_list(row) for row in rows]
     other = next((row for row in rows if not isinstance(row, list)), None)
     if other is not None:
         fail(f"pack must return a list of lists; the list that it returned holds {type(other).__name__}")
@@ -99,6 +119,6 @@ def check(answer, documents, separator, seq_len, expected):
     if lengths:
         fail(f"pack: every row has {seq_len} tokens; one of yours has {lengths[0]}")
     if len(rows) != len(expected):
-        fail(f"pack: {len(rows)} rows; {len(expected)} are filled by these documents")
+        fail(f"pack: the number of rows is {len(rows)}; these documents fill {len(expected)}")
     number = next(i for i, (mine, theirs) in enumerate(zip(rows, expected)) if mine != theirs)
     fail(f"pack: row {number} is {rows[number]}; expected {expected[number]}")

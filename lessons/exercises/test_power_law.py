@@ -28,6 +28,7 @@ def test_power_law(answer):
     no_means = (x * y).sum() / (x * x).sum()
     ends = (y[-1] - y[0]) / (x[-1] - x[0])
     short = 4 / 5 * slope                                         # sums divided by n, below by n - 1
+    related = ((x - x.mean()) * (y - y.mean())).mean() / (x.std(correction=0) * y.std(correction=0))
     steps = ((y[1:] - y[:-1]) / (x[1:] - x[:-1])).mean()
     mistakes = {
         "the floor is not subtracted: this is the fit of a loss that falls to 0": (
@@ -39,6 +40,15 @@ def test_power_law(answer):
         "logarithms to base 10 and exp do not fit together: a = 10^height": (
             law(*least_squares(SIZES.log10(), (LOSSES - FLOOR).log10()))),
         "a and alpha are exchanged": torch.stack([-slope, height.exp()]),
+        "this is 1 / alpha": torch.stack([height.exp(), -1 / slope]),
+        "alpha is the slope itself, without exp": torch.stack([height.exp(), (-slope).exp()]),
+        "the floor is added to a; a is exp of the height alone": torch.stack([height.exp() + FLOOR, -slope]),
+        "the logarithms have two bases: take the natural one for both": (
+            law(*least_squares(SIZES.log10(), y))),
+        "this is the correlation; the slope divides by the squares of x alone": (
+            law(y.mean() - related * x.mean(), related)),
+        "the slope is that of the first and the last point; take the least squares": (
+            law(y.mean() - ends * x.mean(), ends)),
         "no logarithm is taken: this is a straight line in the numbers themselves": (
             law(*least_squares(SIZES, LOSSES - FLOOR))),
         "only the size is on a logarithmic axis; the loss must be too": (

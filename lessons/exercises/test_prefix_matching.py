@@ -29,9 +29,20 @@ def test_prefix_matching(answer):
             score(lambda t: [s + 2 for s in earlier[t] if s + 2 < T])),
         "position 0 is left out: s begins at 0": score(
             lambda t: [s + 1 for s in earlier[t] if s], over=[t for t in counted if earlier[t] != [0]]),
+        "what followed is left out where it is position t itself: s goes up to t - 1": torch.stack(
+            [weights[:, t, [s + 1 for s in earlier[t] if s + 1 < t]].sum(dim=1)
+             for t in counted if earlier[t] != [t - 1]]).mean(dim=0),
+        "each earlier occurrence is averaged by itself; add up those of one position first": torch.stack(
+            [weights[:, t, s + 1] for t in counted for s in earlier[t]]).mean(dim=0),
+        "the largest position is taken; take the mean over positions": torch.stack(
+            [weights[:, t, [s + 1 for s in earlier[t]]].sum(dim=1) for t in counted]).max(dim=0).values,
+        "the token before t is looked for; it is the token of t": score(
+            lambda t: [s + 1 for s in range(t) if ids[s] == ids[t - 1]], over=range(1, T)),
+        "one row for each position came back; take the mean over the positions": torch.stack(
+            [weights[:, t, [s + 1 for s in earlier[t]]].sum(dim=1) for t in counted]),
         "the largest weight of a position is taken; add them up": torch.stack(
             [weights[:, t, [s + 1 for s in earlier[t]]].max(dim=1).values for t in counted]).mean(dim=0),
-        "positions whose token occurs only later count too: s < t": score(
+        "positions whose token did not occur before count too: s < t": score(
             lambda t: [s + 1 for s in earlier[t]], over=range(T - 1)),
         "one number for each position came back; take the mean over positions, not over heads": torch.stack(
             [weights[:, t, [s + 1 for s in earlier[t]]].sum(dim=1) for t in counted]).mean(dim=1),

@@ -34,6 +34,15 @@ def test_rms_norm(answer):
         "the weight is added; multiply by it": x / (mean_square + eps).sqrt() + weight,
         "this multiplies by 1 + weight; multiply by the weight": (
             x / (mean_square + eps).sqrt() * (1 + weight)),
+        "the mean is over the positions too; take it over the last axis, each position by itself": (
+            x / (square.mean(dim=(1, 2), keepdim=True) + eps).sqrt() * weight),
+        "the mean of x is squared; take the mean of the squares": (
+            x / (x.mean(dim=-1, keepdim=True).pow(2) + eps).sqrt() * weight),
+        "eps is subtracted; add it": x / (mean_square - eps).sqrt() * weight,
+        "this divides by the weight; multiply by it": x / (mean_square + eps).sqrt() / weight,
+        "this is the factor alone; multiply x by it": (mean_square + eps).rsqrt() * weight.expand_as(x),
+        "the mean of x is subtracted above the fraction bar; RMSNorm subtracts nothing": (
+            centred / (mean_square + eps).sqrt() * weight),
         "the mean of x is subtracted: that is LayerNorm": layer_norm,
         "this divides by the standard deviation, in which the mean of x is subtracted: take mean(x^2)": (
             x / (x.var(dim=-1, keepdim=True) + eps).sqrt() * weight),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades rotary against model.py:rotate and model.py:rotary_table."""
+import math
+
 import torch
 from lessons.exercises.grading import call, judge
 
@@ -33,6 +35,11 @@ def test_rotary(answer):
     next_angle = torch.outer(torch.arange(7), torch.cat([next_pair, next_pair]))
     whole_pair = theta ** (-torch.arange(0, 8, 2) // 8)
     whole_angle = torch.outer(torch.arange(7), torch.cat([whole_pair, whole_pair]))
+    pair = theta ** (-torch.arange(0, 8, 2) / 8)                  # the frequencies of j = 0 ... F/2 - 1
+    frequency = torch.cat([pair, pair])
+    angle = torch.outer(torch.arange(7), frequency)
+    added = torch.arange(7)[:, None] + frequency
+    swapped = torch.cat([x[..., 4:], x[..., :4]], dim=3)          # (b, a)
     mistakes = {
         "the pairs are neighbours (2j, 2j + 1); here feature j goes with j + F/2": interleaved(x, theta),
         "the pairs turn the other way: check the two signs of sin": rotate(x, cos, -sin),
@@ -54,6 +61,20 @@ def test_rotary(answer):
         "the two halves are exchanged: a is the first, b the second": (
             rotate(x.roll(4, dims=3), cos, sin)),
         "cosine and sine are exchanged": rotate(x, sin, cos),
+        "cosine and sine are exchanged in the new b: b cos w + a sin w": torch.cat(
+            [right[..., :4], (x * sin + swapped * cos)[..., 4:]], dim=3),
+        "the sign in the new b is wrong: b cos w + a sin w": torch.cat(
+            [right[..., :4], (x * cos - swapped * sin)[..., 4:]], dim=3),
+        "only a is turned; b turns with it": torch.cat([right[..., :4], x[..., 4:]], dim=3),
+        "the new halves come back exchanged: first a, then b": right.roll(4, dims=3),
+        "every position turns by the same angle; multiply the frequency by the position n": rotate(
+            x, frequency.cos().expand(7, 8), frequency.sin().expand(7, 8)),
+        "position and frequency are added; the angle is their product": rotate(x, added.cos(), added.sin()),
+        "the angle is turned into degrees or from degrees; it is in radians already": rotate(
+            x, angle.deg2rad().cos(), angle.deg2rad().sin()),
+        "the angle has a factor 2 pi; it is n * theta^(-2j/F) radians": rotate(
+            x, (2 * math.pi * angle).cos(), (2 * math.pi * angle).sin()),
+        "x is added; the rotated vector takes its place": x + right,
         "the minus sign of a cos w - b sin w is missing": x * cos + x.roll(4, dims=3) * sin,
         "nothing is turned": x,
     }

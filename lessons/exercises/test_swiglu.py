@@ -2,7 +2,7 @@
 """Grades swiglu against model.py:MLP."""
 import torch
 from lessons.exercises.grading import call, judge
-from torch.nn.functional import gelu, relu, silu
+from torch.nn.functional import gelu, leaky_relu, relu, silu, softplus
 
 from model import MLP, SIZES
 
@@ -28,6 +28,12 @@ def test_swiglu(answer):
         "the gate is multiplied by sigmoid of the up branch; silu(z) has the same z twice": (
             (g * torch.sigmoid(u)) @ down.t()),
         "this is tanh; use silu": (torch.tanh(g) * u) @ down.t(),
+        "this is softplus, log(1 + exp(z)); use silu": (softplus(g) * u) @ down.t(),
+        "this is leaky ReLU; use silu": (leaky_relu(g) * u) @ down.t(),
+        "this is a softmax over the gate; use silu, which treats each number by itself": (
+            (torch.softmax(g, dim=-1) * u) @ down.t()),
+        "a sign is wrong in the sigmoid: silu(z) = z / (1 + exp(-z))": (g * torch.sigmoid(-g) * u) @ down.t(),
+        "this is 1 - sigmoid(z); silu(z) is z times sigmoid(z)": (torch.sigmoid(-g) * u) @ down.t(),
         "the gate is used twice; the second factor is the up branch": (silu(g) * g) @ down.t(),
         "the product with down is missing": silu(g) * u,
         "silu comes at the end; it belongs on the gate": silu((g * u) @ down.t()),

@@ -34,26 +34,30 @@ method is called by "print()" to compute the \u201cinformal\u201d or nicely prin
 
 
 def variant(words, data, start, numbers=(1, 2, 3), alternatives=2, last_wins=False, longest=False,
-            lowest=False, one_middle=False, exchanged=False, returned="first"):
+            lowest=False, one_middle=False, exchanged=False, returned="first", above_0=False, swapped=False,
+            by_name=False, skip=0):
     """The step with one part changed."""
     records, end = words.vocab.records, len(data) - 1
     candidate = words.longest(data, start, end)
     tried, best = [candidate, records[candidate].alt1, records[candidate].alt2], None
     tried = [tried[0], tried[2], tried[1]] if exchanged else tried
-    for number, first in zip(numbers, tried[:1 + alternatives]):
+    for number, first in zip(numbers[skip:], tried[skip:1 + alternatives]):
         covered = len(records[candidate].token)
         middle = start + (covered if one_middle else len(records[first].token)) if first is not None else end
         second = words.longest(data, middle, end) if first is not None else None
         if second is None:
             continue
-        score = words.weigh(data, start, covered, 0, number, first, second, 0).score
+        pair = (second, first) if swapped else (first, second)
+        score = words.weigh(data, start, covered, 0, number, *pair, 0).score
+        if above_0 and score <= 0:
+            continue
         if longest:
             score = len(records[first].token) + len(records[second].token)
-        score = -score if lowest else score
+        score = -score if lowest else number if by_name else score
         if best is None or score > best["score"] or (last_wins and score == best["score"]):
             best = {"score": score, "first": first, "second": second, "number": number,
                     "id": records[first].id, "token": records[first].token}
-    return best[returned]
+    return best[returned] if best else candidate
 
 
 MISTAKES = {
@@ -67,6 +71,11 @@ MISTAKES = {
     "the pair with the lowest score won; the highest must": {"lowest": True},
     "`second` begins where the candidate ends, not where the longest token ends": {"one_middle": True},
     "alt2 is tried before alt1": {"exchanged": True},
+    "a pair with a score of 0 or less can win too: the first pair is the best so far, whatever its score": {
+        "above_0": True},
+    "first and second are exchanged in `weigh`": {"swapped": True},
+    "the pairs are compared, not their scores: `weigh(...).score`": {"by_name": True},
+    "the longest token is missing among the candidates": {"skip": 1},
     "the second token of the pair came back; return the first": {"returned": "second"},
     "the place among the candidates (1, 2 or 3) came back; return the number of the record": {
         "returned": "number"},
