@@ -49,10 +49,10 @@ def record(folder: Path) -> dict:
     has no text and is left out. Raises UserError where the run has fewer than three snapshots, or its corpus
     is gone.
     """
-    of = read_run(folder)
-    found = states(of)
+    run = read_run(folder)
+    found = states(run)
     tokenizer = load_tokenizer(folder / "best")
-    ids = document(of, tokenizer)
+    ids = document(run, tokenizer)
     if len(found) < 3 or not ids:
         raise UserError(f"{folder}: three snapshots and the corpus are needed; train it again")
     texts, steps = [], {}

@@ -51,11 +51,11 @@ def published(size: str) -> dict:
     }
 
 
-def differences(of: Run, tokens: int, card: dict) -> str:
+def differences(run: Run, tokens: int, card: dict) -> str:
     """The differences between the two runs, in words."""
-    rows, vocabulary = f"{of.settings['seq_len']} x {of.settings['batch_size']}", of.info.get("vocabulary")
+    rows, vocabulary = f"{run.settings['seq_len']} x {run.settings['batch_size']}", run.info.get("vocabulary")
     return (
-        f"This run: {tokens:,} tokens of {of.info.get('data')}, {rows} a step, "
+        f"This run: {tokens:,} tokens of {run.info.get('data')}, {rows} a step, "
         f"vocabulary {str(vocabulary)[:12]}. Published: {card['tokens']} tokens of "
         f"{card['data']}, vocabulary {card['vocabulary']}. The validation texts differ too, and losses per "
         "token of different vocabularies cannot be compared: compare the shapes, not the heights."
@@ -68,8 +68,8 @@ def losses(rows: list[dict], name: str) -> list[tuple[float, float]]:
             if number(row, "tokens") and number(row, name) is not None]
 
 
-def overlay(run: str | Path) -> str:
-    """Write RUN/curve.svg and return what it shows, in words.
+def overlay(folder: Path) -> str:
+    """Write curve.svg into a run's folder and return what it shows, in words.
 
     This run is on the left and the published one on the right, because a laptop run has a thousandth of its
     tokens. Both have the same axis of losses. Raises UserError for a folder that is not a run, or whose log
@@ -78,24 +78,24 @@ def overlay(run: str | Path) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    of = read_run(Path(run))
-    training, validation = losses(of.rows, "loss"), losses(of.rows, "eval_loss")
+    run = read_run(folder)
+    training, validation = losses(run.rows, "loss"), losses(run.rows, "eval_loss")
     if not training:
-        raise UserError(f"{run}: log.jsonl holds no loss yet")
-    size = str(of.settings.get("size"))
+        raise UserError(f"{folder}: log.jsonl holds no loss yet")
+    size = str(run.settings.get("size"))
     card = published(size)
     both = bool(card.get("history"))
     figure = Figure(figsize=(10 if both else 7, 5), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, 2 if both else 1, sharey=True, squeeze=False)[0]
     axes = panels[0]
-    axes.set(xlabel="training tokens", ylabel="loss (nats per token)", title=of.folder.name)
+    axes.set(xlabel="training tokens", ylabel="loss (nats per token)", title=run.folder.name)
     axes.plot(*zip(*training), linewidth=0.8, label="this run, training")
     if validation:
         axes.plot(*zip(*validation), marker="o", label="this run, validation")
     reference = ROOT / "judging" / f"reference_{size}.jsonl"
     known = []
-    if of.settings.get("recipe") == "laptop" and not of.settings.get("model"):
+    if run.settings.get("recipe") == "laptop" and not run.settings.get("model"):
         known = list(read_log(reference))                         # [] where no run of this size is recorded
     for key, look, split in (("loss", "--", "training"), ("eval_loss", "x", "validation")):
         if known:
@@ -110,11 +110,11 @@ def overlay(run: str | Path) -> str:
         best = f"{card['name']}, best published: perplexity {math.exp(card['best']):.2f}"
         for panel in panels:
             panel.axhline(card["best"], linestyle=":", color="grey", label=best)
-        text = differences(of, training[-1][0], card)
+        text = differences(run, training[-1][0], card)
         figure.supxlabel("\n".join(textwrap.wrap(text, 110)), fontsize="small")
     for panel in panels:
         panel.legend()
     image = io.BytesIO()
     figure.savefig(image, format="svg")
-    atomic_write(of.folder / "curve.svg", image.getvalue())
-    return f"{of.folder / 'curve.svg'}: {text}"
+    atomic_write(folder / "curve.svg", image.getvalue())
+    return f"{folder / 'curve.svg'}: {text}"

@@ -44,7 +44,7 @@ Numbers = dict[str, Any]
 
 # ---------------------------------------------------------------------------------------------------- numbers
 
-def numbers(model: Path, config: ModelConfig, of: Run | None) -> dict[str, tuple[Any, str]]:
+def numbers(model: Path, config: ModelConfig, run: Run | None) -> dict[str, tuple[Any, str]]:
     """Name in the card's block `numbers` -> (value with the decimals that the card states, how it was found).
 
     `model` is the model folder; `of` is None where it is not part of a run.
@@ -59,24 +59,24 @@ def numbers(model: Path, config: ModelConfig, of: Run | None) -> dict[str, tuple
                                 "2 * L * K * F * context * 2 bytes"),
         "lora_r16_parameters": (lora_parameters(config, 16), "rank 16 on q, k, v, o"),
     }
-    if of and of.steps:
-        losses = [row["loss"] for row in of.steps if row["loss"] is not None]
+    if run and run.steps:
+        losses = [row["loss"] for row in run.steps if row["loss"] is not None]
         values |= {
-            "steps": (of.step, "last row of log.jsonl"),
-            "tokens_per_step": (of.tokens_per_step, "run.json"),
-            "tokens": (of.tokens, "steps * tokens a step"),
-            "tokens_per_parameter": (of.tokens / parts["total"], "tokens / parameters"),
+            "steps": (run.step, "last row of log.jsonl"),
+            "tokens_per_step": (run.tokens_per_step, "run.json"),
+            "tokens": (run.tokens, "steps * tokens a step"),
+            "tokens_per_parameter": (run.tokens / parts["total"], "tokens / parameters"),
         }
-        if of.best:
-            values["best_step"] = (of.best["step"], "evaluation of log.jsonl that is marked best")
-            for key, row in (("best", of.best), ("last", of.evals[-1])):
+        if run.best:
+            values["best_step"] = (run.best["step"], "evaluation of log.jsonl that is marked best")
+            for key, row in (("best", run.best), ("last", run.evals[-1])):
                 values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
                 values[f"{key}_eval_ppl"] = (math.exp(min(row["eval_loss"], 700)),
                                              f"exp of the {key} evaluation's loss")
         values |= {
             "last_train_loss": (losses[-1] if losses else None, "last training row of log.jsonl"),
-            "tokens_per_second": (of.tokens_per_second, "median of log.jsonl"),
-            "seconds": (of.seconds, "log.jsonl, all calls added"),
+            "tokens_per_second": (run.tokens_per_second, "median of log.jsonl"),
+            "seconds": (run.seconds, "log.jsonl, all calls added"),
         }
     return {name: (round(value, DECIMALS.get(name)) if isinstance(value, (int, float)) else value, how)
             for name, (value, how) in values.items()}
@@ -124,9 +124,9 @@ def hub_datasets(manifest: dict | None) -> list[str]:
     return sorted({word for word in words if re.fullmatch(r"[\w.-]+/[\w.-]+", word)})
 
 
-def front_matter(of: Run, found: Numbers, name: str) -> str:
+def front_matter(run: Run, found: Numbers, name: str) -> str:
     """The YAML head that the hub reads. JSON is YAML, so texts and lists are written as JSON."""
-    corpus = Path(of.info["data"]).name
+    corpus = Path(run.info["data"]).name
     dataset = {"name": f"validation split of {corpus}", "type": corpus}
     tags = ["llama", "tokenmonster", "small-language-model", "from-scratch", "base-model"]
     return f"""---
@@ -135,7 +135,7 @@ language: [en]
 library_name: transformers
 pipeline_tag: text-generation
 tags: {json.dumps(tags)}
-datasets: {json.dumps(hub_datasets(of.manifest))}  # those of the hub; the section on data names all
+datasets: {json.dumps(hub_datasets(run.manifest))}  # those of the hub; the section on data names all
 model-index:
 - name: {json.dumps(name)}
   results:
@@ -151,16 +151,16 @@ model-index:
 ---"""
 
 
-def result(of: Run, found: Numbers, name: str) -> str:
+def result(run: Run, found: Numbers, name: str) -> str:
     """The card's first lines: the result, what the model is, what to expect of it, the curve."""
-    total, vocabulary = found["parameters"]["total"], of.config.vocab_size
-    init = of.settings.get("init")
+    total, vocabulary = found["parameters"]["total"], run.config.vocab_size
+    init = run.settings.get("init")
     start = f"trained from the weights of `{Path(init).name}` on" if init else "trained from scratch"
-    size = "own" if of.settings.get("model") else of.settings["size"]
+    size = "own" if run.settings.get("model") else run.settings["size"]
     if found["best_eval_loss"] > math.log(vocabulary):
         expect = (f"This is worse than knowing nothing: a uniform guess among {vocabulary:,} tokens has "
                   f"perplexity {vocabulary:,}.")
-    elif of.info.get("entropy") is not None:
+    elif run.info.get("entropy") is not None:
         expect = ("It learned from generated texts (see the section on data), and can write only such texts: "
                   "it knows no facts and follows no instructions.")
     elif found["tokens_per_parameter"] < 1:
@@ -175,11 +175,11 @@ def result(of: Run, found: Numbers, name: str) -> str:
 **Validation loss {found['best_eval_loss']} nats per token (perplexity {found['best_eval_ppl']}) after
 {found['tokens']:,} tokens of training.**
 A Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch.
-{expect}{picture if (of.folder / "training_curves.svg").is_file() else ""}"""
+{expect}{picture if (run.folder / "training_curves.svg").is_file() else ""}"""
 
 
-def architecture(of: Run, found: Numbers) -> str:
-    config = of.config
+def architecture(run: Run, found: Numbers) -> str:
+    config = run.config
     head = "tied to the embedding" if config.tie_word_embeddings else "a matrix of its own"
     settings = [(f"`{name}`", value) for name, value in dataclasses.asdict(config).items()]
     parts = [(name, f"{value:,}", f"{100 * value / found['parameters']['total']:.1f}")
@@ -199,25 +199,25 @@ KV cache at {config.max_position_embeddings:,} positions in FP16: {found['kv_cac
 A LoRA adapter of rank 16 on q, k, v and o: {found['lora_r16_parameters']:,} parameters."""
 
 
-def data_section(of: Run, found: Numbers) -> str:
-    lines = [f"Corpus fingerprint `{of.info['corpus']}`, vocabulary fingerprint `{of.info['vocabulary']}`."]
-    if of.manifest is None:
+def data_section(run: Run, found: Numbers) -> str:
+    lines = [f"Corpus fingerprint `{run.info['corpus']}`, vocabulary fingerprint `{run.info['vocabulary']}`."]
+    if run.manifest is None:
         lines.append(
             "The prepared corpus was not there when this card was written, so its sources are not listed."
         )
     else:
-        described, mixture = of.manifest["recipe"].get("sources", {}), of.manifest["mixture"]
+        described, mixture = run.manifest["recipe"].get("sources", {}), run.manifest["mixture"]
         sources = [
             (title(name, source), described.get(name), f"{source['train']['documents']:,}",
              f"{tokens_of(source['train']):,}", f"{tokens_of(source['validation']):,}",
              mixture["start"][name], mixture["end"][name])
-            for name, source in of.manifest["sources"].items()
+            for name, source in run.manifest["sources"].items()
         ]
         lines += [
             table(("source", "what it is", "documents", "training tokens", "validation tokens",
                    "share at the start", "at the end"), *sources),
             f"Shares move from start to end over the last {100 * mixture['anneal']:.0f}% of the run. "
-            f"Prepared with `{of.manifest['command']}`. "
+            f"Prepared with `{run.manifest['command']}`. "
             "Validation documents are chosen by a hash of their text.",
         ]
     lines.append(
@@ -226,33 +226,33 @@ def data_section(of: Run, found: Numbers) -> str:
     return "## Data\n\n" + "\n\n".join(lines)
 
 
-def recipe(of: Run, found: Numbers) -> str:
+def recipe(run: Run, found: Numbers) -> str:
     hidden = ("model", "data", "out", "resume", "dry_run")
-    settings = [(f"`{name}`", value) for name, value in of.settings.items()
+    settings = [(f"`{name}`", value) for name, value in run.settings.items()
                 if value is not None and value is not False and name not in hidden]
-    versions = ", ".join(f"{name} {version}" for name, version in of.info["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run.info["versions"].items())
     speed = f", {found['tokens_per_second']:,} tokens a second (median)" if found["tokens_per_second"] else ""
-    notes = "".join(f"\n- {note}" for note in of.info.get("notes", []))
-    commit = f"git commit {of.info['git_commit']}" if of.info["git_commit"] else "no git commit known"
-    beta1, beta2, eps = adamw(of.settings)
+    notes = "".join(f"\n- {note}" for note in run.info.get("notes", []))
+    commit = f"git commit {run.info['git_commit']}" if run.info["git_commit"] else "no git commit known"
+    beta1, beta2, eps = adamw(run.settings)
     return f"""## Training
 
 AdamW (betas {beta1} and {beta2}, eps {eps}, decay on Linear weights only), linear warmup,
-then `{of.settings['schedule']}`. Every step has {found['tokens_per_step']:,} tokens.
-Precision `{of.settings['precision']}`: {of.info['precision_reason']}.
-Device {of.info['device']}, {of.info['replicas']} in parallel; {found['seconds']:,} seconds{speed};
+then `{run.settings['schedule']}`. Every step has {found['tokens_per_step']:,} tokens.
+Precision `{run.settings['precision']}`: {run.info['precision_reason']}.
+Device {run.info['device']}, {run.info['replicas']} in parallel; {found['seconds']:,} seconds{speed};
 {versions}; {commit}.{notes}
 
 {table(("hyper-parameter", "value"), *settings)}"""
 
 
-def curve(of: Run, found: Numbers) -> str:
-    every, last = max(1, math.ceil(len(of.evals) / 16)), len(of.evals) - 1
-    losses = {row["step"]: row["loss"] for row in of.steps}
+def curve(run: Run, found: Numbers) -> str:
+    every, last = max(1, math.ceil(len(run.evals) / 16)), len(run.evals) - 1
+    losses = {row["step"]: row["loss"] for row in run.steps}
     chosen = [
         (f"{row['step']:,}", f"{row['tokens']:,}", decimals(losses.get(row["step"]), 4),
          decimals(row["eval_loss"], 4), decimals(row["eval_ppl"], 2), row.get("note"))
-        for i, row in enumerate(of.evals) if i % every == 0 or i == last or row["step"] == found["best_step"]
+        for i, row in enumerate(run.evals) if i % every == 0 or i == last or row["step"] == found["best_step"]
     ]
     head = ("step", "tokens", "training loss", "validation loss", "perplexity", "note")
     return f"""## Curve
@@ -290,9 +290,9 @@ finds no token to score. It then stops, or counts the choice as certain. No toke
 `python -m judging.lm_eval_model` of the project does."""
 
 
-def use(of: Run, name: str) -> str:
-    settings = recommended(of.config, of.folder)
-    own_class = (of.folder / "best" / "tokenmonster_hf.py").is_file()
+def use(run: Run, name: str) -> str:
+    settings = recommended(run.config, run.folder)
+    own_class = (run.folder / "best" / "tokenmonster_hf.py").is_file()
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{", trust_remote_code=True" if own_class else ""})
@@ -304,7 +304,7 @@ output = model.generate(**inputs, max_new_tokens={settings.max_new_tokens}, do_s
 print(tokenizer.decode(output[0], skip_special_tokens=True))"""
     trust = " --trust-remote-code" if own_class else ""
     serve = f"""hf upload USER/{name} . .
-vllm serve USER/{name}{trust} --max-model-len {of.config.max_position_embeddings}"""
+vllm serve USER/{name}{trust} --max-model-len {run.config.max_position_embeddings}"""
     return f"""## How to load
 
 {fenced(load, "python")}
@@ -357,14 +357,14 @@ half of their four-token sequences occurred before), and {percent['replacement_c
 a character whose bytes the model did not finish."""
 
 
-def limits(of: Run, found: Numbers) -> str:
-    trained, allowed = of.settings["seq_len"], of.config.max_position_embeddings
+def limits(run: Run, found: Numbers) -> str:
+    trained, allowed = run.settings["seq_len"], run.config.max_position_embeddings
     context = f"It was trained at its full context of {trained:,} tokens."
     if trained < allowed:
         context = (f"It was trained on rows of {trained:,} tokens. Its configuration allows {allowed:,}; "
                    "longer texts than the rows were not measured.")
     rows = "Rows of the embedding beyond the vocabulary were not trained."
-    if of.config.vocab_size <= 4096:
+    if run.config.vocab_size <= 4096:
         rows = ("The document separator has the id of the carriage return, so a carriage return in a text "
                 "is read as a line feed.")
     lines = [
@@ -381,28 +381,28 @@ def limits(of: Run, found: Numbers) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def check_complete(of: Run) -> None:
+def check_complete(run: Run) -> None:
     """Raise UserError where run.json or log.jsonl lacks what a card says."""
-    missing = [name for name in NEEDED if name not in of.info]
-    missing += [name for name in ("size", "schedule", "precision") if type(of.settings.get(name)) is not str]
+    missing = [name for name in NEEDED if name not in run.info]
+    missing += [name for name in ("size", "schedule", "precision") if type(run.settings.get(name)) is not str]
     if missing:
-        raise UserError(f"{of.folder / 'run.json'}: a card needs {', '.join(missing)}, which it does not "
+        raise UserError(f"{run.folder / 'run.json'}: a card needs {', '.join(missing)}, which it does not "
                         "have")
-    if not of.steps or not of.evals:
-        raise UserError(f"{of.folder / 'log.jsonl'}: no training step or no evaluation in it; "
+    if not run.steps or not run.evals:
+        raise UserError(f"{run.folder / 'log.jsonl'}: no training step or no evaluation in it; "
                         "a card needs one of each")
-    logged = [number(row, "tokens") for row in of.steps + of.evals]
-    if None in logged + [number(row, "eval_ppl") for row in of.evals]:
-        raise UserError(f"{of.folder / 'log.jsonl'}: a row has no number of tokens, or an evaluation has no "
+    logged = [number(row, "tokens") for row in run.steps + run.evals]
+    if None in logged + [number(row, "eval_ppl") for row in run.evals]:
+        raise UserError(f"{run.folder / 'log.jsonl'}: a row has no number of tokens, or an evaluation has no "
                         "eval_ppl")
 
 
-def card_text(of: Run, name: str, samples: str, measured: Numbers, results: Numbers) -> str:
+def card_text(run: Run, name: str, samples: str, measured: Numbers, results: Numbers) -> str:
     """The card of a complete run under the name `name`.
 
     `samples` and `measured` are those of `gallery_section`, `results` the content of evaluation.json.
     """
-    found = {name: value for name, (value, _) in numbers(of.folder / "best", of.config, of).items()}
+    found = {name: value for name, (value, _) in numbers(run.folder / "best", run.config, run).items()}
     found["gallery"] = measured
     if results:
         found["evaluation"] = results
@@ -411,16 +411,16 @@ def card_text(of: Run, name: str, samples: str, measured: Numbers, results: Numb
   note = {{Trained with stentor-from-scratch on {found['tokens']:,} tokens}},
 }}"""
     sections = [
-        front_matter(of, found, name),
-        result(of, found, name),
+        front_matter(run, found, name),
+        result(run, found, name),
         evaluation(found),
         gallery_section(samples, found),
-        use(of, name),
-        limits(of, found),
-        curve(of, found),
-        data_section(of, found),
-        recipe(of, found),
-        architecture(of, found),
+        use(run, name),
+        limits(run, found),
+        curve(run, found),
+        data_section(run, found),
+        recipe(run, found),
+        architecture(run, found),
         "## Licence\n\nApache-2.0, as the code. "
         "For the training text, see the sources in the section on data.",
         "## Citation\n\n" + fenced(citation, "bibtex"),
@@ -436,14 +436,14 @@ def write_card(run_folder: str | Path) -> Path:
     Raises UserError where the run has no `best/`, and as `check_complete`.
     """
     folder = Path(run_folder)
-    of = read_run(folder)
-    check_complete(of)
-    settings = STENTOR3 if of.settings.get("model") else GALLERY.get(of.settings["size"], STENTOR3)
+    run = read_run(folder)
+    check_complete(run)
+    settings = STENTOR3 if run.settings.get("model") else GALLERY.get(run.settings["size"], STENTOR3)
     if learned_to_copy(folder / "best"):                          # a penalty works against copying
         settings = dataclasses.replace(settings, repetition_penalty=1.0)
     texts = shown(gallery(folder / "best", settings))
     asked = {name: getattr(settings, name) for name in GALLERY_SETTINGS}
-    text = card_text(of, folder.resolve().name, texts, measured(texts) | asked | {"seed": SEED}, of.results)
+    text = card_text(run, folder.resolve().name, texts, measured(texts) | asked | {"seed": SEED}, run.results)
     written = {"README.md": text.encode(errors="replace")}
     if (folder / "training_curves.svg").is_file():
         written["training_curves.svg"] = (folder / "training_curves.svg").read_bytes()
