@@ -40,14 +40,14 @@ def cpu_seconds(work: Callable[[], object], at_least: float = 1.0) -> float:
     return (time.process_time() - began) / calls
 
 
-def bench_prepare(options) -> None:
+def bench_prepare(args) -> None:
     """Stages of a preparation on one core, for documents of each kind."""
     import data
     from corpus.builtin import builtin_documents
     from corpus.documents import path_source
     from tokenizer import load as load_tokenizer
-    tokenizer = load_tokenizer(options.vocab) if options.vocab else load_tokenizer()
-    given = dict(entry.split("=", 1) for entry in options.source or [])
+    tokenizer = load_tokenizer(args.vocab) if args.vocab else load_tokenizer()
+    given = dict(entry.split("=", 1) for entry in args.source or [])
     print(f"{'source':8}{'MB':>8}{'tokens':>12}{'clean':>9}{'split':>9}{'encode':>9}   seconds per MB of text"
           f"{'tokens/s':>14}")
     seconds_per_token = 0.0
@@ -98,7 +98,7 @@ def prepare_copies(copies: int, out: str) -> None:
           "CPU second")
 
 
-def bench_memory(options) -> None:
+def bench_memory(args) -> None:
     """The same kind of text once and ten times."""
     for copies in (1, 10):
         with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +136,7 @@ def sparse_corpus(folder: Path, tokens: int) -> Path:
     return folder
 
 
-def bench_loader(options) -> None:
+def bench_loader(args) -> None:
     """A batch of 64 x 4,096 tokens out of 8.5 billion, beside its forward and backward pass on this CPU.
 
     One row is measured and multiplied by 64.
@@ -145,7 +145,7 @@ def bench_loader(options) -> None:
 
     import data
     from model import SIZES, Llama
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         corpus = data.Corpus(sparse_corpus(Path(folder), int(CARD_TOKENS)), 4096, 64, 32_425, verify=False)
         steps = itertools.cycle(range(0, 32_425, 997))
@@ -167,13 +167,13 @@ def bench_loader(options) -> None:
     )
 
 
-def bench_mask(options) -> None:
+def bench_mask(args) -> None:
     """Forward and backward of a row of 20m with and without the document mask (every 500 tokens)."""
     import torch
 
     from model import SIZES, Llama
     from train import document_mask
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(args.threads)
     model = Llama(SIZES["20m"])
     for length in (512, 2048):
         row = torch.randint(3, 4096, (1, length))
@@ -204,11 +204,11 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="threads of torch (default: all cores)"
     )
-    options = parser.parse_args()
+    args = parser.parse_args()
     if sys.platform == "win32":
         raise UserError("these measurements need a POSIX system")
-    for name in BENCHES if options.what == "all" else [options.what]:
-        BENCHES[name](options)
+    for name in BENCHES if args.what == "all" else [args.what]:
+        BENCHES[name](args)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from common import Parser, UserError, count_of, find_run, run
 from evaluate import lm_eval_prompt, multiple_choice, read_items
 from judging.gsm8k import exact_match
 from model import Llama
-from tokenizer import load
+from tokenizer import load as load_tokenizer
 
 LM_EVAL = """
 import json, sys, time, torch
@@ -78,7 +78,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = find_run(args.run).resolve()
     torch.set_num_threads(args.threads)
-    model, tokenizer = Llama.from_pretrained(folder).eval(), load(folder)
+    model, tokenizer = Llama.from_pretrained(folder).eval(), load_tokenizer(folder)
     jobs = [(path, "loglikelihood") for path in args.choices] + [
         (path, "generate_until") for path in args.gsm8k
     ]

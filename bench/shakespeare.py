@@ -27,7 +27,7 @@ from corpus.prepare import prepare
 from data import clean_text
 from evaluate import perplexity
 from model import Llama
-from tokenizer import load
+from tokenizer import load as load_tokenizer
 from train import train
 from training.log import read_log
 
@@ -66,7 +66,7 @@ def ours(text: str, folder: Path, seconds: float, settings: dict) -> dict:
     history = train(**settings, out=str(folder / "run"), steps=steps, eval_steps=steps)
     spent = time.monotonic() - start
     best = history.folder / "best"
-    model, tokenizer = Llama.from_pretrained(best).eval(), load(best)
+    model, tokenizer = Llama.from_pretrained(best).eval(), load_tokenizer(best)
     found = perplexity(model, tokenizer, clean_text(rest, preserve_linebreaks=True), record["seq_len"])
     tokens = steps * record["seq_len"] * record["batch_size"]
     return {"bits_per_byte": found["bits_per_byte"], "seconds": spent, "steps": steps, "tokens": tokens}
@@ -102,21 +102,21 @@ def main() -> int:
     parser.add_argument("--seq-len", type=int, help="tokens of a row (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, help="rows of a step (default: the recipe's)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    if not options.text.is_file():
-        raise UserError(f"{options.text}: no such file")
-    text = read_text(options.text)
-    given = {name: getattr(options, name) for name in ("learning_rate", "seq_len", "batch_size")}
-    settings = {"seed": options.seed, **{name: value for name, value in given.items() if value is not None}}
+    args = parser.parse_args()
+    if not args.text.is_file():
+        raise UserError(f"{args.text}: no such file")
+    text = read_text(args.text)
+    given = {name: getattr(args, name) for name in ("learning_rate", "seq_len", "batch_size")}
+    settings = {"seed": args.seed, **{name: value for name, value in given.items() if value is not None}}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        if options.nanogpt:
-            found["nanoGPT, 2,000 iterations"] = nanogpt(text, options.nanogpt, Path(folder))
-        found["tiny"] = ours(text, Path(folder), options.seconds, settings)
-    if options.json:
+        if args.nanogpt:
+            found["nanoGPT, 2,000 iterations"] = nanogpt(text, args.nanogpt, Path(folder))
+        found["tiny"] = ours(text, Path(folder), args.seconds, settings)
+    if args.json:
         print(json.dumps(found))
         return 0
-    print(f"\n{options.text}: trained on the first 90%, bits per byte on the last 10%")
+    print(f"\n{args.text}: trained on the first 90%, bits per byte on the last 10%")
     for name, row in found.items():
         print(f"  {name:28}{row['bits_per_byte']:7.3f} bits per byte in {row['seconds']:5.0f} s, "
               f"{row['steps']:,} steps, {row['tokens']:,} tokens")

@@ -123,21 +123,21 @@ def prepare_files(paths: list[str | Path], out: str | Path, vocab: str | Path | 
 
 # ------------------------------------------------------------------------------------------------- commands
 
-def prepare_command(options: Namespace) -> None:
+def prepare_command(args: Namespace) -> None:
     """`data.py prepare`. Raises UserError for wrong flags before anything is written."""
-    if options.validation_share is not None and not 0 < options.validation_share < 1:
-        raise UserError(f"--validation-share {options.validation_share}: must be between 0 and 1")
-    wanted, mix = options.source or ["builtin"], MIXES[options.mix]
+    if args.validation_share is not None and not 0 < args.validation_share < 1:
+        raise UserError(f"--validation-share {args.validation_share}: must be between 0 and 1")
+    wanted, mix = args.source or ["builtin"], MIXES[args.mix]
     name = wanted[0] if wanted in (["builtin"], ["python-docs"]) else "mine"
-    name = options.mix if "hub" in wanted else name
+    name = args.mix if "hub" in wanted else name
     if mix.note and "hub" in wanted:
-        print(f"{options.mix}: {mix.note}")
+        print(f"{args.mix}: {mix.note}")
     folder = prepare(
-        sources_of(wanted, mix), options.out or Path("corpora", name), options.vocab, start=mix.start,
-        end=mix.end, token_budget=options.tokens, source_token_budget=options.source_token_budget,
-        shard_tokens=options.shard_tokens,
-        validation_share=options.validation_share or (0.005 if "hub" in wanted else 0.05),
-        one_mode=mix.one_mode, workers=options.workers, command=shlex.join(["python", *sys.argv]),
+        sources_of(wanted, mix), args.out or Path("corpora", name), args.vocab, start=mix.start,
+        end=mix.end, token_budget=args.tokens, source_token_budget=args.source_token_budget,
+        shard_tokens=args.shard_tokens,
+        validation_share=args.validation_share or (0.005 if "hub" in wanted else 0.05),
+        one_mode=mix.one_mode, workers=args.workers, command=shlex.join(["python", *sys.argv]),
     )
     for name, source in read_manifest(folder)["sources"].items():
         train, validation = tokens_of(source["train"]), tokens_of(source["validation"])
@@ -221,5 +221,5 @@ def parser() -> Parser:
 
 def main() -> None:
     """Prepare a corpus, describe it, or show what a training step saw."""
-    options = parser().parse_args()
-    {"prepare": prepare_command, "info": info_command, "show": show_command}[options.action](options)
+    args = parser().parse_args()
+    {"prepare": prepare_command, "info": info_command, "show": show_command}[args.action](args)

@@ -53,14 +53,14 @@ def describe(corpus: Corpus) -> str:
     return "\n".join([*lines, wrapped(f"step 0, row 0: {text[:300]!r}", "", "  ")])
 
 
-def opened(options: Namespace) -> Corpus:
+def opened(args: Namespace) -> Corpus:
     """The training split for `info` and `show`, with a run's settings if DIR is a run folder.
 
     The checksums of the shards are not compared.
     """
     names = ("seq_len", "batch_size", "seed", "steps")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    folder, settings = Path(options.folder), {"seq_len": 256, "batch_size": 8, "seed": 42}
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    folder, settings = Path(args.folder), {"seq_len": 256, "batch_size": 8, "seed": 42}
     if (folder / "run.json").is_file():
         record = read_json(folder / "run.json")
         try:
@@ -73,28 +73,28 @@ def opened(options: Namespace) -> Corpus:
     return Corpus(folder, settings["seq_len"], settings["batch_size"], steps, settings["seed"], verify=False)
 
 
-def info_command(options: Namespace) -> None:
+def info_command(args: Namespace) -> None:
     """`data.py info`."""
-    corpus = opened(options)
+    corpus = opened(args)
     length = f"{len(corpus):,} steps of {corpus.batch_size} x {corpus.seq_len} tokens"
-    if options.mix_at is not None:
-        if not 0 <= options.mix_at <= len(corpus):
-            raise UserError(f"--mix-at {options.mix_at}: {options.folder} has {length}")
-        weights = corpus.weights(options.mix_at).values()
+    if args.mix_at is not None:
+        if not 0 <= args.mix_at <= len(corpus):
+            raise UserError(f"--mix-at {args.mix_at}: {args.folder} has {length}")
+        weights = corpus.weights(args.mix_at).values()
         shares = [f"{name} {share:.1%}" for name, share in zip(corpus.titles, weights)]
-        print(wrapped(f"step {options.mix_at} of {options.folder}, {length}: {', '.join(shares)}", "", "  "))
+        print(wrapped(f"step {args.mix_at} of {args.folder}, {length}: {', '.join(shares)}", "", "  "))
         return
     print(for_terminal(describe(corpus)))
     print(f"mixture over {length}:\n{mixture_table(corpus)}")
-    if options.plot:
-        plot_mixture(corpus, options.plot)
-        print(f"{options.plot}: the mixture as a chart")
+    if args.plot:
+        plot_mixture(corpus, args.plot)
+        print(f"{args.plot}: the mixture as a chart")
 
 
-def show_command(options: Namespace) -> None:
+def show_command(args: Namespace) -> None:
     """`data.py show`."""
-    corpus = opened(options)
-    step, number = options.step, options.row
+    corpus = opened(args)
+    step, number = args.step, args.row
     if not (0 <= step < len(corpus) and 0 <= number < corpus.batch_size):
         raise UserError(f"step {step}, row {number}: this run has {len(corpus)} steps of "
                         f"{corpus.batch_size} rows")

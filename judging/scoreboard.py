@@ -34,7 +34,7 @@ from judging.builtin import judge_builtin
 from judging.builtin import table as builtin_table
 from model import Llama, beside_uniform, shown_perplexity
 from params import Table, read_cards
-from tokenizer import Tokenizer, load, lost_text
+from tokenizer import Tokenizer, load as load_tokenizer, lost_text
 
 # The cards' benchmarks: task of a file -> title of its line, and the score that the cards give.
 BENCHMARKS = {
@@ -243,7 +243,7 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
     """Title -> result of everything that the flags ask for; `name` is the model in printed lines."""
     device = open_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_device
     model = Llama.from_pretrained(folder).to(device).eval()
-    tokenizer = load(folder)
+    tokenizer = load_tokenizer(folder)
     home = run_of(folder)
     stored = optional_json(home / "run.json")
     try:
@@ -377,7 +377,7 @@ def corpus_documents(folder: Path, limit: int | None) -> list[str]:
     blocks in the shares of the mixture.
     """
     corpus = data.Corpus(folder, seq_len=2, batch_size=1, split="validation")
-    tokenizer = load(corpus.vocab_path)
+    tokenizer = load_tokenizer(corpus.vocab_path)
     texts = [tokenizer.decode(ids.tolist(), skip_special=True)
              for source in corpus.names for ids in corpus.documents(source, limit)]
     return [unicodedata.normalize("NFC", text) for text in texts if text]

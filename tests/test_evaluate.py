@@ -788,7 +788,7 @@ def flags(**given):
 
 @pytest.fixture
 def two_runs(tmp_path, toy, monkeypatch):
-    monkeypatch.setattr(scoreboard, "load", lambda folder: toy)
+    monkeypatch.setattr(scoreboard, "load_tokenizer", lambda folder: toy)
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
         Llama(CONFIG).save_pretrained(tmp_path / name / "best", eos_token_id=0)
@@ -918,7 +918,7 @@ def test_validation_documents_of_a_prepared_folder(two_runs, tmp_path, monkeypat
         validation = [token for text in found for token in [*coder.encode(text, document=True), coder.eos_id]]
         tokens[name] = {"train": numbered(100), "validation": np.array(validation)}
     folder = write_corpus(tmp_path / "corpus", tokens)
-    monkeypatch.setattr(scoreboard, "load", lambda folder: coder)
+    monkeypatch.setattr(scoreboard, "load_tokenizer", lambda folder: coder)
     assert scoreboard.text_documents(folder) == [*texts["web"], *texts["code"]]
     assert scoreboard.text_documents(folder, limit=1) == [texts["web"][0], texts["code"][0]]
     (tmp_path / "one" / "run.json").write_text(json.dumps({"data": str(folder), "settings": {"seq_len": 8}}))

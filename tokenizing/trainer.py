@@ -247,13 +247,13 @@ def main(argv: list[str]) -> None:
     add("--seed", type=int, default=42, help="same seed and text, same vocabulary (default: 42)")
     add("--workers", type=count_of, default=os.cpu_count() or 1, help="processes (default: one per core)")
     add("--resume", action="store_true", help="continue the unfinished work of the same command")
-    options = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        vocab = train_vocab(options.files, options.out, options.vocab_size, options.seed, options.reserve,
-                            options.workers, options.resume)
+        vocab = train_vocab(args.files, args.out, args.vocab_size, args.seed, args.reserve,
+                            args.workers, args.resume)
     except KeyboardInterrupt:
         print("\nstopped; nothing is lost: the same command with --resume continues", file=sys.stderr)
         raise
     longest = max((record.token for record in vocab.records), key=len)
-    print(f"{options.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: "
-          f"{command('tokenizer.py', 'info', options.out)}")
+    print(f"{args.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: "
+          f"{command('tokenizer.py', 'info', args.out)}")
