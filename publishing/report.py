@@ -102,7 +102,8 @@ def charts(run: Run) -> str:
     if shares:
         words += (" Validation rows begin in the middle of a document, so the model lacks the text before. "
                   "Only the loss on complete documents can be compared with the entropy.")
-    return (f'<h3>Loss over the steps</h3><div class="two">{loss_chart(run.rows, levels(run))}{shares}</div>\n'
+    losses = loss_chart(run.rows, levels(run))
+    return (f'<h3>Loss over the steps</h3><div class="two">{losses}{shares}</div>\n'
             + paragraph(words, "soft"))
 
 
