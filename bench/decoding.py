@@ -196,8 +196,8 @@ def losses(run_folder: str, text: str) -> None:
     base = None
     print(f"\n{'weights':14}{'loss':>9}{'cost':>9}")
     for form in FORMS:
-        source = load_model_of(run_folder, form)
-        loss = evaluate.perplexity(source.model, source.tokenizer, text)["loss"]
+        loaded = load_model_of(run_folder, form)
+        loss = evaluate.perplexity(loaded.model, loaded.tokenizer, text)["loss"]
         base = loss if base is None else base
         print(f"{form:14}{loss:9.4f}{loss - base:+9.4f}", flush=True)
 
