@@ -194,6 +194,8 @@ class Parser(argparse.ArgumentParser):
             if arg.startswith("--"):
                 name, equals, value = arg.partition("=")
                 args[i] = name.replace("_", "-") + equals + value
+            elif arg.startswith("-h") and arg != "-h":            # argparse would read -h, and print the help
+                self.error(DASH)
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):
@@ -207,8 +209,15 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flags = [name for action in actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            dashed = DASH if unknown[0][1:2] != "-" else f"see {self.prog} --help"
-            hint = f"did you mean {close[0]}?" if close else dashed
+            if close:
+                hint = f"did you mean {close[0]}?"
+            elif re.match("-[^-]", unknown[0]):
+                hint = DASH
+            elif unknown[0][0] != "-" and any(action.dest in ("prompt", "text") for action in actions
+                                              if not action.option_strings):
+                hint = "put a text of several words in quotes"
+            else:
+                hint = f"see {self.prog} --help"
             raise UserError(f"unknown argument {unknown[0]}; {hint}")
         for action in actions:
             value = getattr(known, action.dest, None)
@@ -219,8 +228,6 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str):
-        if "ignored explicit argument" in message:                # -hello was read as -h, then ello
-            message = DASH
         raise UserError(f"{message} (see {self.prog} --help)")
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from corpus.documents import rows_of
 from corpus.prepare import pieces_of
-from model import KVCache, Llama
+from model import KVCache, Llama, ModelConfig
 from tokenizer import Tokenizer
 
 POSITIONS = 1024        # positions in one forward pass: larger batches have more padding and exceed caches
@@ -98,9 +98,10 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
 
     Queries of similar length are computed together. If it saves enough, the shared beginning of a group is
     computed once, and its keys and values are used for every query of the group. Queries that are too long
-    for the model lose their first tokens, as in lm-eval. Raises UserError if scored tokens would be lost.
+    for the model lose their first tokens, as in lm-eval. Raises UserError if scored tokens would be lost, and
+    for ids that the model does not have.
     """
-    fitted = [[fit(query, model.config.max_position_embeddings) for query in group] for group in groups]
+    fitted = [[fit(query, model.config) for query in group] for group in groups]
     apart = [[query] for group in fitted for query in group]
     plan, plan_apart = batches(fitted), batches(apart)
     parts, plan = (fitted, plan) if SHARING_GAIN * plan[0] < plan_apart[0] else (apart, plan_apart)
@@ -116,8 +117,12 @@ def score(model: Llama, groups: list[list[Query]]) -> list[list[Scored]]:
     return [[next(flat) for _ in group] for group in groups]
 
 
-def fit(query: Query, limit: int) -> Query:
-    """The query, truncated at its beginning so that all but its last token fit in `limit` positions."""
+def fit(query: Query, config: ModelConfig) -> Query:
+    """The query, truncated at its beginning so that all but its last token fit in the model's positions."""
+    limit, highest = config.max_position_embeddings, max(query.ids)
+    if highest >= config.vocab_size:
+        raise UserError(f"the text has token {highest}, the model only {config.vocab_size} tokens; "
+                        "the vocabulary belongs to another model")
     extra = max(0, len(query.ids) - limit - 1)
     if query.start <= extra:
         raise UserError(

@@ -8,6 +8,7 @@ Reading order: `SampleSettings` (how a token is chosen), `filtered` and `Draw.ch
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -260,7 +261,10 @@ def generate(
 
 def temperatures(text: str) -> list[float]:
     """"0.3,0.7" -> [0.3, 0.7]."""
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not temperatures such as 0.3,0.7,1.1") from None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,20 @@ def test_a_prompt_may_be_an_array(model, ids):
     assert generate(model, ids, 5, seed=3) == generate(model, IDS, 5, seed=3)
 
 
+def test_a_vocabulary_of_another_model_is_named(words, tmp_path):
+    small = Llama(ModelConfig(100, 16, 16, 1, 2, 1, 8, 64)).eval()
+    pair = {"sentence_good": "The cat sat.", "sentence_bad": "The cat sit.", "UID": "a", "linguistics_term": "b",
+            "field": "syntax"}
+    item = {"task": "t", "kind": "question", "context": "Where is it?", "choices": ["here", "there"], "label": 0}
+    (tmp_path / "pairs").write_text(json.dumps(pair))
+    (tmp_path / "items").write_text(json.dumps(item))
+    for measure in (lambda: evaluate.perplexity(small, words, "The cat sat."),
+                    lambda: evaluate.blimp(small, words, tmp_path / "pairs"),
+                    lambda: evaluate.multiple_choice(small, words, tmp_path / "items")):
+        with pytest.raises(UserError, match="the model only 100 tokens; the vocabulary belongs to another"):
+            measure()
+
+
 def test_numbers_of_numpy_are_numbers(model):
     wanted = generate(model, IDS, 5, seed=3, top_k=50)
     assert generate(model, IDS, numpy.int64(5), seed=numpy.int32(3), top_k=numpy.int64(50)) == wanted
@@ -173,6 +187,15 @@ def test_a_text_that_begins_with_a_dash(text):
     made.add_argument("prompt", nargs="?")
     with pytest.raises(UserError, match="give a text that begins with a dash on standard input"):
         made.parse_args([text])
+
+
+def test_one_argument_too_many():
+    made = common.Parser("A parser.", prog="x.py")
+    with pytest.raises(UserError, match="^unknown argument tiny; see x.py --help$"):
+        made.parse_args(["tiny"])
+    made.add_argument("prompt", nargs="?")
+    with pytest.raises(UserError, match="^unknown argument upon; put a text of several words in quotes$"):
+        made.parse_args(["Once", "upon", "a", "time"])
 
 
 def test_a_file_to_write_is_no_folder(tmp_path):
