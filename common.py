@@ -417,7 +417,8 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"could not write {folder}: {error}; the previous one is unchanged") from None
+            kept = "; the previous one is unchanged" if real.exists() else ""
+            raise UserError(f"could not write {folder}: {error}{kept}") from None
         raise
     if real.exists():
         shutil.rmtree(old, ignore_errors=True)

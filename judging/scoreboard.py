@@ -217,7 +217,11 @@ class Blocks(dict):
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         if self.writable:
-            atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
+            try:
+                atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
+            except OSError as error:                              # a full disk must not end hours of work
+                self.writable = False
+                print(f"note: {self.path} was not written ({error.strerror})", file=sys.stderr)
 
 
 def writing_problem(folder: Path) -> str | None:

@@ -764,6 +764,15 @@ def test_a_place_that_cannot_be_written_is_noticed_before_anything_is_judged(two
     assert blocks == {"part": [1.0]} and not blocks.path.exists()
 
 
+def test_a_disk_that_is_full_does_not_end_an_evaluation(tmp_path, capsys):
+    """A folder in the place of the file: it cannot be written either."""
+    (tmp_path / "blocks.json").mkdir()
+    blocks = scoreboard.Blocks(tmp_path / "blocks.json", "a model")
+    blocks["part"], blocks["next"] = [1.0], [2.0]
+    assert blocks == {"part": [1.0], "next": [2.0]}
+    assert capsys.readouterr().err.count("note: ") == 1
+
+
 def flags(**given):
     """The namespace that evaluate.py's parser makes, with some flags given."""
     default = dict(

@@ -53,9 +53,10 @@ def test_a_prompt_may_be_an_array(model, ids):
 
 def test_a_vocabulary_of_another_model_is_named(words, tmp_path):
     small = Llama(ModelConfig(100, 16, 16, 1, 2, 1, 8, 64)).eval()
-    pair = {"sentence_good": "The cat sat.", "sentence_bad": "The cat sit.", "UID": "a", "linguistics_term": "b",
-            "field": "syntax"}
-    item = {"task": "t", "kind": "question", "context": "Where is it?", "choices": ["here", "there"], "label": 0}
+    pair = {"sentence_good": "The cat sat.", "sentence_bad": "The cat sit."}
+    pair |= {"UID": "a", "linguistics_term": "b", "field": "syntax"}
+    item = {"task": "t", "kind": "question", "context": "Where is it?", "choices": ["here", "there"]}
+    item |= {"label": 0}
     (tmp_path / "pairs").write_text(json.dumps(pair))
     (tmp_path / "items").write_text(json.dumps(item))
     for measure in (lambda: evaluate.perplexity(small, words, "The cat sat."),

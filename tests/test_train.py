@@ -374,12 +374,14 @@ def test_two_processes_cannot_train_into_one_folder(stopped):
 
 def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "last"
-    replace_folder(folder, lambda new: (new / "a").write_text("one"))
 
     def broken(new: Path) -> None:
         (new / "a").write_text("half")
         raise OSError(28, "No space left on device")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="No space left on device$"):
+        replace_folder(folder, broken)
+    replace_folder(folder, lambda new: (new / "a").write_text("one"))
+    with pytest.raises(UserError, match="the previous one is unchanged$"):
         replace_folder(folder, broken)
     assert (folder / "a").read_text() == "one" and sorted(path.name for path in tmp_path.iterdir()) == [
         "last"
