@@ -8,9 +8,9 @@
 A mutation changes one comparison, sign, constant, order of operands, axis or default, or removes one
 statement, in a copy of this checkout. The fast tier runs there once unchanged, and records which functions of
 the core files each test calls. A mutation is then tried by the tests that call its function, the fastest
-files first; if these pass, by the tests that start a program. No other test can notice it, but for those that
-read the source, and these are not asked. A mutation outside of functions is tried by all tests that call
-something in its file. One that nothing notices needs a test, or a reason why it makes no difference.
+files first; if these pass, by those that call something else in its file, then by those that start a program.
+No other test can notice it, but for those that read the source, and these are not asked. A mutation that
+nothing notices needs a test, or a reason why it makes no difference.
 
 Each attempt is a forked copy of this process, which has torch imported already (POSIX only).
 """
@@ -203,11 +203,18 @@ def cheapest_first(tests: list[dict]) -> list[str]:
 
 
 def noticed(folder: Path, record: list[dict], name: str, function: int | None) -> bool:
-    """Whether a test fails in this copy, or does not come back."""
-    near = [test for test in record
-            if any(file == name and function in (None, line) for file, line in test["calls"])]
-    starts = [test for test in record if test["starts"] and test not in near]
-    for tests in (near, starts):
+    """Whether a test fails in this copy, or does not come back.
+
+    An object that one test made may be used by others, which call none of its functions: after the tests that
+    call the function come those that call another one in its file, then those that start a program.
+    """
+    def called(test: dict, line: int | None) -> bool:
+        return any(file == name and line in (None, first) for file, first in test["calls"])
+
+    near = [test for test in record if called(test, function)]
+    same_file = [test for test in record if called(test, None) and test not in near]
+    starts = [test for test in record if test["starts"] and test not in near and test not in same_file]
+    for tests in (near, same_file, starts):
         if tests and in_copy(folder, cheapest_first(tests)) not in (0, 5):
             return True
     return False
