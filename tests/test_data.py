@@ -174,6 +174,20 @@ def test_anneal_of_the_cards():
     assert np.allclose(mixture.counts(1000), 1000 * np.array(shares), atol=1)
 
 
+def test_mixture_table(two_sources):
+    """The shares at the beginning, where they turn, at two points between there and the end, and at the end."""
+    file = two_sources / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    start, end = {"text": 0.8, "code": 0.2}, {"text": 0.5, "code": 0.5}
+    manifest["mixture"] = {"start": start, "end": end, "anneal": 0.15}
+    file.write_text(json.dumps(manifest))
+    rows = [line.split() for line in data.mixture_table(data.Corpus(two_sources, 32, 2, 1000)).splitlines()]
+    assert [row for row in rows if row[0][0].isdigit()] == [
+        ["0", "80.0%", "20.0%"], ["850", "80.0%", "20.0%"], ["900", "70.0%", "30.0%"],
+        ["950", "60.0%", "40.0%"], ["1,000", "50.0%", "50.0%"],
+    ]
+
+
 # ----------------------------------------------------------------------------------------------------- corpus
 
 def test_batch_is_a_pure_function(tmp_path):

@@ -137,6 +137,15 @@ def test_weights_table():
     assert rows["FP16/BF16"]["KV cache with MHA"] == pytest.approx(5 * rows["FP16/BF16"]["KV cache"])
 
 
+def test_training_table():
+    table = params.memory_tables("tiny", SIZES["tiny"], 64, 2)[1]
+    peaks = next(dict(zip(table.columns, row)) for row in table.rows if row[0] == "peak")
+    for name, autocast, recompute in (("FP32", False, False), ("FP32 recompute", False, True),
+                                      ("16-bit", True, False), ("16-bit recompute", True, True)):
+        expected = training_memory(SIZES["tiny"], 2, 64, autocast, recompute)["peak"]
+        assert peaks[name] == expected / 1e6
+
+
 def saved_for_backward(config: ModelConfig, batch: int, length: int, autocast: bool) -> int:
     """Bytes that autograd really keeps for one forward pass without the loss, parameters and rotary tables
     not counted.
