@@ -175,7 +175,7 @@ def test_anneal_of_the_cards():
 
 
 def test_mixture_table(two_sources):
-    """The shares at the beginning, where they turn, at two points between there and the end, and at the end."""
+    """The shares at the beginning, at the turn, at two points after it, and at the end."""
     file = two_sources / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))
     start, end = {"text": 0.8, "code": 0.2}, {"text": 0.5, "code": 0.5}
