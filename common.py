@@ -53,8 +53,9 @@ class CheckFailed(Exception):
 def run(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and return its exit code.
 
-    0 success; 2 a mistake of the user; 1 a failed check; 130 Ctrl-C. Each error is one line on stderr. So are
-    the operating system's errors (no permission, no space, not a folder), which the user can fix.
+    0 success; 2 a mistake of the user; 1 a failed check; 130 Ctrl-C. Each error is one line on stderr (see
+    `tell`). So are the operating system's errors (no permission, no space, not a folder), which the user can
+    fix.
     """
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
@@ -67,10 +68,10 @@ def run(main: Callable[[], int | None]) -> int:
                 sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{script}: error: {error}", file=sys.stderr)
+        tell(f"{script}: error: {error}")
         return 2
     except CheckFailed as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        tell(f"{script}: {error}")
         return 1
     except BrokenPipeError:                                       # the reader of our output is gone: `| head`
         drop_output()
@@ -82,7 +83,7 @@ def run(main: Callable[[], int | None]) -> int:
         reason = error.strerror or error
         if isinstance(error, FileExistsError):                    # mkdir raises it
             reason = "a file is where a folder is needed"
-        print(f"{script}: error: {reason}{file}", file=sys.stderr)
+        tell(f"{script}: error: {reason}{file}")
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
@@ -92,8 +93,8 @@ def run(main: Callable[[], int | None]) -> int:
         if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
                 or "can't allocate memory" in words[0]):          # torch's error, without importing torch
             raise
-        print(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or "
-              "length.", file=sys.stderr)
+        tell(f"{script}: error: the device is out of memory: {words[0]} Use a smaller model, batch or "
+             "length.")
         return 2
 
 
@@ -107,8 +108,8 @@ def before_run(kind: type, error: BaseException, trace: Any) -> None:
     if kind is KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     elif kind is ModuleNotFoundError:
-        print(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its "
-              "environment, or: pip install .", file=sys.stderr)
+        tell(f"{Path(sys.argv[0]).name}: error: {error.name} is not installed here; activate its "
+             "environment, or: pip install .")
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -469,8 +470,8 @@ def lock_folder(folder: Path) -> Any:
             handle.close()
             raise FolderBusy(f"{folder}: another process is writing into this folder; wait for it or choose "
                              "another one") from None
-        print(f"warning: {folder}: this file system has no locks ({error.strerror}); make sure that no other "
-              "process writes here", file=sys.stderr)
+        tell(f"warning: {folder}: this file system has no locks ({error.strerror}); make sure that no other "
+             "process writes here")
     return handle
 
 
@@ -545,10 +546,15 @@ def text_width() -> int:
     return min(100, shutil.get_terminal_size().columns) if on_terminal else 100
 
 
-def wrapped(text: str, first: str = "", rest: str = "") -> str:
-    """`text` broken between words to `text_width()`, its first line after `first`, all others after `rest`.
+# A command inside a sentence: it ends before a semicolon, comma or closing parenthesis.
+COMMAND = re.compile(r"(?:python (?:-m |\S+\.py)|pip install |hf auth |torchrun )[^;,)]*")
 
-    A newline stays a line break. A line that begins with `python ` is a command to copy and is not broken.
+
+def wrapped(text: str, first: str = "", rest: str = "", width: int | None = None) -> str:
+    """`text` broken between words to `width`, its first line after `first`, all others after `rest`.
+
+    Without `width` it is `text_width()`. A newline stays a line break. A command stays on one line, so that
+    it can be copied.
     """
     lines = []
     for line in text.split("\n"):
@@ -556,9 +562,17 @@ def wrapped(text: str, first: str = "", rest: str = "") -> str:
         if line.startswith("python "):
             lines.append(indent + line)
             continue
-        lines += textwrap.wrap(line, text_width(), initial_indent=indent, subsequent_indent=rest,
+        joined = COMMAND.sub(lambda found: found[0].replace(" ", "\0"), line)
+        lines += textwrap.wrap(joined, width or text_width(), initial_indent=indent, subsequent_indent=rest,
                                break_long_words=False, break_on_hyphens=False) or [indent]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\0", " ")
+
+
+def tell(text: str) -> None:
+    """Print an error or a note on stderr: on a terminal broken between words, elsewhere one line."""
+    if sys.stderr and sys.stderr.isatty():
+        text = wrapped(text, width=os.get_terminal_size(sys.stderr.fileno()).columns or 80)
+    print(text, file=sys.stderr)
 
 
 def escaped(text: str) -> str:
@@ -615,14 +629,26 @@ def colour(text: str, code: str) -> str:
 
 # ------------------------------------------------------------------------------------------------ run folders
 
+def runs_in(runs: str | Path) -> list[Path]:
+    """The run folders under `runs` that this user may read, by name."""
+    # os.path.isfile is False in a folder that this user may not read; Path.is_file raises an error there
+    return [folder for folder in sorted(Path(runs).glob("*"))
+            if os.path.isfile(folder / "run.json") and os.access(folder, os.R_OK)]
+
+
+def no_run(folder: Path, what: str) -> UserError:
+    """The error for a folder that is no run: `what` is wrong, and which runs are there."""
+    names = ", ".join(str(run) for run in runs_in("runs")[:8])
+    hint = f"the runs here are: {names}" if names else "make one with: python train.py --size tiny"
+    return UserError(f"{folder}: {what}; {hint}")
+
+
 def newest_run(runs: str | Path = "runs") -> Path:
     """The run folder under `runs` that was written last.
 
     Raises UserError with the command that makes one.
     """
-    # os.path.isfile is False in a folder that this user may not read; Path.is_file raises an error there
-    folders = [folder for folder in Path(runs).glob("*")
-               if os.path.isfile(folder / "run.json") and os.access(folder, os.R_OK)]
+    folders = runs_in(runs)
     if not folders:
         raise UserError(f"no run found under {runs}/; make one with: python train.py --size tiny")
     return max(folders, key=lambda folder: max(file.lstat().st_mtime for file in folder.iterdir()))
@@ -642,7 +668,7 @@ def find_run(run: str | Path | None = None) -> Path:
                 return place
     if not folder.is_dir():
         what = "a file, not a run" if folder.exists() else "no such run"
-        raise UserError(f"{folder}: {what} or model folder")
+        raise no_run(folder, f"{what} or model folder")
     raise UserError(f"{folder}: no complete model found (config.json, best/ or last/); train one with: "
                     "python train.py --size tiny")
 

@@ -389,15 +389,17 @@ def next_token_losses(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor
 
 
 def shown_perplexity(loss: float, digits: int = 1) -> str:
-    """The perplexity e^loss as text, from 10^9 on in scientific notation.
+    """The perplexity e^loss as text, from 1,000 on without decimals, from 10^9 on in scientific notation.
 
-    >>> shown_perplexity(2.0), shown_perplexity(50.0), shown_perplexity(5000.0)
-    ('7.4', '5.2e+21', 'above 1e+300')
+    >>> shown_perplexity(2.0), shown_perplexity(8.0), shown_perplexity(50.0), shown_perplexity(5000.0)
+    ('7.4', '2,981', '5.2e+21', 'above 1e+300')
     """
     if loss > 300 * math.log(10):
         return "above 1e+300"
     value = math.exp(loss)
-    return f"{value:,.{digits}f}" if value < 1e9 else f"{value:.1e}"
+    if value >= 1e9:
+        return f"{value:.1e}"
+    return f"{value:,.{digits if value < 1000 else 0}f}"
 
 
 def beside_uniform(loss: float, vocab_size: int) -> str:

@@ -155,7 +155,8 @@ def family(models: dict[str, ModelConfig]) -> Table:
         table.rows.append((name, *shape, count(config)["total"], embedding_share(config), head))
     table.notes = [
         "V vocabulary, D hidden_size, M intermediate_size (MLP), L layers, H query heads,",
-        "K key/value heads, F width of a head, T positions; V %: the share of V.",
+        "K key/value heads, F width of a head, T positions;",
+        "V %: percent of the parameters in the embedding and in an untied head.",
     ]
     return table
 
@@ -232,9 +233,10 @@ def memory_tables(name: str, config: ModelConfig, length: int, batch: int) -> li
         weights = total * each / 1e6
         cache = kv_cache_bytes(config, length, batch, each) / 1e6
         serving.rows.append((precision, weights, cache, weights + cache, cache * heads / kv_heads))
+    saved = f"{100 - 100 * kv_heads / heads:.0f}% less cache than with MHA"
     serving.notes = [
         f"{kv_heads} key/value heads for {heads} query heads: "
-        f"{100 - 100 * kv_heads / heads:.0f}% less cache than with MHA.",
+        f"{saved if kv_heads < heads else 'this is MHA'}.",
         "Frameworks usually leave the cache in 16 bits when weights are INT8 or INT4,",
         "and quantize neither embedding nor norms.",
     ]

@@ -440,9 +440,9 @@ def main(argv: list[str] | None = None) -> int:
         prompt = "Once upon a time" if sample.startswith("Once upon a time") else "The"
         print(f"\nA sample:\n{for_terminal(shortened(sample, lines=6))}")
         print("\nNext:")
-        print(f"  look   {write_report(history.folder)}")
-        print(f"  ask    {command('sample.py', history.folder, prompt)}")
         print(f"  learn  {command('lessons/01_map.py')}")
+        print(f"  ask    {command('sample.py', history.folder, prompt)}")
+        print(f"  look   {write_report(history.folder)}")           # last, just above the shell's prompt
     return 128 + history.signal if history.signal else 0
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable
 
-from common import Parser, UserError, command, count_of, numbered, positive
+from common import Parser, UserError, command, count_of, numbered, positive, tell
 from corpus.documents import (
     HubDataset, Source, builtin_source, hub_source, kind_of, path_source, python_docs_source,
 )
@@ -61,6 +61,15 @@ MIXES = {
 
 # ------------------------------------------------------------------------------------ preparing in one line
 
+GENERATED = """
+Its text is generated: the entropy is known exactly, a small model can master it in minutes, and nothing is \
+downloaded. For real text, stop with Ctrl-C and give train.py one of these:
+  --data my.txt            your own file
+  --data python-docs       Python's documentation and library source
+  --data corpora/stentor3  the cards' data sets, after this command:
+python data.py prepare --source hub --mix stentor3"""
+
+
 def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | None = None,
                     kinds: Iterable[str] = BUILTIN_KINDS) -> Path:
     """Prepare the built-in corpus, or find it prepared already, and return its folder.
@@ -70,7 +79,7 @@ def prepare_builtin(out: str | Path = "corpora/builtin", vocab: str | Path | Non
     """
     sources = [builtin_source(kind) for kind in kinds]
     what = "preparing the built-in corpus (once, about 20 seconds)"
-    return prepare_beside(sources, Path(out), vocab, "python data.py prepare", what)
+    return prepare_beside(sources, Path(out), vocab, "python data.py prepare", what, GENERATED)
 
 
 def prepare_python_docs(out: Path, vocab: str | Path | None) -> Path:
@@ -80,10 +89,12 @@ def prepare_python_docs(out: Path, vocab: str | Path | None) -> Path:
     return prepare_beside(sources, out, vocab, "python data.py prepare --source python-docs", what)
 
 
-def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, by: str, what: str) -> Path:
+def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, by: str, what: str,
+                   about: str = "") -> Path:
     """Prepare into the first of out, out-2, out-3 ... that is free, or find the sources there.
 
-    `by` is the command that does the same; `what` is the line to print before the work begins.
+    `by` is the command that does the same; `what` is the line to print before the work begins, and `about`
+    are lines about the text.
     """
     fingerprint = (load_tokenizer(vocab) if vocab else load_tokenizer()).fingerprint
     wanted = {source.name: source.identity for source in sources}
@@ -94,7 +105,7 @@ def prepare_beside(sources: list[Source], out: Path, vocab: str | Path | None, b
                 return folder
             continue
         with contextlib.suppress(MadeOtherwise):                    # an unfinished corpus of other text
-            print(f"{what}, into {folder}", file=sys.stderr)
+            tell(f"{what}, into {folder}{about}")
             return prepare(sources, folder, vocab, command=by)
 
 

@@ -73,6 +73,11 @@ class Source:
         """Its name in messages: "text (my.txt)"."""
         return f"{self.name} ({self.place})" if self.place else self.name
 
+    @property
+    def kind(self) -> str:
+        """Its name beside a progress bar: of the built-in corpus "tales", else its own."""
+        return KINDS[self.name].name if self.documents_by_default else self.name
+
 
 def builtin_source(kind: str) -> Source:
     """The built-in documents of "web" (tales), "code" (programs) or "math" (exercises)."""

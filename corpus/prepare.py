@@ -30,7 +30,7 @@ from typing import Any, Iterable, Iterator, NamedTuple
 import numpy as np
 
 from common import (
-    FolderBusy, UserError, atomic_write, lock_folder, progress, read_json, sha256_file, utf8_path,
+    FolderBusy, UserError, atomic_write, lock_folder, progress, read_json, sha256_file, tell, utf8_path,
 )
 from corpus.documents import COLUMNS, Source
 from data import (
@@ -215,8 +215,7 @@ def stored_progress(path: Path, made_with: dict) -> dict:
     state = read_json(path)
     changed = changed_settings(state.get("recipe"), made_with)
     if changed == ["sources"] and state["recipe"]["sources"].keys() == made_with["sources"].keys():
-        print(f"{path.parent}: the text changed since this preparation stopped; it starts over",
-              file=sys.stderr)
+        tell(f"{path.parent}: the text changed since this preparation stopped; it starts over")
         for file in path.parent.glob("*.bin"):
             file.unlink()
         path.unlink()
@@ -272,7 +271,7 @@ def own_folder(out: Path) -> Iterator[None]:
         except FolderBusy:
             made = False  # the other process made it
             if not waiting:
-                print(f"{out}: waiting for another process that prepares this folder", file=sys.stderr)
+                tell(f"{out}: waiting for another process that prepares this folder")
             waiting = True
             time.sleep(0.2)
     with handle:
@@ -366,7 +365,7 @@ def prepare(
         atomic_write(done, json.dumps(manifest, indent=1))
         unfinished.unlink(missing_ok=True)
     for line in [source.note for source in sources if source.note] + lost_notes(manifest):
-        print(line, file=sys.stderr)
+        tell(line)
     return out
 
 
@@ -400,7 +399,7 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
     began = saved = told = time.monotonic()
     had, broken = record["train"]["tokens"], []
     total = budget if budget < sys.maxsize else None
-    bar = progress(total=total, initial=had, desc=source.name, unit="tok", unit_scale=True)
+    bar = progress(total=total, initial=had, desc=source.kind, unit="tok", unit_scale=True)
     job = (str(out / "tokenizer"), record["validation_below"], clean)
     for piece in tokenized(until_broken(documents, broken), job, workers):
         reached = record["train"]["tokens"] + np.cumsum(np.where(piece.validation, 0, piece.lengths))
@@ -417,8 +416,8 @@ def prepare_source(source: Source, out: Path, state: dict, budget: int, workers:
             save()
             saved = now
         if now - told > REPORT_SECONDS and bar.disable:  # not a terminal: a line in the log instead of a bar
-            line = progress_line(source.name, record["train"]["tokens"], had, budget, now - began)
-            print(line, file=sys.stderr)
+            line = progress_line(source.kind, record["train"]["tokens"], had, budget, now - began)
+            tell(line)
             told = now
     if broken and record["train"]["tokens"] < budget:
         save()

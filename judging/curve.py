@@ -117,4 +117,4 @@ def overlay(folder: Path) -> str:
     image = io.BytesIO()
     figure.savefig(image, format="svg")
     atomic_write(folder / "curve.svg", image.getvalue())
-    return f"{folder / 'curve.svg'}: {text}"
+    return f"written: {folder / 'curve.svg'}; {text}"

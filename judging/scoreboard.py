@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import re
-import sys
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -24,7 +23,8 @@ import torch
 
 import data
 from common import (
-    Parser, UserError, atomic_write, optional_json, positive, read_json, run_of, sha256_file, wrapped,
+    Parser, UserError, atomic_write, command, optional_json, positive, read_json, run_of, sha256_file, tell,
+    wrapped,
 )
 from corpus.documents import ROW_ENDINGS, documents_of, ending_of, read_text
 from devices.open import open_device
@@ -276,6 +276,10 @@ def judge_run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, di
             results[f"{title}: bits per byte{LESS}"] = judge_text(
                 name, model, tokenizer, path, context, args.limit, finished, stored.get("data")
             )
+        if not asked(args) and stored.get("entropy") is not None:
+            more = command("evaluate.py", home, "--builtin")
+            print(wrapped(f"its loss beside the entropy of the corpus, and what it learned: {more}", "  ",
+                          "    "))
     if args.blimp:
         with about(args.blimp):
             found = blimp(model, tokenizer, args.blimp, args.prompt, args.limit, finished)
@@ -310,7 +314,7 @@ def warn_of_lost_text(tokenizer: Tokenizer, path: str | Path, fields: tuple[str,
     texts = ["\n".join(value) if isinstance(value, list) else value for value in values]
     lost = lost_text(tokenizer, ["\n".join(texts)])
     if lost:
-        print(f"warning: {path}: {lost}; the scores ignore them", file=sys.stderr)
+        tell(f"warning: {path}: {lost}; the scores ignore them")
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -348,11 +352,8 @@ def judge_text(
     if warning := beside_uniform(found["loss"], model.config.vocab_size):
         print(wrapped(warning, "  ", "    "))
     if found.get("lost"):
-        print(
-            f"warning: {path}: {found['lost']}; "
-            "the bits per byte count these bytes as if read, so they are too low",
-            file=sys.stderr,
-        )
+        tell(f"warning: {path}: {found['lost']}; the bits per byte count these bytes as if read, so they are "
+             "too low")
     return found
 
 

@@ -31,12 +31,15 @@ from tokenizer import load as load_tokenizer
 from training.curves import number
 from training.read_run import Run, read_run
 
-FORM = 2                                                          # number of the card's form
+FORM = 3                                                          # number of the card's form
 GALLERY_SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
 DECIMALS = {
-    "embedding_share_percent": 1, "tokens_per_parameter": 3, "best_eval_loss": 4, "best_eval_ppl": 2,
+    "embedding_share_percent": 1, "tokens_per_parameter": 2, "best_eval_loss": 4, "best_eval_ppl": 2,
     "last_eval_loss": 4, "last_eval_ppl": 2, "last_train_loss": 4, "tokens_per_second": 1, "seconds": 1,
+    "whole_loss": 3, "unigram_entropy": 3, "entropy": 3, "share_of_the_way": 3,
 }
+# What the best evaluation of a run on the built-in corpus says of complete documents, in nats per token.
+WAY = ("whole_loss", "unigram_entropy", "entropy", "share_of_the_way")
 # The fields of run.json that every card prints.
 NEEDED = ("data", "corpus", "vocabulary", "device", "replicas", "versions", "precision_reason", "git_commit")
 Numbers = dict[str, Any]
@@ -69,6 +72,8 @@ def numbers(model: Path, config: ModelConfig, run: Run | None) -> dict[str, tupl
         }
         if run.best:
             values["best_step"] = (run.best["step"], "evaluation of log.jsonl that is marked best")
+            if number(run.best, "whole_loss") is not None:         # the built-in corpus
+                values |= {name: (number(run.best, name), "best evaluation of log.jsonl") for name in WAY}
             for key, row in (("best", run.best), ("last", run.evals[-1])):
                 values[f"{key}_eval_loss"] = (row["eval_loss"], f"{key} evaluation of log.jsonl")
                 values[f"{key}_eval_ppl"] = (math.exp(min(row["eval_loss"], 700)),
@@ -173,9 +178,20 @@ def result(run: Run, found: Numbers, name: str) -> str:
     return f"""# {name}
 
 **Validation loss {found['best_eval_loss']} nats per token (perplexity {found['best_eval_ppl']}) after
-{found['tokens']:,} tokens of training.**
+{found['tokens']:,} tokens of training.**{way(found)}
 A Llama-style language model of {total:,} parameters (shape `{size}`), {start} with stentor-from-scratch.
 {expect}{picture if (run.folder / "training_curves.svg").is_file() else ""}"""
+
+
+def way(found: Numbers) -> str:
+    """How far the model is on the way to the entropy of the built-in corpus; "" for any other corpus."""
+    if any(found.get(name) is None for name in WAY):
+        return ""
+    loss, unigram, entropy, share = (found[name] for name in WAY)
+    far = f"{share:.1%} of the way from counting tokens ({unigram}) to the entropy of the corpus ({entropy})"
+    if share <= 0:
+        far = f"not yet better than counting tokens ({unigram}). The entropy of the corpus is {entropy}"
+    return f"\nOn complete documents its loss is {loss}: {far}, which no model can go below."
 
 
 def architecture(run: Run, found: Numbers) -> str:

@@ -73,10 +73,14 @@ def result(run: Run) -> str:
 
 def distance(run: Run, row: dict) -> str:
     """How far the model has come, in words: to the entropy where it is known, else from token frequencies."""
-    way, entropy, unigram = (number(row, name) for name in ("share_of_the_way", "entropy", "unigram_entropy"))
-    if None not in (way, entropy, unigram) and way > 0:
-        return (f" On complete documents it has come {way:.1%} of the way from token frequencies alone "
-                f"({unigram:.2f}) to the corpus's entropy ({entropy:.2f}), which no model can pass.")
+    names = ("share_of_the_way", "entropy", "unigram_entropy", "whole_loss", "name_first", "name_later")
+    way, entropy, unigram, loss, first, later = (number(row, name) for name in names)
+    if None not in (way, entropy, unigram, loss) and way > 0:
+        copied = "" if None in (first, later) else (
+            f" A name costs {first:.2f} nats at its first mention and {later:.2f} later.")
+        return (f" On complete documents its loss is {loss:.3f}: {way:.1%} of the way from token frequencies "
+                f"alone ({unigram:.3f}) to the entropy of the corpus ({entropy:.3f}), which no model can go "
+                f"below.{copied}")
     if row["eval_loss"] > math.log(run.config.vocab_size):
         return " That is worse than a uniform guess."
     if way is not None and unigram is not None:
@@ -312,7 +316,7 @@ def main() -> int:
         raise UserError("several runs: name the file of their report with --out FILE.html")
     file = folders[0] / "report.html" if args.out is None else output_file("--out", args.out, "report.html")
     atomic_write(file, report(folders))
-    print(file)
+    print(f"written: {file}, a page for the browser")
     return 0
 
 

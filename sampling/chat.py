@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError, optional_json, wrapped
+from common import UserError, optional_json, tell, wrapped
 from sample import SampleSettings
 from sampling.answers import BASE_MODEL, LoadedModel, prompt_ids, valid_text
 from sampling.template import render
@@ -127,7 +127,7 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
     """
     form, turns = format_of(loaded), []
     if form.note:
-        print(f"note: {form.note}", file=sys.stderr)
+        tell(f"note: {form.note}")
     print(wrapped(BASE_MODEL), "/help explains, an empty line ends the chat.", sep="\n")
     while said := read_line():
         if said in ("/quit", "/exit"):
@@ -145,7 +145,7 @@ def chat(loaded: LoadedModel, settings: SampleSettings, seed: int) -> None:
             record = say(loaded, prompt, draws, show="", stop=form.stop, ids=form.ids(loaded, prompt))
             turns = [*asked, ("assistant", record["answers"][0]["text"])]
         except UserError as error:
-            print(f"not answered: {error}", file=sys.stderr)
+            tell(f"not answered: {error}")
         print()
     print()
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import Flow, atomic_write, colour, for_terminal, output_file
+from common import Flow, atomic_write, colour, for_terminal, output_file, wrapped
 from model import Llama
 from sample import Draw, SampleSettings, decode
 from sampling import history
@@ -406,4 +406,4 @@ def show(loaded: LoadedModel, prompt: str, settings: SampleSettings, seed: int, 
     history.remember(loaded, prompt, [answer], time.perf_counter() - started)
     atomic_write(file, page(loaded, prompt, choices, answer))
     print(in_terminal(prompt, choices, shutil.get_terminal_size().columns))
-    print(f"\n{file}: the same as a page for the browser; seed {seed}")
+    print("\n" + wrapped(f"written: {file}, the same as a page for the browser; seed {seed}", "", "  "))

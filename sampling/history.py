@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from common import Flow, UserError, colour, for_terminal, json_lines, wrapped
+from common import Flow, UserError, colour, for_terminal, json_lines, tell, wrapped
 from sampling.answers import Answer, LoadedModel
 
 # Bytes; a longer file is renamed to .old (replacing an earlier .old), and a new file starts.
@@ -48,7 +47,7 @@ def remember(loaded: LoadedModel, prompt: str, answers: list[Answer], seconds: f
         with open(file, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
     except OSError as error:
-        print(f"note: {file} was not written ({error.strerror})", file=sys.stderr)
+        tell(f"note: {file} was not written ({error.strerror})")
     return record
 
 

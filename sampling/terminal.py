@@ -11,9 +11,10 @@ import stat
 import sys
 import textwrap
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from common import Flow, UserError, colour, for_terminal, naming, wrapped
+from common import Flow, UserError, colour, for_terminal, naming, no_run, tell, wrapped
 from sample import SampleSettings
 from sampling import history
 from sampling.answers import LoadedModel, respond, valid_text
@@ -59,7 +60,7 @@ def place_and_prompt(
     if first is not None and second is None and not os.path.isdir(first):
         if "/" in first and not re.search(r"\s", first):
             what = "a file, not a run" if os.path.exists(first) else "no such run"
-            raise UserError(f"{first}: {what} or model folder")
+            raise no_run(Path(first), f"{what} or model folder")
         first, second = None, first
     if prompt_file and second is not None:
         raise UserError("a prompt and --prompt-file cannot be combined; leave one out")
@@ -111,7 +112,7 @@ def tell_lost_text(loaded: LoadedModel, prompt: str) -> None:
     """Print a note on stderr if characters of the prompt are lost: the model does not read them."""
     lost = lost_text(loaded.tokenizer, [prompt])
     if lost:
-        print(f"note: of the prompt, {lost}", file=sys.stderr)
+        tell(f"note: of the prompt, {lost}")
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -149,6 +150,7 @@ def sweep(
     draws = [(dataclasses.replace(settings, temperature=value).check(), seed) for value in temperatures]
     texts = [answer["text"] for answer in say(loaded, prompt, draws)["answers"]]
     headed = [f"temperature {value:g}\n{for_terminal(text)}" for value, text in zip(temperatures, texts)]
+    print(Flow().add(prompt, last=True) + "\n")
     print(side_by_side(headed, shutil.get_terminal_size().columns))
     print("\n" + wrapped(f"the same seed {seed}; {first_difference(texts)}"))
 

@@ -19,6 +19,7 @@ from publishing import gallery
 from model import Llama, ModelConfig
 from sample import SampleSettings, generate
 from train import train
+from training.read_run import read_run
 
 SHAPE = ModelConfig(4096, 64, 96, 2, 4, 2, 16, 256, tie_word_embeddings=True)
 SHORT = SampleSettings(temperature=0.6, top_p=0.85, repetition_penalty=1.25, max_new_tokens=24)
@@ -240,6 +241,24 @@ def test_every_digit_but_those_of_samples_is_audited(ended, tmp_path):
         if not any(finding.verdict == "inconsistent" for finding in folder.findings):
             unnoticed.append(original[place - 40:place + 20])
     assert unnoticed == []
+
+
+def test_a_model_of_the_built_in_corpus_is_shown_beside_its_entropy(ended, tmp_path):
+    """Loss, token counting and entropy in one unit, and the share of the way that the loss has come."""
+    folder = tmp_path / "again"
+    shutil.copytree(ended.folder, folder)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    measured = {"whole_loss": 0.37720, "unigram_entropy": 5.66753, "entropy": 0.31257,
+                "share_of_the_way": 0.98793}
+    rows = [{**row, **measured} if "eval_loss" in row else row for row in rows]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = card.card_text(read_run(folder), "again", "", {}, {})
+    opening = " ".join(again[:again.index("## Evaluation")].split())
+    assert ("On complete documents its loss is 0.377: 98.8% of the way from counting tokens (5.668) to the "
+            "entropy of the corpus (0.313), which no model can go below.") in opening
+    assert block(again)["entropy"] == 0.313 and block(again)["share_of_the_way"] == 0.988
+    assert card.way({**block(again), "share_of_the_way": -0.1}).startswith(
+        "\nOn complete documents its loss is 0.377: not yet better than counting tokens (5.668).")
 
 
 def test_the_betas_of_a_fine_tuning_run_are_in_its_card():

@@ -389,7 +389,7 @@ def test_history_that_cannot_be_written_is_no_failure(command, run_folder, monke
 def test_sweep_shows_columns_and_where_they_part(command):
     code, out, _ = command("Hello there", "--sweep", "0,0.5,1.5", "--max-new-tokens", "8", "--seed", "3")
     assert code == 0 and all(f"temperature {value}" in out for value in ("0", "0.5", "1.5"))
-    assert "first differ after" in out
+    assert "first differ after" in out and out.startswith("Hello there\n\n"), "the prompt, once"
     code, _, error = command("x", "--sweep", "0.1,hot")
     assert code == 2 and "'0.1,hot' is not temperatures such as 0.3,0.7,1.1" in error
     assert terminal.first_difference(["same", "same"]) == "they are all the same"

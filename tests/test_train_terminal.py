@@ -107,10 +107,28 @@ def test_the_bar_has_loss_speed_and_the_time_that_is_left(shown):
 
 def test_the_last_screen_is_the_result_and_three_next_steps(shown):
     end = shown[1][shown[1].index("Next:"):]
-    assert [line.split()[0] for line in end[1:4]] == ["look", "ask", "learn"]
+    assert [line.split()[0] for line in end[1:4]] == ["learn", "ask", "look"]
+    assert end[3].endswith("runs/tiny/report.html") and not any(end[4:]), "the last line names the report"
     assert "python sample.py runs/tiny 'Once upon a time'" in end[2]
     assert any(line.startswith("Result: ") for line in shown[1])
     assert "\x1b[1mResult" in shown[0] and "\x1b[32mbest" in shown[0]
+
+
+def test_an_error_is_broken_between_words_on_a_terminal_and_its_command_is_not(monkeypatch, capsys):
+    text = ("train.py: error: corpora/nowhere: no prepared corpus here (no manifest.json); make one with: "
+            "python data.py prepare --out corpora/nowhere; then try again with the same command")
+    common.tell(text)
+    assert capsys.readouterr().err == text + "\n", "one line in a pipe"
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        common.tell(text)
+        stderr.flush()
+        lines = os.read(controller, 1 << 16).decode().split("\r\n")
+    os.close(controller)
+    assert " ".join(lines).strip() == text and max(map(len, lines)) <= 60 and len(lines) > 3
+    assert "python data.py prepare --out corpora/nowhere;" in "\n".join(lines)
 
 
 def test_no_colour_without_a_terminal(corpus, tmp_path, capsys):

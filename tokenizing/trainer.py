@@ -28,6 +28,7 @@ import numpy as np
 
 from common import (
     Parser, UserError, atomic_write, command, count_of, lock_folder, progress, read_json, replace_folder,
+    wrapped,
 )
 from corpus.builtin import vocabulary_documents
 from corpus.documents import path_source
@@ -255,5 +256,5 @@ def main(argv: list[str]) -> None:
         print("\nstopped; nothing is lost: the same command with --resume continues", file=sys.stderr)
         raise
     longest = max((record.token for record in vocab.records), key=len)
-    print(f"{args.out}: {vocab.size:,} tokens, the longest {longest!r}; look at it with: "
-          f"{command('tokenizer.py', 'info', args.out)}")
+    print(wrapped(f"{args.out}: {vocab.size:,} tokens, the longest has {len(longest)} bytes; look at it "
+                  f"with: {command('tokenizer.py', 'info', args.out)}", "", "  "))

@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from common import Flow, Parser, UserError, colour, for_terminal
+from common import Flow, Parser, UserError, colour, for_terminal, tell
 from corpus.documents import LARGEST_DOCUMENT, read_text
 from tokenizer import (
     BEGINS_SPACE, DEFAULT, WHOLE_WORD, Tokenizer, TokenMonster, find, load, lost_text, normalize,
@@ -244,7 +244,7 @@ def show_tokens(tokenizer: Tokenizer, text: bytes, explained: bool, as_json: boo
     """`encode`: print the tokens of a text, or every turn of the encoder; warn of lost characters."""
     lost = lost_text(tokenizer, [text.decode("utf-8", "replace")])
     if lost:
-        print(f"warning: {lost}", file=sys.stderr)
+        tell(f"warning: {lost}")
     if explained and len(text) > LONGEST_EXPLAINED:
         raise UserError(f"--explain is for texts of at most {LONGEST_EXPLAINED:,} bytes; this one has "
                         f"{len(text):,}")

@@ -57,8 +57,10 @@ def summary(job: Job, model: Llama) -> list[tuple[str, str]]:
     if job.resumed:
         first = f"continued from {job.resumed}"
     steps = f"{job.schedule_end():,} steps of {tokens:,} tokens = {job.schedule_end() * tokens:,} tokens"
-    if job.end() < job.settings.steps:
-        steps += f", to step {job.end():,} of a schedule of {job.settings.steps:,}"
+    if job.schedule_end() < job.settings.steps:
+        steps += f" of a schedule of {job.settings.steps:,} steps"
+    if job.end() < job.schedule_end():
+        steps += f"; this call stops after step {job.end():,}"
     parts = device.world * device.shards
     where = "" if device.kind == "cpu" else f" ({device.reason})"
     where += f", {parts} in parallel" if parts > 1 else ""
@@ -92,7 +94,7 @@ def mixture(job: Job) -> list[tuple[str, str]]:
 def shares(job: Job, step: int) -> list[str]:
     """The share of each source at a step, in percent."""
     weights = job.corpus.weights(step)
-    return [f"{weights[name]:.0%}" for name in job.corpus.names]
+    return [f"{100 * weights[name]:.3g}%" for name in job.corpus.names]
 
 
 def recipe(job: Job) -> list[tuple[str, str]]:
@@ -270,7 +272,7 @@ def result(job: Job, last: dict) -> str:
         bound = f"(best possible: {last['entropy']:.3f})"
         if last["share_of_the_way"] <= 0:
             return f"{said}: not yet better than counting tokens, {last['unigram_entropy']:.3f} {bound}."
-        return (f"{said}: {last['share_of_the_way']:.0%} of the way from counting tokens, "
+        return (f"{said}: {last['share_of_the_way']:.1%} of the way from counting tokens, "
                 f"{last['unigram_entropy']:.3f}, to the entropy of the corpus, {last['entropy']:.3f}.")
     entropy = job.validation.unigram_entropy(job.validation_rows())
     gain = entropy - last["eval_loss"]

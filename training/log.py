@@ -258,7 +258,7 @@ def learned_lines(row: dict) -> Iterator[str]:
         losses = ", ".join(f"{source_name(name, 'entropy' in row)} {loss:.3f}"
                            + (f" (training {trained[name]:.3f})" if name in trained else "")
                            for name, loss in row["losses"].items())
-        yield f"{losses}; in the training mixture {row['training_mixture']:.3f}"
+        yield f"{losses}; their mean, weighted as in training: {row['training_mixture']:.3f}"
     if row.get("whole_loss") is not None:
         yield f"complete documents {row['whole_loss']:.3f}: {way(row)}"
     kept = row.get("kept")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import UserError, optional_json, read_json
+from common import UserError, no_run, optional_json, read_json
 from data import Corpus
 from model import ModelConfig
 from training.curves import number, series
@@ -94,6 +94,8 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read the files of a run. Raises UserError for a folder that holds none."""
+    if not folder.is_dir():
+        raise no_run(folder, "no such run")
     info = read_json(folder / "run.json")
     try:
         config, settings = ModelConfig(**info["model"]), info["settings"]

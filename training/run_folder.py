@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from common import (
     ROOT, UserError, atomic_write, beside, folder_problem, lock_folder, read_json, replace_folder,
-    restore_folder, versions,
+    restore_folder, tell, versions,
 )
 from model import Llama
 from training.job import Job, State, free_folder
@@ -91,7 +91,7 @@ class RunFolder:
                 found = checkpoint
             else:
                 problems.append(problem)
-                print(f"warning: {problem}; looking for the checkpoint before it", file=sys.stderr)
+                tell(f"warning: {problem}; looking for the checkpoint before it")
         if problems and not found:
             raise UserError(f"{run}: no complete checkpoint is left: {'; '.join(problems)}")
         self.job.say(f"continuing {run} at step {self.state.step} from {found.name}/" if found
