@@ -130,7 +130,7 @@ def card(folder: Folder) -> None:
     text, run, block = folder.card, folder.run, numbers_block(folder.card)
     form, asked = block.get("card"), block.get("gallery")
     if form != FORM:
-        older = form is None or form in range(FORM)
+        older = form is None or form in range(1, FORM)
         folder.note("README.md", "card", None if older else False, form, FORM,
                     "the form of today's cards; write it again with: python -m publishing.card RUN")
         return

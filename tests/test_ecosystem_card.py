@@ -243,7 +243,7 @@ def test_every_digit_but_those_of_samples_is_audited(ended, tmp_path):
     assert unnoticed == []
 
 
-def test_a_model_of_the_built_in_corpus_is_shown_beside_its_entropy(ended, tmp_path):
+def test_a_model_of_the_built_in_corpus_is_shown_beside_its_entropy(ended, text, tmp_path):
     """Loss, token counting and entropy in one unit, and the share of the way that the loss has come."""
     folder = tmp_path / "again"
     shutil.copytree(ended.folder, folder)
@@ -252,7 +252,7 @@ def test_a_model_of_the_built_in_corpus_is_shown_beside_its_entropy(ended, tmp_p
                 "share_of_the_way": 0.98793}
     rows = [{**row, **measured} if "eval_loss" in row else row for row in rows]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    again = card.card_text(read_run(folder), "again", "", {}, {})
+    again = card.card_text(read_run(folder), "again", "", block(text)["gallery"], {})
     opening = " ".join(again[:again.index("## Evaluation")].split())
     assert ("On complete documents its loss is 0.377: 98.8% of the way from counting tokens (5.668) to the "
             "entropy of the corpus (0.313), which no model can go below.") in opening
