@@ -170,7 +170,10 @@ none_seen = torch.zeros(len(logits), dtype=torch.bool)
 
 
 def reshaped(**settings):
-    """The distribution that is drawn from under these settings; everything else is switched off."""
+    """The distribution that is drawn from under these settings; everything else is switched off.
+
+    Min-p (see the glossary) is off at 0, the repetition penalty (explained below) at 1.
+    """
     plain = dict(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
     return torch.softmax(filtered(logits, none_seen, SampleSettings(**{**plain, **settings})), dim=0)
 

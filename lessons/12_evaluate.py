@@ -144,6 +144,10 @@ rows = [(KINDS[kind].name, *(f"{numbers[column]:.3f}" for column in ("unigram", 
 table(("documents", "unigram", "loss", "±", "bound", "share of the way"), rows)
 
 # %% [markdown]
+# Why is the loss of exercises so much higher in the first table? There the exercises were joined into one
+# long text, and this model was trained on short rows only: at later positions it guesses worse (lesson 05,
+# "Where it ends"). Here each document is read alone, from its beginning.
+#
 # On exercises the small model has gone more than 80% of the way. In lesson 11 most of its answers were wrong.
 # Both are true: most of what can be predicted is the form of the text, and the answers are a small part of
 # the tokens. On tales and programs, which it never saw, its loss is even higher than ln 4,096 = 8.32, the
@@ -168,7 +172,7 @@ table(("documents", "unigram", "loss", "±", "bound", "share of the way"), rows)
 assert round(math.log(4096), 2) == 8.32
 assert way["math"]["loss"] > way["math"]["bound"] - 3 * way["math"]["stderr"]
 if not own and not FAST:
-    assert way["math"]["share"] > 0.8
+    assert way["math"]["share"] > 0.8 and example["loss"] > way["math"]["loss"] + 0.4
     for kind in ("web", "code"):
         assert way[kind]["loss"] > 8.32 and way[kind]["share"] < 0
 

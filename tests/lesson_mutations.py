@@ -102,6 +102,8 @@ MUTATIONS = {
         ("math.log(share) for share in shares)", "math.log2(share) for share in shares)", None, "", 0),
         ("round(math.log(4096), 1) == 8.3", "round(math.log(2048), 1) == 8.3", None, "", 0),
         ('math_folder = corpus("math")', "math_folder = folder"),
+        ("counts = np.zeros(4096)", "counts = np.zeros(4097)"),
+        ("round(math.log(107), 1)", "round(math.log(17), 1)", None, "", 0),
         ("len({draw.randrange(n) for _ in range(n)})", "len(range(n))", None, "", 5),
     ],
     "04": [
@@ -433,6 +435,10 @@ MUTATIONS = {
         (THREE, THREE + "\nthree['43']['off']['1.1']['later'] = 1.2"),
         (THREE, THREE + "\nthree['43']['off']['none']['first'] = 1.5"),
         (THREE, THREE + "\nthree['44']['off']['1.0']['kept'] = 12"),
+        (THREE, THREE + "\nthree['42']['many_tales']['none'] = [60, 93]"),
+        (THREE, THREE + "\nthree['42']['many_tales']['1.1'] = [60, 90]"),
+        (THREE, THREE + "\nthree['42']['many_tales']['1.2'] = [50, 71]"),
+        ("MANY = 96", "MANY = 48"),
         ('gain = [(row["name_first"] - row["name_later"]) * names_again', 'gain = [row["name_later"]'),
         ("    assert gain[-1] / names_saved > 0.7", "    tokens_a_tale *= 2\n"
          "    assert gain[-1] / names_saved > 0.7", None, "", 0),

@@ -211,6 +211,7 @@ def test_a_lesson_has_the_form_of_the_course(lesson):
     assert cells[-1][0] == "markdown" and "## Exercises" in prose[-1]
     exercises = re.findall(r"^(\d)\. ", prose[-1].split("## Exercises")[1], flags=re.MULTILINE)
     assert exercises in (["1", "2"], ["1", "2", "3"])
+    assert f'draw_shapes("{lesson.stem[:2]}_shapes", ' in source, "a lesson draws what flows through it"
     assert re.search(r"`[\w/]+\.py:\w", source), "a lesson points at the real code"
     assert not re.search(r"\b\w+\.py:\d|\b\w+\.py,? line \d", source), (
         "reference by symbol, never by line number"
