@@ -255,10 +255,10 @@ print(f"{len(shares)} of 4096 ids occur at all")
 assert abs(entropy - by_hand) < 1e-9
 
 # %% [markdown]
-# To know only the frequencies brings the loss from 8.3 to about 3.9 nats. Most of this is to know which tokens
-# occur at all: only 107 of the 4,096 do, and ln 107 is 4.7. This was a large part of what the model of lesson
-# 01 learned. Everything below it has to come from the *context*, the tokens before. That is the work of the
-# model, and the next lessons show its parts.
+# To know only the frequencies brings the loss from 8.3 to about 3.9 nats. Most of this is to know which
+# tokens occur at all: only 107 of the 4,096 do, and ln 107 is 4.7. This was a large part of what the model of
+# lesson 01 learned. Everything below it has to come from the *context*, the tokens before. That is the work
+# of the model, and the next lessons show its parts.
 #
 # ## Back to the question
 #

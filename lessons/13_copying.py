@@ -156,7 +156,8 @@ save_figure(figure, "13_moment")
 
 # %%
 draw_shapes("13_shapes", {
-    "s: earlier mention": (0, 0), "t: a name is due": (0, 1), "first layer": (1.3, 0), "first layer ": (1.3, 1),
+    "s: earlier mention": (0, 0), "t: a name is due": (0, 1), "first layer": (1.3, 0),
+    "first layer ": (1.3, 1),
     "a head of the\nsecond layer": (3, 0.5), "o_proj,\nadded at t": (4.2, 0.5), "output matrix": (5.4, 0.5),
     "the name again": (6.7, 0.5)}, [
     ("s: earlier mention", "first layer", "(D,)"), ("t: a name is due", "first layer ", "(D,)"),
