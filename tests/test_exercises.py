@@ -566,7 +566,9 @@ def test_an_error_shows_the_readers_own_line(tmp_path):
     (tmp_path / "rms_norm.py").write_text(text.replace("* weight", "* wieght"))
     (tmp_path / "swiglu.py").write_text("def swiglu(x, gate, up, down):\n    return (x\n")
     (tmp_path / "top_p.py").write_text("def top_p(logits):\n    return logits\n")
-    code, printed = grade(tmp_path, "rms_norm", "swiglu", "top_p")
+    (tmp_path / "packing.py").write_text("def pack(documents, separator, seq_len):\n    exit()\n")
+    code, printed = grade(tmp_path, "rms_norm", "swiglu", "top_p", "packing")
+    assert "packing.py, line 2:\n    exit()\nSystemExit: " in printed, printed
     assert code == 1 and "NameError: name 'wieght' is not defined" in printed, printed
     assert "rms_norm.py, line 11:\n    return x * torch.rsqrt(mean_square + eps) * wieght" in printed, printed
     assert "swiglu.py, line 2:\n    return (x\nSyntaxError: '(' was never closed" in printed, printed

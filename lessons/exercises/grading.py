@@ -48,13 +48,13 @@ def attempt(name: str, function: Callable, *inputs: Any, **named: Any) -> Any:
         return function(*inputs, **named)
     except NotImplementedError as missing:
         message = f"not written yet: {missing}"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{own_line(error)}{type(error).__name__}: {getattr(error, 'msg', None) or error}"
         message = message if "\n" in message else f"{name} raised {message}"
     fail(message)
 
 
-def own_line(error: Exception) -> str:
+def own_line(error: BaseException) -> str:
     """File, number and text of the answer's line where `error` was raised, or "" if it was raised outside."""
     if isinstance(error, SyntaxError):
         return f"{Path(error.filename or '?').name}, line {error.lineno}:\n    {(error.text or '').strip()}\n"
