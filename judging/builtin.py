@@ -68,7 +68,10 @@ def sampled(model: Llama, tokenizer: Tokenizer, prompts: list[str], temperature:
 
 
 def ways(model: Llama, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-    """Kind -> unigram entropy, loss, bound in nats per token, share of the way, standard error."""
+    """Kind -> unigram entropy, loss, bound in nats per token, share of the way, standard error.
+
+    For the tales also the loss of a name in nats, at its first mention (`name_first`) and at later ones.
+    """
     device, found = next(model.parameters()).device, {}
     for kind, about in builtin.KINDS.items():
         written = [about.grammar.write(UNSEEN + 10**6 + number) for number in range(DOCUMENTS)]
@@ -82,6 +85,9 @@ def ways(model: Llama, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         above = [float(row.sum()) - document.nats for row, document in zip(losses[kind], documents)]
         found[kind] = {**way._asdict(), "share": way.share,
                        "stderr": math.sqrt(DOCUMENTS) * float(numpy.std(above, ddof=1)) / tokens}
+        if kind == "web":
+            first, later = learned.mention_losses(documents, losses[kind], tokenizer)
+            found[kind] |= {"name_first": first, "name_later": later}
     return found
 
 
@@ -101,6 +107,9 @@ def table(result: dict[str, Any]) -> str:
         numbers = f"{way['unigram']:9.3f}{way['loss']:9.3f}{way['bound']:9.3f}{covered:>9}"
         above = f"{way['loss'] - way['bound']:.3f} ± {way['stderr']:.3f}"
         lines.append(f"  {builtin.KINDS[kind].name:<10}{numbers}    {above}")
+    tales = result["way"]["web"]
+    lines.append(f"  loss on a name: {tales['name_first']:.2f} nats at its first mention, "
+                 f"{tales['name_later']:.2f} later")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 
 import numpy
 import pytest
@@ -174,6 +175,8 @@ def test_judging_prints_shares_with_intervals(run):
         assert way["loss"] > way["bound"] and math.isfinite(way["stderr"])
     text = table(result)
     assert "no mistake to the end" in text and "tales" in text and "exercises" in text
+    name = re.search(r"loss on a name: (\d+\.\d\d) nats at its first mention, (\d+\.\d\d) later", text)
+    assert 0 < float(name[1]) < 30 and 0 < float(name[2]) < 30
 
 
 def test_a_model_that_has_learned_nothing_covers_nothing():
@@ -181,7 +184,8 @@ def test_a_model_that_has_learned_nothing_covers_nothing():
     from judging.builtin import table
     kept = dict.fromkeys(("name_and_pronoun", "name", "pronoun", "thing", "look", "kind", "faultless",
                           "tales", "sentences", "good_sentences"), 0)
-    way = {"unigram": 6.0, "loss": 8.3, "bound": 0.3, "share": -0.4, "stderr": 0.1}
+    way = {"unigram": 6.0, "loss": 8.3, "bound": 0.3, "share": -0.4, "stderr": 0.1,
+           "name_first": 20.0, "name_later": 20.0}
     shown = table({"tales": kept, "programs": {}, "exercises": {}, "way": {"web": way}})
     assert "none yet" in shown and "-4" not in shown
 
