@@ -186,6 +186,7 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("epilog", f"examples:\n{examples}" if examples else None)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, path_of)
 
     def parse_known_args(self, args=None, namespace=None):
         args = list(sys.argv[1:] if args is None else args)
@@ -230,6 +231,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def path_of(text: str) -> Path:
+    """The path of an argument with type=Path. An empty one is a mistake: Path("") is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty (an unset variable?); give a value, or leave it out")
+    return Path(text)
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
@@ -693,7 +701,8 @@ def save_figure(figure: Any, path: str | Path, example: str) -> None:
     """
     file = output_file("--plot", Path(path), example)
     try:
-        figure.savefig(file, format=file.suffix[1:] or "png")
+        with naming(file):
+            figure.savefig(file, format=file.suffix[1:] or "png")
     except ValueError as error:
         raise UserError(f"--plot {path}: {error}") from None
 

@@ -847,13 +847,14 @@ def special_ids(vocab: Vocab) -> dict[str, int | None]:
 def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
     """The vocabulary file for a path, a model folder or a name. Raises UserError if there is none.
 
-    A name is looked up in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless
+    A folder may also be a run, or a prepared corpus, which keeps a copy of its vocabulary. A name is looked up in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless
     `network` is False, on the hub.
     """
     path = Path(os.path.expanduser(DEFAULT if name == "builtin" else name))
     if path.is_dir():
         names = (VOCAB_FILE, "tokenizer.json", "tokenizer.model")
-        found = [path / file for file in names if (path / file).is_file()]
+        places = (path, path / "best", path / "last", path / "tokenizer")
+        found = [place / file for place in places for file in names if (place / file).is_file()]
         if not found:
             raise UserError(f"{path}: no tokenizer in this folder (expected {', '.join(names)})")
         return found[0]

@@ -182,6 +182,14 @@ def test_an_empty_argument_is_a_mistake(words, named):
         parser().parse_args(words)
 
 
+def test_an_empty_path_is_a_mistake():
+    made = common.Parser("A parser.", prog="x.py")
+    made.add_argument("folder", nargs="?", type=Path)
+    assert made.parse_args(["a"]).folder == Path("a") and made.parse_args([]).folder is None
+    with pytest.raises(UserError, match="^argument folder: it is empty"):
+        made.parse_args([""])
+
+
 @pytest.mark.parametrize("text", ["-hello", "-x"])
 def test_a_text_that_begins_with_a_dash(text):
     made = common.Parser("A parser.", prog="x.py")

@@ -58,6 +58,12 @@ def test_by_path_by_name_and_by_default(bare, tmp_path, monkeypatch, content):
     assert load("theirs").fingerprint == load(mine).fingerprint
 
 
+@pytest.mark.parametrize("part", ["", "best", "last", "tokenizer"])
+def test_a_run_and_a_corpus_hold_a_vocabulary(part, tmp_path):
+    load("builtin").save_pretrained(tmp_path / part)
+    assert load(tmp_path).fingerprint == load("builtin").fingerprint
+
+
 def test_what_is_not_there_is_named(bare, tmp_path):
     for name, message in (
         ("nothing/here.vocab", "no such file"),
