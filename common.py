@@ -347,7 +347,8 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):                        # a read-only file system refuses this too
+            temporary.unlink()
     fsync_folder(path.parent)
 
 

@@ -847,8 +847,9 @@ def special_ids(vocab: Vocab) -> dict[str, int | None]:
 def find(name: str | Path = DEFAULT, network: bool = True) -> Path:
     """The vocabulary file for a path, a model folder or a name. Raises UserError if there is none.
 
-    A folder may also be a run, or a prepared corpus, which keeps a copy of its vocabulary. A name is looked up in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless
-    `network` is False, on the hub.
+    A folder may also be a run, or a prepared corpus, which keeps a copy of its vocabulary. A name is looked
+    up in `vocabs/`, $STENTOR_VOCABS, the folder of the tokenmonster package and, unless `network` is False,
+    on the hub.
     """
     path = Path(os.path.expanduser(DEFAULT if name == "builtin" else name))
     if path.is_dir():

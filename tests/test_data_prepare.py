@@ -329,18 +329,26 @@ def test_unfinished_folder_is_no_corpus(tmp_path, math_file):
     assert json.loads((tmp_path / "out" / "prepare.json").read_bytes())["sources"]["math"]["read"] == 120
 
 
-def test_two_at_once(tmp_path, math_file, capfd):
+def test_two_at_once(tmp_path, math_file, capfd, monkeypatch):
     """The second waits for the first and finds the corpus; a folder that vanishes meanwhile is made again."""
     out = tmp_path / "out"
     out.mkdir()
-    held = common.lock_folder(out)
+    held, refused = common.lock_folder(out), threading.Event()
+
+    def lock(folder: Path):
+        try:
+            return common.lock_folder(folder)
+        except common.FolderBusy:
+            refused.set()
+            raise
 
     def release() -> None:
-        time.sleep(0.5)
+        refused.wait()
         shutil.rmtree(out)
         held.close()
 
-    thread = threading.Thread(target=release)
+    monkeypatch.setattr("corpus.prepare.lock_folder", lock)
+    thread = threading.Thread(target=release, daemon=True)
     thread.start()
     assert prepare([path_source("math", math_file)], out, workers=1) == out
     thread.join()

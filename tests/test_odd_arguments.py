@@ -207,6 +207,14 @@ def test_one_argument_too_many():
         made.parse_args(["Once", "upon", "a", "time"])
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    """By its own name, not by the name of the temporary file."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        common.atomic_write(tmp_path / "file" / "x", "text")
+    assert caught.value.filename == str(tmp_path / "file" / "x")
+
+
 def test_a_file_to_write_is_no_folder(tmp_path):
     from audit.plot import plot
     for path, words in ((tmp_path, "that is a folder"), (tmp_path / "a/b.png", "there is no such folder")):
