@@ -157,7 +157,10 @@ def test_a_recipe_changes_neither_names_nor_the_saved_file(tmp_path):
         apply_precision(model, "fp8", "cpu")
 
 
-def test_a_model_of_one_layer_has_that_one_critical():
+def test_critical_layers_of_many_and_of_one():
+    assert critical_layers(PRECISIONS["tpu-bf16"], 20) == [0, 19]
+    assert critical_layers(PRECISIONS["t4-fp16"], 20) == [0, 1]
+    assert critical_layers(PRECISIONS["t4-fp16"], 2) == critical_layers(PRECISIONS["tpu-bf16"], 2) == [0, 1]
     assert critical_layers(PRECISIONS["tpu-bf16"], 1) == critical_layers(PRECISIONS["t4-fp16"], 1) == [0]
     assert critical_layers(PRECISIONS["fp32"], 5) == []
 

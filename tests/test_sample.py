@@ -84,6 +84,11 @@ def test_top_p_of_a_flat_distribution_reads_past_the_first_candidates():
     assert 4490 <= int(torch.isfinite(kept).sum()) <= 4510
 
 
+def test_top_p_of_1_keeps_what_is_lost_in_a_sum_of_fp32():
+    logits = torch.tensor([0.0, -30.0, -40.0])                   # the first has all of the sum but 1e-13
+    assert torch.equal(filtered(logits, torch.zeros(3, dtype=torch.bool), PLAIN), logits)
+
+
 def test_choose_draws_from_the_distribution():
     model = model_of("tiny", vocab_size=6, layers=1)
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, -30.0])
