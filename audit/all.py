@@ -8,7 +8,7 @@ from params import read_cards
 
 
 def audit() -> list[Finding]:
-    """All findings on the cards; every statement of cards.json has at least one."""
+    """All findings on the cards; every number of cards.json has at least one."""
     cards = Audit(read_cards())
     for part in (*shapes.PARTS, *runs.PARTS, *claims.PARTS, *results.PARTS):
         part(cards)

@@ -184,19 +184,25 @@ def sources_of(wanted: list[str], mix: Mix) -> list[Source]:
     return sources
 
 
-EXAMPLES = """  python data.py prepare
+EXAMPLES = {
+    "prepare": """  python data.py prepare
   python data.py prepare --source web=texts/ --source code=src/ --out mine
-  python data.py prepare --source hub --mix stentor3 --tokens 1e9
-  python data.py info corpora/builtin --mix-at 450
-  python data.py show corpora/builtin --step 731 --row 3"""
+  python data.py prepare --source hub --mix stentor3 --tokens 1e9""",
+    "info": """  python data.py info corpora/builtin
+  python data.py info corpora/builtin --mix-at 450""",
+    "show": "  python data.py show corpora/builtin --step 731 --row 3",
+}
 
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser("Prepare a corpus, describe it, or show what a training step saw.", EXAMPLES)
+    parser = Parser("Prepare a corpus, describe it, or show what a training step saw.",
+                    "\n".join(EXAMPLES.values()))
     actions = parser.add_subparsers(dest="action", required=True)
     add = actions.add_parser(
-        "prepare", help="clean, tokenize and pack documents; the same command continues after a stop"
+        "prepare", help="clean, tokenize and pack documents; the same command continues after a stop",
+        purpose="Clean, tokenize and pack documents. After a stop, the same command continues.",
+        examples=EXAMPLES["prepare"],
     ).add_argument
     add("--source", action="append", metavar="SOURCE",
         help="builtin (default), python-docs, hub, or KIND=PATH: kinds text and code keep their lines, "
@@ -216,7 +222,9 @@ def parser() -> Parser:
     add("--workers", type=positive, metavar="N", help="processes (default: one for each core)")
     for name, purpose in (("info", "documents, tokens, shares, mixture, an excerpt"),
                           ("show", "the text of one row of a training step")):
-        add = actions.add_parser(name, help=purpose).add_argument
+        add = actions.add_parser(
+            name, help=purpose, purpose=f"Print {purpose}.", examples=EXAMPLES[name]
+        ).add_argument
         add("folder", metavar="DIR", help="a prepared folder, or a run that trained on one")
         add("--seq-len", type=positive, metavar="N", help="tokens of a row (default: the run's, or 256)")
         add("--batch-size", type=positive, metavar="N", help="rows of a step (default: the run's, or 8)")
