@@ -112,6 +112,11 @@ def overlay(folder: Path) -> str:
             panel.axhline(card["best"], linestyle=":", color="grey", label=best)
         text = differences(run, training[-1][0], card)
         figure.supxlabel("\n".join(textwrap.wrap(text, 110)), fontsize="small")
+    losses_shown = [loss for _, loss in training + validation if loss > 0]
+    if losses_shown and max(losses_shown) > 5 * min(losses_shown):   # else the end of the curve looks flat
+        axes.set_yscale("log", base=2)                            # of both panels: they share the axis
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel("loss (nats per token, logarithmic)")
     for panel in panels:
         panel.legend()
     image = io.BytesIO()
