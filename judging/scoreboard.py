@@ -221,7 +221,7 @@ class Blocks(dict):
                 atomic_write(self.path, json.dumps({"model": self.model, "blocks": self}) + "\n")
             except OSError as error:                              # a full disk must not end hours of work
                 self.writable = False
-                print(f"note: {self.path} was not written ({error.strerror})", file=sys.stderr)
+                tell(f"note: {self.path} was not written ({error.strerror})")
 
 
 def writing_problem(folder: Path) -> str | None:
