@@ -434,7 +434,8 @@ def test_a_card_of_another_form_is_not_checked(tmp_path: Path):
     make_run(tmp_path)
     file = tmp_path / "best" / "README.md"
     text = file.read_text(encoding="utf-8")
-    for form, verdict in ((1, "not checkable"), (2, "not checkable"), (0, "inconsistent"), (7, "inconsistent")):
+    verdict_of = {1: "not checkable", 2: "not checkable", 0: "inconsistent", 7: "inconsistent"}
+    for form, verdict in verdict_of.items():
         file.write_text(text.replace(f'"card": {card.FORM}', f'"card": {form}'))
         assert verdicts(tmp_path)["README.md.card"] == verdict
 
