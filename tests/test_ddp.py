@@ -62,7 +62,7 @@ def test_two_processes_equal_one(tmp_path, two_sources, compiled):
             text=True,
             cwd=tmp_path,
             env=environment,
-            timeout=300,
+            timeout=900,
         )
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         rows[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
