@@ -72,7 +72,7 @@ def open_browser(tmp_path):
         driver.quit()
 
 
-def wait(condition, seconds: float = 60):
+def wait(condition, seconds: float = 300):
     """What `condition()` gives once it is true; elements that the page replaces meanwhile are asked for
     again.
     """
