@@ -36,6 +36,8 @@ def test_two_processes_equal_one(tmp_path, two_sources, compiled):
         "fp32",
         "--steps",
         "6",
+        "--learning-rate",
+        "1e-5",
         "--seq-len",
         "32",
         "--batch-size",
@@ -72,10 +74,9 @@ def test_two_processes_equal_one(tmp_path, two_sources, compiled):
         assert (one["step"], one["tokens"]) == (two["step"], two["tokens"])
         for key in {"loss", "grad_norm", "eval_loss"} & set(one):
             # The two add the rows in another order: a few roundings a step, each at most 2^-24 of the sum.
-            # AdamW divides a gradient by its own size. So a rounding moves a weight whose gradient is near 0
-            # by up to the rate, and the next gradients differ by more than the loss (seen: 2.3e-4).
-            bound = 2**-8 if key == "grad_norm" else 200 * 2**-23
-            assert abs(one[key] - two[key]) < bound * two[key], (one, two)
+            # The rate is low, because AdamW divides a gradient by its own size: a rounding moves a weight
+            # whose gradient is near 0 by up to the rate.
+            assert abs(one[key] - two[key]) < 200 * 2**-23 * two[key], (one, two)
         assert one["train_losses"] == pytest.approx(two["train_losses"], rel=1e-4)
 
 
